@@ -1,0 +1,48 @@
+"""How many tokens a step may commit: the schedules of LLaDA and of Dream, per row."""
+
+from typing import Literal
+
+import torch
+
+ScheduleName = Literal["uniform", "dream"]
+SCHEDULES: tuple[ScheduleName, ...] = ("uniform", "dream")
+
+
+def uniform_quota(num_masked_at_start: torch.Tensor, step: torch.Tensor, num_steps: torch.Tensor) -> torch.Tensor:
+    """
+    Tokens of step `step` (0-based) when `num_masked_at_start` are spread evenly, the remainder over the first steps.
+
+    All arguments and the result: int64 of shape `(B,)`. From LLaDA (arXiv 2502.09992, algorithm 4).
+    """
+    base = num_masked_at_start // num_steps
+    return base + (step < num_masked_at_start % num_steps)
+
+
+def dream_quota(num_masked: torch.Tensor, step: torch.Tensor, num_steps: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """
+    Tokens of step `step` under Dream's schedule: floor(masks left x (1 - s/t)) on times from 1 down to `epsilon`.
+
+    `t` and `s` are the times of this step and the next, evenly spaced; the last step commits all that is left.
+    The arithmetic is float32 as in the reference, whose floor can fall one short of the exact value.
+    All arguments and the result: int64 of shape `(B,)`.
+    """
+    t, s = _time(step, num_steps, epsilon), _time(step + 1, num_steps, epsilon)
+    quota = (num_masked.float() * (1 - s / t)).long()
+    return torch.where(step < num_steps - 1, quota, num_masked)
+
+
+def _time(step: torch.Tensor, num_steps: torch.Tensor, epsilon: float) -> torch.Tensor:
+    # torch.linspace(1, epsilon, num_steps + 1)[step], with its float32 rounding: it counts from the nearer end.
+    increment = torch.tensor((epsilon - 1.0), dtype=torch.float32, device=step.device) / num_steps
+    from_start = 1.0 + increment * step
+    from_end = epsilon - increment * (num_steps - step)
+    return torch.where(step < (num_steps + 1) // 2, from_start, from_end)
+
+
+def steps_of_block(block: torch.Tensor, num_blocks: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """Share of `num_steps` that falls to block `block` of `num_blocks` (int64 `(B,)`); earlier blocks get the rest."""
+    num_blocks = num_blocks.clamp(min=1)
+    return num_steps // num_blocks + (block < num_steps % num_blocks)
+
+
+__all__ = ["SCHEDULES", "ScheduleName", "dream_quota", "steps_of_block", "uniform_quota"]

@@ -1,0 +1,22 @@
+"""Language models that reason in positions they have not written yet, at home in transformers."""
+
+from hf_latent import auto as _auto
+from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.generation.output import DiffusionGenerateOutput
+from hf_latent.modeling.dream.configuration_dream import DreamConfig
+from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
+from hf_latent.modeling.llada.configuration_llada import LladaConfig
+from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+
+__version__ = "0.1.0"
+
+_auto.register()
+
+__all__ = [
+    "DiffusionGenerateOutput",
+    "DiffusionGenerationConfig",
+    "DreamConfig",
+    "DreamForMaskedDiffusion",
+    "LladaConfig",
+    "LladaForMaskedDiffusion",
+]

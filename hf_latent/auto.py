@@ -1,0 +1,21 @@
+"""Registration with transformers' Auto classes; importing `hf_latent` does it."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from hf_latent.modeling.dream.configuration_dream import DreamConfig
+from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
+from hf_latent.modeling.llada.configuration_llada import LladaConfig
+from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+
+MODELS = ((LladaConfig, LladaForMaskedDiffusion), (DreamConfig, DreamForMaskedDiffusion))
+
+
+def register() -> None:
+    """Make the Auto classes return our models; `AutoModel` too gives the class whose `generate` works."""
+    for config_class, model_class in MODELS:
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM):
+            auto_class.register(config_class, model_class, exist_ok=True)
+
+
+__all__ = ["MODELS", "register"]

@@ -1,0 +1,70 @@
+"""Configuration of Dream (arXiv 2508.15487): transformers' Qwen2 configuration, bidirectional, with a mask token."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2Config
+
+from hf_latent.modeling.travel import TravellingConfigMixin
+
+
+@strict
+class DreamConfig(TravellingConfigMixin, Qwen2Config):
+    r"""
+    Configuration of [`DreamForMaskedDiffusion`].
+
+    Args:
+        mask_token_id (`int`, *optional*):
+            Id of the token that marks a position still to be written. Needed to generate and to train.
+        full_attn_mask (`bool`, *optional*, defaults to `True`):
+            Field of the original configuration; only `True` is supported.
+        use_mrope (`bool`, *optional*, defaults to `False`):
+            Field of the original configuration; only `False` is supported.
+
+    Raises:
+        ValueError: for a value of the original configuration that this implementation does not support, by name.
+    """
+
+    model_type = "Dream"
+    travels_with = ("hf_latent.modeling.dream.modeling_dream",)
+    auto_classes = {
+        "AutoModel": "DreamForMaskedDiffusion",
+        "AutoModelForCausalLM": "DreamForMaskedDiffusion",
+    }
+
+    # Bidirectional: the base model's forward hands this to the mask *and* to the attention kernel.
+    is_causal: bool = False
+    mask_token_id: int | None = None
+    use_cache: bool = False
+    full_attn_mask: bool = True
+    use_mrope: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Also run by `@strict`, which hides the ValueError in an error type of its own.
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Refuse by name what the original configuration can say and this implementation does not do."""
+        for name, allowed in {"full_attn_mask": True, "use_mrope": False, "use_sliding_window": False}.items():
+            value = getattr(self, name)
+            if value is not allowed:
+                raise ValueError(f"`{name}`={value!r} is not supported for Dream checkpoints; only {allowed} is.")
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            whole = self.hidden_size if name == "num_attention_heads" else self.num_attention_heads
+            if whole % getattr(self, name):
+                raise ValueError(f"`{name}` must divide {whole}, got {getattr(self, name)}.")
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written to `config.json`: the original field names, so that the original code reads it too."""
+        config = super().to_diff_dict()
+        rope_parameters = config.pop("rope_parameters", None) or {}
+        config["rope_theta"] = rope_parameters.get("rope_theta", self.default_theta)
+        scaling = {key: value for key, value in rope_parameters.items() if key != "rope_theta"}
+        config["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+        config.pop("layer_types", None)
+        config.pop("is_causal", None)
+        return config
+
+
+__all__ = ["DreamConfig"]

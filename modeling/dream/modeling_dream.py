@@ -1,0 +1,61 @@
+"""Dream (arXiv 2508.15487) as the difference to transformers' Qwen2: a bidirectional mask and shifted logits."""
+
+import torch
+from torch import nn
+from transformers import Qwen2Model, Qwen2PreTrainedModel
+
+from hf_latent.generation.configuration_generation import DreamGenerationConfig
+from hf_latent.generation.mixin import DiffusionGenerationMixin
+from hf_latent.modeling.dream.configuration_dream import DreamConfig
+from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead
+
+
+class DreamModel(Qwen2Model):
+    """Identical to `Qwen2Model` except that the configuration makes attention bidirectional."""
+
+    config: DreamConfig
+
+    def __init__(self, config: DreamConfig) -> None:
+        super().__init__(config)
+        # Padding and end-of-text share an id: a padding row would start at zero and never be trained.
+        self.embed_tokens.padding_idx = None
+
+
+class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwen2PreTrainedModel):
+    """
+    Dream with its head. Dream keeps the alignment of the autoregressive model it came from (the state at `i - 1`
+    predicts token `i`); the shift is done here, so that position `i` of the logits predicts token `i`.
+    """
+
+    config: DreamConfig
+    generation_config_class = DreamGenerationConfig
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: DreamConfig) -> None:
+        super().__init__(config)
+        self.model = DreamModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.prepare_head()
+        self.post_init()
+
+    def align(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
+
+        With padding on the left the state before the first token is padding, so the first token is found by its
+        position (0) or by the mask, and predicts itself there too.
+        """
+        shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
+        if position_ids is not None:
+            first = position_ids == 0
+        elif attention_mask is not None and attention_mask.ndim == 2:
+            first = attention_mask.cumsum(-1) <= 1
+        else:
+            return shifted
+        return torch.where(first[..., None], hidden_states, shifted)
+
+
+__all__ = ["DreamForMaskedDiffusion", "DreamModel"]
