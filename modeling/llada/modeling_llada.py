@@ -31,7 +31,8 @@ register_checkpoint_conversion_mapping(
     [
         WeightRenaming(r"^model\.transformer\.ff_out", "lm_head"),
         WeightRenaming(r"transformer\.wte", "embed_tokens"),
-        WeightRenaming(r"transformer\.ln_f", "norm"),
+        # The lookbehind counts when saving: without it `attn_norm` would become `attn_transformer.ln_f`.
+        WeightRenaming(r"transformer\.ln_f", r"(?<!\w)norm"),
         *(
             WeightRenaming(rf"transformer\.blocks\.(\d+)\.{theirs}", rf"layers.\1.{ours}")
             for theirs, ours in BLOCK_NAMES.items()
