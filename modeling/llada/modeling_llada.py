@@ -60,8 +60,8 @@ class LladaModel(LlamaModel):
 
     def __init__(self, config: LladaConfig) -> None:
         super().__init__(config)
-        # Padding and end-of-text share an id: a padding row would start at zero and never be trained.
-        self.embed_tokens.padding_idx = None
+        # Without `padding_idx`: padding and end-of-text share an id, whose row would start at zero and stay there.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.include_qkv_bias and not config.include_bias:
             for layer in self.layers:
                 for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
