@@ -70,12 +70,13 @@ class MaskedDiffusionHead:
         Returns:
             `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
         """
+        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a cache.
+        kwargs["use_cache"] = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            use_cache=False,
             **kwargs,
         )
         hidden_states = self.align(outputs.last_hidden_state, attention_mask, position_ids)
