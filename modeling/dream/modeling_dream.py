@@ -17,8 +17,9 @@ class DreamModel(Qwen2Model):
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
-        # Padding and end-of-text share an id: a padding row would start at zero and never be trained.
-        self.embed_tokens.padding_idx = None
+        # Without `padding_idx`: padding and end-of-text share an id, whose row would start at zero and stay there.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.post_init()
 
 
 class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwen2PreTrainedModel):
@@ -46,16 +47,14 @@ class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwe
         Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
 
         With padding on the left the state before the first token is padding, so the first token is found by its
-        position (0) or by the mask, and predicts itself there too.
+        position (0) and by the mask, and predicts itself there too; so does the first of every packed document.
         """
         shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
         if position_ids is not None:
-            first = position_ids == 0
-        elif attention_mask is not None and attention_mask.ndim == 2:
-            first = attention_mask.cumsum(-1) <= 1
-        else:
-            return shifted
-        return torch.where(first[..., None], hidden_states, shifted)
+            shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
+        return shifted
 
 
 __all__ = ["DreamForMaskedDiffusion", "DreamModel"]
