@@ -24,6 +24,10 @@ class MaskedDiffusionHead:
 
     def prepare_head(self) -> None:
         """Choose the loss (targets are not shifted) and make training resumable under the original key names."""
+        if type(self.config) is not self.config_class and type(self.config).__name__ == self.config_class.__name__:
+            # Of a checkpoint that carries its code, transformers loads the configuration's file twice, from a folder
+            # without and one with the model's. Saves look for all of the code beside the configuration's class.
+            self.config.__class__ = self.config_class
         self.loss_function = ForMaskedLMLoss
         self.register_load_state_dict_pre_hook(rename_original_keys)
 

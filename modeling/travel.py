@@ -32,9 +32,13 @@ class TravellingConfigMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in transformers; the code the checkpoint needs and a complete `auto_map` go along."""
+        if "travels_with" not in vars(type(self)):
+            # Somebody else's subclass: its code is not ours to publish (see `register_for_auto_class`).
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
+            return
         folder = Path(save_directory)
+        sources = travelling_sources(type(self), self.name_or_path)
         folder.mkdir(parents=True, exist_ok=True)
-        sources = travelling_sources(type(self))
         for name, text in sources.items():
             write_atomically(folder / name, text)
         own_module = flat_name(type(self).__module__)
@@ -44,7 +48,10 @@ class TravellingConfigMixin:
             "AutoConfig": f"{own_module}.{type(self).__name__}",
             **{auto: f"{model_module}.{name}" for auto, name in self.auto_classes.items()},
         }
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
+        super().save_pretrained(save_directory)  # type: ignore[misc]
+        if push_to_hub:
+            # Not through the line above: it would upload only what it has written itself, which is not the code.
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)  # type: ignore[attr-defined]
 
 
 def flat_name(module: str) -> str:
@@ -55,18 +62,21 @@ def flat_name(module: str) -> str:
     return parts[-1] if parts[-1].startswith(("modeling_", "configuration_")) else "_".join(parts[1:])
 
 
-def travelling_sources(config_class: type[TravellingConfigMixin]) -> dict[str, str]:
+def travelling_sources(config_class: type[TravellingConfigMixin], checkpoint: str = "") -> dict[str, str]:
     """
     File name to text of every module that `config_class` and its models need, ready for a flat folder.
 
     Inside the package, imports of it are rewritten to flat relative ones. For a class that was itself loaded from a
-    checkpoint folder, its files are taken as they are.
+    folder, `checkpoint`, its files are taken as they are: from where transformers has copied them, or, where a
+    configuration was loaded without its model, from the folder.
     """
     module = config_class.__module__
     if module.split(".")[0] == PACKAGE:
         return _from_package([module, *config_class.travels_with])
-    folder = Path(sys.modules[module].__file__ or "").parent
-    return _from_folder(folder, [flat_name(module), *map(flat_name, config_class.travels_with)])
+    names = [flat_name(module), *map(flat_name, config_class.travels_with)]
+    loaded = Path(sys.modules[module].__file__ or "").parent
+    is_complete = all((loaded / f"{name}.py").exists() for name in names)
+    return _from_folder(loaded if is_complete else Path(checkpoint), names)
 
 
 def _from_package(modules: list[str]) -> dict[str, str]:
@@ -97,7 +107,10 @@ def _from_folder(folder: Path, names: list[str]) -> dict[str, str]:
             continue
         path = folder / f"{name}.py"
         if not path.exists():
-            raise ValueError(f"`{path.name}` is needed to save this checkpoint; load the model, not its config alone.")
+            raise ValueError(
+                f"`{path.name}` is needed to save this checkpoint and is not in `{folder}`; load the model, not its "
+                "configuration alone."
+            )
         text = path.read_text(encoding="utf-8")
         pending += _FLAT_IMPORT.findall(text)
         sources[path.name] = text
