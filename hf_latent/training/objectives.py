@@ -1,0 +1,237 @@
+"""Masked diffusion objectives as pure functions of tensors: *corrupt* the ids, *weigh* the time, *score* the logits.
+
+Notation: `B` rows, `L` positions, `V` vocabulary, `N` masked positions; `t` in [0, 1] is the time and
+`m(t) = 1 - alpha_t` the probability that a token is masked then. Losses are in nats. The objective is the
+continuous-time negative ELBO of masked diffusion (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329; the loss of LLaDA,
+arXiv 2502.09992, eq. 3, is its linear case):
+
+    -log p(x) <= E_{t ~ U(0, 1)} E_{masked ~ m(t)} w(t) sum_{n masked} CE_n,
+    w(t) = -alpha'_t / (1 - alpha_t) = m'(t) / m(t)
+
+All randomness is a hash of (seed, epoch, example, position): the same example meets the same noise alone or in a
+batch, padded left or right, on one device or on many, before and after a resume.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+IGNORE_INDEX = -100
+
+# 64-bit constants written as signed integers, because torch has no unsigned arithmetic that wraps everywhere.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 times the fraction of the golden ratio, odd
+_SQRT2 = 0x6A09E667F3BCC909  # 2**64 times the fraction of the square root of two, odd
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+_TIME_STREAM, _TOKEN_STREAM = 1, 2
+
+
+class MaskSchedule(NamedTuple):
+    """A time is turned into a mask probability `m(t)` and into the weight `m'(t) / m(t)` of its NELBO."""
+
+    mask_probability: Callable[[torch.Tensor], torch.Tensor]
+    nelbo_weight: Callable[[torch.Tensor], torch.Tensor]
+
+
+MASK_SCHEDULES: dict[str, MaskSchedule] = {
+    # alpha_t = 1 - t (LLaDA, MDLM)
+    "linear": MaskSchedule(lambda t: t, lambda t: 1 / t),
+    # alpha_t = 1 - cos(pi/2 (1 - t)) (MD4): more rows are heavily masked, 2/pi of the tokens on average
+    "cosine": MaskSchedule(
+        lambda t: torch.sin(math.pi / 2 * t),
+        lambda t: math.pi / 2 / torch.tan(math.pi / 2 * t),
+    ),
+}
+LOSS_WEIGHTINGS = ("uniform", "nelbo", "inverse_t")
+LOSS_NORMALIZATIONS = ("token", "sequence", "batch")
+TIME_SAMPLINGS = ("low_discrepancy", "independent")
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """Finaliser of SplitMix64: a bijection of int64 under which neighbours look independent."""
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _MIX_1  # `>>` keeps the sign; the mask makes the shift logical
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ (x >> 31 & 0x1FFFFFFFF)
+
+
+def _to_uniform(x: torch.Tensor) -> torch.Tensor:
+    """Upper 24 bits of an int64 as a float32 in [0, 1), exactly."""
+    return (x >> 40 & 0xFFFFFF).to(torch.float32) * 2**-24
+
+
+def _hash(*words: int | torch.Tensor) -> torch.Tensor:
+    """int64 hash of integer words that broadcast against each other."""
+    state = torch.zeros((), dtype=torch.int64)
+    for word in words:
+        state = _mix(state ^ _mix(torch.as_tensor(word, dtype=torch.int64) + _GOLDEN))
+    return state
+
+
+def sample_times(
+    example_ids: torch.Tensor, *, seed: int, epoch: int, sampling: str = "low_discrepancy", epsilon: float = 0.0
+) -> torch.Tensor:
+    """
+    Time of each example in one epoch, uniform on [epsilon, 1).
+
+    `"low_discrepancy"` spreads the times evenly: over the consecutive examples of an epoch and over the epochs of one
+    example they form a Kronecker sequence `offset + id phi + epoch sqrt(2) (mod 1)`, of which `n` consecutive points
+    leave no gap wider than `2.1 / n`. Stratifying inside a batch (as MDLM does) would spread them better there, but
+    make an example's noise depend on its neighbours. `"independent"` hashes (seed, epoch, example).
+
+    Args:
+        example_ids (`torch.LongTensor` of shape `(B,)`): identity of each example in its dataset.
+        seed (`int`): of the whole run.
+        epoch (`int`): passes over the data so far; evaluation uses -1.
+        sampling (`str`): one of `TIME_SAMPLINGS`.
+        epsilon (`float`): smallest time. Above 0 the estimated NELBO leaves out what lies below `epsilon`, about
+            `epsilon` times the loss of one token alone masked, per token.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B,)`.
+    """
+    if sampling == "low_discrepancy":
+        offset = _hash(_TIME_STREAM, seed) + torch.as_tensor(epoch, dtype=torch.int64) * _SQRT2
+        state = offset + example_ids * _GOLDEN
+    elif sampling == "independent":
+        state = _hash(_TIME_STREAM, seed, epoch, example_ids)
+    else:
+        raise ValueError(f"`sampling` must be one of {TIME_SAMPLINGS}, got {sampling!r}")
+    return epsilon + (1 - epsilon) * _to_uniform(state)
+
+
+def sample_noise(example_ids: torch.Tensor, maskable: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
+    """
+    Uniform number in [0, 1) of each maskable position, a hash of (seed, epoch, example, rank among the maskable ones).
+
+    Counting maskable positions rather than columns makes the noise independent of padding.
+
+    Args:
+        example_ids (`torch.LongTensor` of shape `(B,)`): as in [`sample_times`].
+        maskable (`torch.BoolTensor` of shape `(B, L)`): positions that may be masked.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, L)`.
+    """
+    keys = _hash(_TOKEN_STREAM, seed, epoch, example_ids)  # [B]
+    rank = maskable.to(torch.int64).cumsum(-1)  # [B, L]
+    return _to_uniform(_mix(keys[:, None] + rank * _GOLDEN))
+
+
+class Corruption(NamedTuple):
+    """Noisy ids `[B, L]` and where they were masked, bool `[B, L]`."""
+
+    input_ids: torch.Tensor
+    masked: torch.Tensor
+
+
+def corrupt(
+    input_ids: torch.Tensor,
+    maskable: torch.Tensor,
+    mask_probability: torch.Tensor,
+    noise: torch.Tensor,
+    mask_token_id: int,
+) -> Corruption:
+    """
+    Replace each maskable token by the mask, independently with its row's probability: `q(x_t | x)`.
+
+    No position is forced: a row of `S` maskable positions stays whole with probability `(1 - m)^S` and then adds zero
+    to the loss, as the bound wants. Forcing one would bias short answers and small `t`, where the weight is largest.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, L)`): clean tokens.
+        maskable (`torch.BoolTensor` of shape `(B, L)`): positions that may be masked.
+        mask_probability (`torch.FloatTensor` of shape `(B,)`): `m(t)`, in [0, 1].
+        noise (`torch.FloatTensor` of shape `(B, L)`): uniform on [0, 1).
+        mask_token_id (`int`): token of a masked position.
+    """
+    masked = maskable & (noise < mask_probability[:, None])
+    return Corruption(input_ids.masked_fill(masked, mask_token_id), masked)
+
+
+def weigh(times: torch.Tensor, *, schedule: str = "linear", weighting: str = "nelbo") -> torch.Tensor:
+    """
+    Weight of each masked token's cross entropy at its row's time.
+
+    `"nelbo"` is `m'(t) / m(t)`; `"inverse_t"` its name under the linear schedule, `1 / t`. `"uniform"` is 1 per masked
+    token: no bound on the likelihood, but the gradient is not dominated by the few rows with small `t`.
+
+    Args:
+        times (`torch.FloatTensor` of shape `(B,)`): in (0, 1].
+
+    Returns:
+        `torch.FloatTensor` of shape `(B,)`.
+    """
+    if weighting == "uniform":
+        return torch.ones_like(times)
+    if weighting == "nelbo" or (weighting == "inverse_t" and schedule == "linear"):
+        # A time of exactly 0 masks nothing; the floor keeps its weight finite, so that 0 * weight is 0.
+        return MASK_SCHEDULES[schedule].nelbo_weight(times.clamp(min=2**-24))
+    raise ValueError(
+        f"`weighting` must be one of {LOSS_WEIGHTINGS} ('inverse_t' with schedule 'linear' only), "
+        f"got {weighting!r} with schedule {schedule!r}"
+    )
+
+
+def count_items(supervised: torch.Tensor, normalization: str) -> torch.Tensor:
+    """Share `[B]` of each row in the divisor of the summed loss: its supervised tokens (`"token"`), or 1 if any."""
+    return supervised.sum(-1) if normalization == "token" else supervised.any(-1).to(torch.int64)
+
+
+def normalize_rows(weights: torch.Tensor, supervised: torch.Tensor, normalization: str) -> torch.Tensor:
+    """
+    Weights `[B]` such that their weighted sum over masked positions, divided by the [`count_items`], is a mean over
+
+    - `"token"`: supervised tokens: nats per token, long answers count more;
+    - `"sequence"`: rows, of nats per token of the row (LLaDA's SFT, arXiv 2502.09992, algorithm 2);
+    - `"batch"`: rows, of nats per row.
+    """
+    if normalization == "sequence":
+        return weights / supervised.sum(-1).clamp(min=1)
+    return weights
+
+
+class MaskedDiffusionLoss(NamedTuple):
+    """The loss and, detached, its parts for the log."""
+
+    loss: torch.Tensor  # scalar, weighted nats / num_items: what is differentiated
+    nll: torch.Tensor  # [N] float32, nats, unweighted, detached
+    correct: torch.Tensor  # [N] bool: the most probable token is the target
+
+
+def masked_diffusion_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, num_items: int | torch.Tensor
+) -> MaskedDiffusionLoss:
+    """
+    `sum_n w_n CE_n / num_items`, in float32 whatever the model computes in; a finite zero with a graph for `N = 0`.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(N, V)`): of the masked positions only.
+        targets (`torch.LongTensor` of shape `(N,)`): their clean tokens.
+        weights (`torch.FloatTensor` of shape `(N,)`): from [`weigh`] and [`normalize_rows`].
+        num_items (`int` or scalar tensor): of the whole optimizer step, over accumulated batches and devices.
+    """
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")  # [N]
+    loss = (weights * nll).sum() / torch.as_tensor(num_items).clamp(min=1)
+    return MaskedDiffusionLoss(loss, nll.detach(), logits.detach().argmax(-1) == targets)
+
+
+__all__ = [
+    "IGNORE_INDEX",
+    "LOSS_NORMALIZATIONS",
+    "LOSS_WEIGHTINGS",
+    "MASK_SCHEDULES",
+    "TIME_SAMPLINGS",
+    "Corruption",
+    "MaskSchedule",
+    "MaskedDiffusionLoss",
+    "corrupt",
+    "count_items",
+    "masked_diffusion_loss",
+    "normalize_rows",
+    "sample_noise",
+    "sample_times",
+    "weigh",
+]

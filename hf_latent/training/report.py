@@ -1,0 +1,81 @@
+"""What a run leaves beside its checkpoint: configuration, versions, log, results, curve."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("hf-latent", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename: an interruption leaves the previous file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Indented JSON; what JSON does not know is written as its `str`."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_log(folder: Path, history: list[dict[str, Any]]) -> None:
+    """`training_log.jsonl`: one line per entry of the trainer's log, from the first step on, also after a resume."""
+    write_text(folder / "training_log.jsonl", "".join(json.dumps(entry, default=str) + "\n" for entry in history))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, commit (None outside a checkout) and hardware."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "commit": commit,
+        "packages": versions,
+    }
+
+
+def plot_training_curve(history: list[dict[str, Any]], path: Path) -> None:
+    """Plot bound and task accuracy of a trainer's log over optimizer steps; what was not logged is left out."""
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    series = [
+        ("nll", "training", "nats per token"),
+        ("eval_nll", "held out", "nats per token"),
+        ("eval_accuracy", "solved", "share of instances"),
+    ]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = dict(zip(("nats per token", "share of instances"), figure.subplots(1, 2), strict=True))
+    for name, label, unit in series:
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if points:
+            axes[unit].plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+    for unit, axis in axes.items():
+        axis.set(xlabel="optimizer steps", ylabel=unit)
+        if axis.lines:
+            axis.legend(frameon=False)
+    axes["share of instances"].set_ylim(-0.02, 1.02)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+__all__ = ["describe_environment", "plot_training_curve", "write_json", "write_log", "write_text"]

@@ -1,0 +1,270 @@
+"""trl's `SFTTrainer` with the masked diffusion objective."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    BitsAndBytesConfig,
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+
+from hf_latent.training.checks import (
+    AnyDataset,
+    add_example_ids,
+    check_model,
+    check_peft_config,
+    load_model,
+    load_processing_class,
+)
+from hf_latent.training.collator import MaskedDiffusionCollator
+from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.objectives import (
+    IGNORE_INDEX,
+    MASK_SCHEDULES,
+    corrupt,
+    count_items,
+    masked_diffusion_loss,
+    normalize_rows,
+    sample_noise,
+    sample_times,
+    weigh,
+)
+
+logger = logging.getLogger(__name__)
+
+EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never that of training
+# What is summed for the log: weighted nats and what they are divided by; nats of the bound; nats and hits of masked
+# tokens; masked, supervised and attended tokens.
+PARTS = ("loss", "items", "bound", "nll", "correct", "masked", "supervised", "tokens")
+
+
+class MaskedDiffusionTrainer(SFTTrainer):
+    """
+    Fine-tune a masked diffusion language model on anything `SFTTrainer` accepts: text, prompt-completion,
+    conversations, or `input_ids` with `labels`. Supervised tokens are masked at random and predicted from all others;
+    the rest (prompts, user turns) is given and never masked.
+
+    - Logits exist for masked positions only.
+    - Noise is a function of (`noise_seed`, example, epoch): batches 8x1 and 1x8 give the same gradient, evaluation
+      does not depend on the batch size, and a resumed run meets the noise of the uninterrupted one.
+    - Logged: `loss` (what is minimised), `nll` (estimated bound on -log p, nats per supervised token, whatever the
+      weighting), `masked_nll` and `masked_accuracy` (per masked token), `mask_ratio`, `num_tokens` (seen so far).
+
+    Args:
+        model (`str`, [`PreTrainedModel`] or [`~peft.PeftModel`]):
+            Masked diffusion model, or a path or repository of one (loaded in float32, as trl does).
+        args ([`MaskedDiffusionConfig`], *optional*):
+            Arguments.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Train an adapter instead of the model. `task_type` is set if missing, `modules_to_save` is checked.
+
+    The others are those of [`~trl.SFTTrainer`]. An example is known by its column `example_id`, which is added (its
+    place in the dataset) where missing.
+    """
+
+    _tag_names = ["hf-latent", "masked-diffusion"]
+    _name = "Masked diffusion"
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | nn.Module,
+        args: MaskedDiffusionConfig | None = None,
+        *,
+        train_dataset: AnyDataset,
+        eval_dataset: AnyDataset | dict[str, AnyDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        data_collator: DataCollator | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: Any | None = None,
+        formatting_func: Callable[[dict], str] | None = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = MaskedDiffusionConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-masked-diffusion")
+        if not isinstance(args, MaskedDiffusionConfig):
+            raise ValueError(f"`args` must be a MaskedDiffusionConfig, got {type(args).__name__}")
+        if isinstance(model, str):
+            processing_class = processing_class or load_processing_class(model, args)
+            model = load_model(model, args, quantization_config)
+        check_model(model)
+        if peft_config is not None:
+            peft_config = check_peft_config(peft_config, model)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {key: add_example_ids(dataset) for key, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = add_example_ids(eval_dataset)
+        model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; trl would warn
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=add_example_ids(train_dataset),
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
+        )
+        args.model_init_kwargs = model_init_kwargs
+        if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
+            self.data_collator = self._make_collator()
+        self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
+        self._eval_sums = torch.zeros(len(PARTS), dtype=torch.float64)  # of the running evaluation, all processes
+
+    # Data
+
+    def _make_collator(self) -> MaskedDiffusionCollator:
+        padding = self.args.pad_completion_with_eos
+        return MaskedDiffusionCollator(
+            pad_token_id=self._tokenizer.pad_token_id,
+            pad_to_multiple_of=self.args.pad_to_multiple_of,
+            eos_token_id=None if padding == "none" else self._tokenizer.eos_token_id,
+            eos_length=self.args.max_length if padding == "max_length" else None,
+        )
+
+    def _prepare_dataset(self, dataset: AnyDataset, *args: Any, **kwargs: Any) -> AnyDataset:
+        prepared = super()._prepare_dataset(add_example_ids(dataset), *args, **kwargs)
+        if isinstance(dataset, Dataset) and len(prepared) < len(dataset):
+            dropped = len(dataset) - len(prepared)
+            logger.warning("Dropped %d of %d examples without a supervised token left", dropped, len(dataset))
+        return prepared
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            self._signature_columns = ["input_ids", "labels", "example_id"]
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
+        """Divisor of one optimizer step: every label counts, whatever the name of the model's class."""
+        if not batch_samples:
+            return None
+        norm = self.args.loss_normalization
+        num_items = sum(count_items(batch["labels"] != IGNORE_INDEX, norm).sum() for batch in batch_samples)
+        if not self.args.average_tokens_across_devices:
+            return num_items.to(device)
+        return self.accelerator.gather(num_items.to(device)).sum() / self.get_tp_size()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """
+        Masked diffusion loss of a batch; with `return_outputs` also its `PARTS`, `[B, 8]`.
+
+        1. Draw each example's time and noise. 2. Mask supervised tokens. 3. Predict those. 4. Weigh and score.
+        """
+        args, training = self.args, self.model.training
+        if "example_id" not in inputs:
+            raise ValueError("the batch has no `example_id`, which seeds its noise: use MaskedDiffusionCollator")
+        supervised = inputs["labels"] != IGNORE_INDEX  # [B, L]
+
+        # 1. Time and noise
+        ids = inputs["example_id"]  # [B]
+        draw = {"seed": args.noise_seed, "epoch": int(self.state.epoch or 0) if training else EVAL_EPOCH}
+        times = sample_times(ids, sampling=args.time_sampling, epsilon=args.time_epsilon, **draw)  # [B]
+        noise = sample_noise(ids, supervised, **draw)  # [B, L]
+
+        # 2. Corruption
+        probability = MASK_SCHEDULES[args.mask_schedule].mask_probability(times)  # [B]
+        mask_token_id = self.model.config.mask_token_id
+        noisy, masked = corrupt(inputs["input_ids"], supervised, probability, noise, mask_token_id)  # [B, L]
+
+        # 3. Prediction
+        given = {key: inputs[key] for key in ("attention_mask", "position_ids") if key in inputs}
+        logits = model(input_ids=noisy, logits_to_keep=masked, **given).logits  # [N, V]
+
+        # 4. Score
+        weights = weigh(times, schedule=args.mask_schedule, weighting=args.loss_weighting)
+        weights = normalize_rows(weights, supervised, args.loss_normalization)  # [B]
+        items = count_items(supervised, args.loss_normalization)  # [B]
+        row = masked.nonzero()[:, 0]  # [N]
+        num_items = items.sum() if num_items_in_batch is None else num_items_in_batch
+        score = masked_diffusion_loss(logits, inputs["labels"][masked], weights[row], num_items)
+        loss = score.loss
+        if num_items_in_batch is not None and args.average_tokens_across_devices:
+            # The divisor counts all processes, and DDP averages over them.
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+
+        # 5. Sums for the log
+        nll = torch.zeros_like(times).index_add_(0, row, score.nll)  # [B]
+        correct = torch.zeros_like(times).index_add_(0, row, score.correct.float())
+        bound = weigh(times, schedule=args.mask_schedule, weighting="nelbo")
+        tokens = inputs.get("attention_mask", torch.ones_like(noisy)).sum(-1)
+        parts = [weights * nll, items, bound * nll, nll, correct, masked.sum(-1), supervised.sum(-1), tokens]
+        parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
+        if training:
+            self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
+        return (loss, parts) if return_outputs else loss
+
+    # Log
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means since the last log. Collective: every process has to call it."""
+        if self.model.training and self._train_sums is not None:
+            sums = dict(zip(PARTS, self.accelerator.gather(self._train_sums[None]).sum(0).tolist(), strict=True))
+            self._total_train_tokens += round(sums["tokens"]) // self._tp_size
+            metrics = {**summarize(sums), "num_tokens": self._total_train_tokens}
+            self._metrics["train"].update({name: [value] for name, value in metrics.items()})
+            self._train_sums = None
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, None, None]:
+        """Loss of a batch; its sums are added to those of the evaluation. There are no predictions to return."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, parts = self.compute_loss(model, inputs, return_outputs=True)
+        self._eval_sums += self.accelerator.gather_for_metrics(parts).cpu().double().sum(0)
+        return loss, None, None
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Trainer's loop, with metrics that are sums over the whole set: they do not depend on the batch size."""
+        self._eval_sums = torch.zeros(len(PARTS), dtype=torch.float64)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sums = dict(zip(PARTS, self._eval_sums.tolist(), strict=True))
+        metrics = {"loss": sums["loss"] / max(sums["items"], 1), **summarize(sums)}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+
+def summarize(sums: dict[str, float]) -> dict[str, float]:
+    """Means from the sums of `PARTS`: `nll` per supervised token, `masked_*` per masked token."""
+    masked, supervised = max(sums["masked"], 1), max(sums["supervised"], 1)
+    return {
+        "nll": sums["bound"] / supervised,
+        "masked_nll": sums["nll"] / masked,
+        "masked_accuracy": sums["correct"] / masked,
+        "mask_ratio": sums["masked"] / supervised,
+    }
+
+
+__all__ = ["MaskedDiffusionTrainer"]
