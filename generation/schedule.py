@@ -32,11 +32,18 @@ def dream_quota(num_masked: torch.Tensor, step: torch.Tensor, num_steps: torch.T
 
 
 def _time(step: torch.Tensor, num_steps: torch.Tensor, epsilon: float) -> torch.Tensor:
-    # torch.linspace(1, epsilon, num_steps + 1)[step], with its float32 rounding: it counts from the nearer end.
-    increment = torch.tensor((epsilon - 1.0), dtype=torch.float32, device=step.device) / num_steps
-    from_start = 1.0 + increment * step
-    from_end = epsilon - increment * (num_steps - step)
-    return torch.where(step < (num_steps + 1) // 2, from_start, from_end)
+    # torch.linspace(1, epsilon, num_steps + 1)[step] to the last bit: the floor of a quota hangs on it. It counts from
+    # the nearer end and rounds once, to float32, after a fused multiply-add: here in 60-bit fixed point.
+    end = torch.tensor(epsilon, dtype=torch.float32, device=step.device)
+    increment = _fixed_point((end - 1.0) / num_steps)
+    from_start = _fixed_point(torch.ones_like(end)) + increment * step
+    from_end = _fixed_point(end) - increment * (num_steps - step)
+    return torch.where(step < (num_steps + 1) // 2, from_start, from_end).float() * 2.0**-60
+
+
+def _fixed_point(x: torch.Tensor) -> torch.Tensor:
+    """float32 in [-1, 1] to int64 multiples of 2^-60, exact from 2^-36 up."""
+    return (x * 2.0**60).long()
 
 
 def steps_of_block(block: torch.Tensor, num_blocks: torch.Tensor, num_steps: int) -> torch.Tensor:
