@@ -34,6 +34,12 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
     "watermarking_config": (None,),
     "use_mtp": (None, False),
+    "length_penalty": (None, 1.0),
+    "diversity_penalty": (None, 0.0),
+    "dola_layers": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "remove_invalid_values": (None, False),
     "output_scores": (None, False),
     "output_logits": (None, False),
     "output_attentions": (None, False),
@@ -44,6 +50,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "epsilon_cutoff": (None, 0.0),
     "eta_cutoff": (None, 0.0),
 }
+# Names that a stock configuration carries for itself.
+BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")
+LARGEST_SEED = 2**63 - 1
+# Beyond these float32 logits overflow to inf and nan.
+SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1e30
 # Stock validation warns about, or refuses to save, filters without `do_sample`; here they shape the belief as well.
 HIDDEN_FROM_STOCK = ("temperature", "top_k", "top_p", "min_p", "do_sample", "num_return_sequences")
 
@@ -72,7 +83,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             With `max_denoising_steps`, rules by the belief never run ahead of an even schedule (what a step leaves is
             carried over) and take further steps where they have to, as Fast-dLLM decodes Dream.
         max_tokens_per_step (`int`, *optional*):
-            Most tokens that a rule by the belief commits at once in a row (`k_max` of MED).
+            Most tokens that a rule by the belief commits at once in a row (`k_max` of MED); the last of
+            `max_denoising_steps` commits all that is left in spite of it.
         confidence_threshold (`float`, *optional*, defaults to 0.9): probability, for `confidence_threshold`.
         entropy_threshold (`float`, *optional*, defaults to 0.2): nats, lambda of `med` and `med_left_to_right`.
         entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound`.
@@ -133,7 +145,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         """Raise `ValueError` for the first of `names` that is not a knob, with the nearest known name."""
         known = cls.known_names()
         for name in names:
-            if name in known or name.startswith("_") or name == "transformers_version":
+            if name in known or name in BOOKKEEPING:
                 continue
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
@@ -174,20 +186,36 @@ class DiffusionGenerationConfig(GenerationConfig):
             check_integer(name, getattr(self, name), low=0 if name == "top_k" else 1)
         check_integer("num_return_sequences", self.num_return_sequences, low=1)
         check_integer("max_length", self.max_length, low=1)
-        check_integer("seed", self.seed, low=0)
+        check_integer("seed", self.seed, low=0, high=LARGEST_SEED)
         check_integer("mask_token_id", self.mask_token_id, low=0)
+        if not isinstance(self.eos_token_id, list | tuple):
+            check_integer("eos_token_id", self.eos_token_id)
+        else:
+            check_ids("eos_token_id", self.eos_token_id)
+        check_integer("pad_token_id", self.pad_token_id)
         check_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
         check_number("entropy_threshold", self.entropy_threshold, 0.0)
         check_number("entropy_bound", self.entropy_bound, 0.0)
         check_number("schedule_epsilon", self.schedule_epsilon, 0.0, 1.0)
-        check_number("cfg_scale", self.cfg_scale, 0.0)
-        for name, high in {"temperature": None, "top_p": 1.0, "min_p": 1.0}.items():
+        check_number("cfg_scale", self.cfg_scale, 0.0, LARGEST_SCALE)
+        for name, high in {"temperature": LARGEST_SCALE, "top_p": 1.0, "min_p": 1.0}.items():
             check_number(name, getattr(self, name), 0.0, high, optional=True)
-        for name in ("pace_to_schedule", "output_history"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        check_number("repetition_penalty", self.repetition_penalty, SMALLEST_SCALE, LARGEST_SCALE, optional=True)
+        for name in ("pace_to_schedule", "output_history", "do_sample", "return_dict_in_generate"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (value is None and name not in self.own_defaults):
+                raise ValueError(f"`{name}` must be True or False, got {value!r}.")
         for name in ("suppress_tokens", "deferred_tokens"):
             check_ids(name, getattr(self, name))
+
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """
+        Set knobs; returns those of `kwargs` that are none, as in transformers, but raises for one that is nearly one.
+        """
+        for name in () if allow_custom_entries else kwargs:
+            if not hasattr(self, name) and difflib.get_close_matches(name, self.known_names(), n=1, cutoff=0.8):
+                self.refuse_unknown([name])
+        return super().update(defaults_only, allow_custom_entries, **kwargs)
 
     def refuse_unsupported(self) -> None:
         """Raise `ValueError` for a stock knob that is set and that a denoising loop cannot honour."""
@@ -203,7 +231,7 @@ class DiffusionGenerationConfig(GenerationConfig):
             return 0.0
         if self.temperature is None:
             return 1.0 if self.do_sample else 0.0
-        return float(self.temperature)
+        return float(self.temperature) if self.temperature > SMALLEST_SCALE else 0.0
 
 
 class DreamGenerationConfig(DiffusionGenerationConfig):
@@ -224,10 +252,14 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
 
 
-def check_integer(name: str, value: Any, low: int) -> None:
-    """Raise `ValueError` unless `value` is None or an int of at least `low`."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-        raise ValueError(f"`{name}` must be an integer of at least {low}, got {value!r}.")
+def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> None:
+    """Raise `ValueError` unless `value` is None or an int in [`low`, `high`]."""
+    if value is None:
+        return
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or (low is not None and value < low) or (high is not None and value > high):
+        allowed = "" if low is None else f" of at least {low}" if high is None else f" in [{low}, {high}]"
+        raise ValueError(f"`{name}` must be an integer{allowed}, got {value!r}.")
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None, optional: bool = False) -> None:
