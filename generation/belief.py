@@ -71,11 +71,10 @@ class BeliefReader:
             noise: `(N,)` uniform numbers, for sampling.
         """
         logits = logits.float()
-        logits[:, self.mask_token_id] = float("-inf")
-        if self.suppressed is not None:
-            logits[:, self.suppressed] = float("-inf")
+        self._suppress(logits)
         if self.processors:
             logits = self.processors(canvas_ids, logits)
+            self._suppress(logits)  # one that writes all scores anew does not bring them back
         tempered = logits / self.temperature if self.temperature > 0 else logits
         if self.filters:
             kept = self.filters(canvas_ids, tempered)
@@ -86,18 +85,24 @@ class BeliefReader:
             token = sample(tempered, noise)
         return self._with_statistics(logits, token, highest)
 
+    def _suppress(self, logits: torch.Tensor) -> None:
+        logits[:, self.mask_token_id] = float("-inf")
+        if self.suppressed is not None:
+            logits[:, self.suppressed] = float("-inf")
+
     def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor, highest: torch.Tensor) -> Belief:
-        is_deferred = None
+        entropy = entropy_of(logits) if self.with_entropy or self.reads == "entropy" else None
+        statistic = is_deferred = None
         if self.deferred is not None:
             is_deferred = torch.isin(token, self.deferred)
             logits[:, self.deferred] = float("-inf")
-        entropy = entropy_of(logits) if self.with_entropy or self.reads == "entropy" else None
-        statistic = None
         if self.reads == "confidence":
-            taken = highest if self.temperature == 0 and is_deferred is None else _at(logits, token)
-            statistic = (taken - logits.logsumexp(-1)).exp()
+            if self.temperature == 0 and is_deferred is None:
+                statistic = (logits - highest[:, None]).exp_().sum(-1).reciprocal()
+            else:
+                statistic = (_at(logits, token) - logits.logsumexp(-1)).exp()
         elif self.reads == "entropy":
-            statistic = entropy
+            statistic = entropy if is_deferred is None else entropy_of(logits)
         elif self.reads == "margin":
             best = logits.topk(2, dim=-1).values
             statistic = (best - logits.logsumexp(-1, keepdim=True)).exp().diff(dim=-1).squeeze(-1).neg()
@@ -113,9 +118,10 @@ def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
 
 def entropy_of(logits: torch.Tensor) -> torch.Tensor:
     """Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`."""
-    log_p = logits - logits.logsumexp(-1, keepdim=True)
-    # 0 x -inf would be nan; a finite floor makes it 0.
-    return -(log_p.exp() * log_p.clamp(min=-1e30)).sum(-1)
+    log_p = logits.log_softmax(-1)
+    p = log_p.exp()
+    # 0 x -inf would be nan; a finite floor makes it 0. In place: these are the largest tensors of a step.
+    return -p.mul_(log_p.clamp_(min=-1e30)).sum(-1)
 
 
 def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

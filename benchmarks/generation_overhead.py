@@ -1,0 +1,179 @@
+"""
+Wall time of `generate` against its floor, and against a loop that computes all logits.
+
+Floor: the model calls of that very run, with the same inputs and the same selected positions, replayed bare. The ratio
+says what the canvas, the belief, the rule and the bookkeeping cost. With a large vocabulary, `generate` is compared to
+a plain loop that computes the logits of every position at every step and softmaxes them, as reference code does.
+
+    python benchmarks/generation_overhead.py --repeats 7 --json benchmarks/generation_overhead.json
+
+Prints a table, then the same content as one JSON line. Times are medians over the repeats of interleaved runs.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from datetime import date
+
+import torch
+import transformers
+
+from hf_latent import LladaConfig, LladaForMaskedDiffusion
+
+PROMPT_LENGTH, NEW_TOKENS, BLOCK_LENGTH = 64, 128, 32
+
+
+def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
+    torch.manual_seed(0)
+    config = LladaConfig(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        mask_token_id=vocab_size - 1,
+        eos_token_id=vocab_size - 2,
+        pad_token_id=vocab_size - 2,
+    )
+    return LladaForMaskedDiffusion(config).eval()
+
+
+class Recorder:
+    """Keeps the keyword arguments of every model call."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.calls: list[dict] = []
+        self.handle = model.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _keep(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        self.calls.append(kwargs)
+
+
+def timed(function: object) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def knobs(decoding: str) -> dict:
+    # Random weights end rows at random and are never sure: no end token, and steps fixed for the adaptive rules too.
+    settings = {"max_new_tokens": NEW_TOKENS, "block_length": BLOCK_LENGTH, "eos_token_id": None}
+    return settings | {"decoding": decoding, "max_denoising_steps": 64}
+
+
+@torch.no_grad()
+def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, repeats: int) -> dict:
+    prompt = torch.randint(0, model.config.vocab_size - 2, (batch_size, PROMPT_LENGTH))
+    recorder = Recorder(model)
+    model.generate(prompt, **knobs(decoding))
+    recorder.handle.remove()
+    calls = recorder.calls
+
+    def floor() -> None:
+        for call in calls:
+            model(**call)
+
+    def run() -> None:
+        model.generate(prompt, **knobs(decoding))
+
+    pairs = [(timed(floor), timed(run)) for _ in range(repeats)]
+    ratios = [run_time / floor_time for floor_time, run_time in pairs]
+    return {
+        "batch": batch_size,
+        "decoding": decoding,
+        "forwards": len(calls),
+        "floor_s": statistics.median(p[0] for p in pairs),
+        "generate_s": statistics.median(p[1] for p in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+    }
+
+
+@torch.no_grad()
+def plain_loop(model: LladaForMaskedDiffusion, prompt: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """One token per row and forward by confidence, with the logits of every position at every step."""
+    mask_token_id = model.config.mask_token_id
+    ids = torch.cat([prompt, torch.full((len(prompt), NEW_TOKENS), mask_token_id)], dim=1)
+    for step in range(num_steps):
+        block_end = PROMPT_LENGTH + (step * NEW_TOKENS // num_steps // BLOCK_LENGTH + 1) * BLOCK_LENGTH
+        logits = model(ids).logits
+        confidence, token = logits.softmax(-1).max(-1)
+        confidence = confidence.masked_fill(ids != mask_token_id, -1.0)
+        confidence[:, block_end:] = -1.0
+        best = confidence.topk(NEW_TOKENS // num_steps, dim=-1).indices
+        ids.scatter_(1, best, token.gather(1, best))
+    return ids
+
+
+@torch.no_grad()
+def against_all_logits(model: LladaForMaskedDiffusion, num_steps: int, repeats: int) -> dict:
+    prompt = torch.randint(0, model.config.vocab_size - 2, (1, PROMPT_LENGTH))
+    settings = knobs("low_confidence") | {"max_denoising_steps": num_steps}
+    pairs = [
+        (timed(lambda: plain_loop(model, prompt, num_steps)), timed(lambda: model.generate(prompt, **settings)))
+        for _ in range(repeats)
+    ]
+    ratios = [loop / run for loop, run in pairs]
+    return {
+        "vocab_size": model.config.vocab_size,
+        "forwards": num_steps,
+        "all_logits_s": statistics.median(p[0] for p in pairs),
+        "generate_s": statistics.median(p[1] for p in pairs),
+        "speedup": statistics.median(ratios),
+        "speedup_min": min(ratios),
+        "speedup_max": max(ratios),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", help="also write the JSON line to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    model = build_model(4096)
+    rows = [
+        overhead(model, batch_size, decoding, args.repeats)
+        for batch_size in (1, 8)
+        for decoding in ("low_confidence", "entropy", "med")
+    ]
+    print(f"{'batch':>5} {'decoding':>15} {'forwards':>8} {'floor s':>8} {'generate s':>10} {'ratio':>6}  min-max")
+    for r in rows:
+        print(
+            f"{r['batch']:>5} {r['decoding']:>15} {r['forwards']:>8} {r['floor_s']:>8.3f} {r['generate_s']:>10.3f} "
+            f"{r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}"
+        )
+    large = against_all_logits(build_model(126_464), num_steps=16, repeats=max(3, args.repeats // 2))
+    print(
+        f"vocabulary {large['vocab_size']}: generate {large['generate_s']:.2f} s, all logits "
+        f"{large['all_logits_s']:.2f} s, {large['speedup']:.1f} times faster"
+    )
+    result = {
+        "date": date.today().isoformat(),
+        "command": "python benchmarks/generation_overhead.py",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "threads": args.threads,
+        "dtype": "float32",
+        "prompt_length": PROMPT_LENGTH,
+        "new_tokens": NEW_TOKENS,
+        "block_length": BLOCK_LENGTH,
+        "repeats": args.repeats,
+        "overhead": rows,
+        "all_logits": large,
+    }
+    line = json.dumps(result)
+    print(line)
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
