@@ -24,12 +24,12 @@ def uniform(seed: int, stream: int, *counters: torch.Tensor) -> torch.Tensor:
     Uniform numbers in (0, 1), one for each element of the broadcast int64 `counters` (row, step, position, ...).
 
     The same counters give the same number on every device and in every batch. `stream` separates independent uses.
-    Returns float32 with 24 random bits.
+    Returns float32 with 23 random bits: with 24, the largest would round to 1.
     """
     state = _mix(torch.full((), seed, dtype=torch.int64, device=counters[0].device) + (stream + 1) * 0x2545F491)
     for counter in counters:
         state = _mix(state + _GOLDEN + counter)
-    return (_shift_right(state, 40).float() + 0.5) * 2.0**-24
+    return (_shift_right(state, 41).float() + 0.5) * 2.0**-23
 
 
 __all__ = ["uniform"]
