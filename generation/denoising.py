@@ -113,7 +113,11 @@ def denoise(
         if read_belief.temperature > 0:
             step = rows.total_steps[at_row]
             noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[at_row], step, position)
-        belief = read_belief(logits, canvas.ids[at_row] if read_belief.reads_canvas else None, noise)
+        seen = None
+        if read_belief.reads_canvas:
+            # Padding looks unwritten: a penalty on tokens in the text would count it otherwise.
+            seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[at_row]
+        belief = read_belief(logits, seen, noise)
         commit = _decide(canvas, rows, selected, (at_row, at_column), belief, settings)
         _commit(canvas, rows, commit, (at_row, at_column), belief, progress)
         # 4.

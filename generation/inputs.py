@@ -23,16 +23,16 @@ def check_attention_mask(
     attention_mask: torch.Tensor | None,
     input_ids: torch.Tensor,
     pad_token_id: int | None,
-    eos_token_ids: list[int],
+    not_padding: list[int],
 ) -> torch.Tensor:
     """
     Return which positions `(B, L)` are not padding, or raise `ValueError`: shape, values, gaps, empty rows.
 
-    Without a mask, ids equal to the pad token count as padding unless that is an end-of-sequence token, as in
-    transformers.
+    Without a mask, ids equal to the pad token count as padding unless that is one of `not_padding`, e.g. an
+    end-of-sequence token, as in transformers.
     """
     if attention_mask is None:
-        if pad_token_id is None or pad_token_id in eos_token_ids:
+        if pad_token_id is None or pad_token_id in not_padding:
             return torch.ones_like(input_ids, dtype=torch.bool)
         valid, name = input_ids != pad_token_id, "the pad tokens in `input_ids`"
     else:
@@ -83,10 +83,20 @@ def check_row_indices(
     """Return the rows' numbers in the noise `(B,)`: 0, 1, ... if not given."""
     if row_indices is None:
         return torch.arange(batch_size, device=device)
-    row = torch.as_tensor(row_indices, device=device)
-    if row.shape != (batch_size,) or row.is_floating_point():
+    try:
+        row = torch.as_tensor(row_indices, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        row = None
+    if row is None or row.shape != (batch_size,) or row.is_floating_point():
         raise ValueError(f"`row_indices` must be {batch_size} integers, one a row, got {row_indices!r}.")
     return row.long()
 
 
-__all__ = ["check_attention_mask", "check_input_ids", "check_length", "check_masks", "check_row_indices"]
+def check_token_ids(name: str, token_ids: list[int | None] | None, vocab_size: int) -> None:
+    """Raise `ValueError` if one of `token_ids` lies beyond the vocabulary."""
+    for token in token_ids or []:
+        if token is not None and token >= vocab_size:
+            raise ValueError(f"`{name}` must lie below `vocab_size` ({vocab_size}), got {token}.")
+
+
+__all__ = ["check_attention_mask", "check_input_ids", "check_length", "check_masks", "check_row_indices", "check_token_ids"]

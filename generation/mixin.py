@@ -24,6 +24,7 @@ from hf_latent.generation.inputs import (
     check_length,
     check_masks,
     check_row_indices,
+    check_token_ids,
 )
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.rules import RULES
@@ -79,6 +80,8 @@ class DiffusionGenerationMixin(GenerationMixin):
             ValueError: naming the argument, what was given and what is allowed, before any forward.
         """
         if custom_generate is not None:
+            if row_indices is not None:
+                kwargs["row_indices"] = row_indices
             return super().generate(
                 inputs,
                 generation_config=generation_config,
@@ -162,7 +165,7 @@ class DiffusionGenerationMixin(GenerationMixin):
 
         progress = denoise(
             canvas,
-            self._predictor(masked, config),
+            self._predictor(config),
             self._belief_reader(config, logits_processor),
             self._settings(config, ends),
             on_step if config.output_history or stream is not None else None,
@@ -181,7 +184,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             history=tuple(history) if config.output_history else None,
         )
 
-    def _predictor(self, written: torch.Tensor, config: DiffusionGenerationConfig) -> Callable:
+    def _predictor(self, config: DiffusionGenerationConfig) -> Callable:
         """The model as the loop calls it: logits of selected positions, guided if asked for."""
         mask_token_id = self._mask_token_id(config)
 
@@ -209,6 +212,8 @@ class DiffusionGenerationMixin(GenerationMixin):
     def _belief_reader(
         self, config: DiffusionGenerationConfig, logits_processor: LogitsProcessorList | None
     ) -> BeliefReader:
+        if logits_processor is not None and not isinstance(logits_processor, list):
+            raise ValueError(f"`logits_processor` must be a list of processors, got {type(logits_processor).__name__}.")
         processors = LogitsProcessorList(logits_processor or [])
         if config.repetition_penalty not in (None, 1.0):
             processors.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
@@ -220,16 +225,21 @@ class DiffusionGenerationMixin(GenerationMixin):
         if config.min_p:
             filters.append(MinPLogitsWarper(min_p=config.min_p))
 
-        def tensor(token_ids: list[int] | None) -> torch.Tensor | None:
+        def tensor(name: str) -> torch.Tensor | None:
+            token_ids = getattr(config, name)
+            check_token_ids(name, token_ids, self.config.vocab_size)
             return torch.tensor(token_ids, device=self.device) if token_ids else None
 
+        mask_token_id = self._mask_token_id(config)
+        if len({*(config.suppress_tokens or ()), mask_token_id}) == self.config.vocab_size:
+            raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
         return BeliefReader(
-            mask_token_id=self._mask_token_id(config),
+            mask_token_id=mask_token_id,
             temperature=config.effective_temperature,
             processors=processors,
             filters=filters,
-            suppressed=tensor(config.suppress_tokens),
-            deferred=tensor(config.deferred_tokens),
+            suppressed=tensor("suppress_tokens"),
+            deferred=tensor("deferred_tokens"),
             reads=RULES[config.decoding].reads,
             with_entropy=bool(config.return_dict_in_generate),
         )
@@ -269,13 +279,19 @@ class DiffusionGenerationMixin(GenerationMixin):
         if generation_config is not None:
             given = generation_config.to_dict()
             given.pop("transformers_version", None)
+            # Foreign names in a model's own file are nobody's mistake here.
+            self.generation_config_class.refuse_unknown(name for name in given if not hasattr(config, name))
             # What the given configuration leaves unset keeps the model's value, as in transformers.
             is_ours = isinstance(generation_config, DiffusionGenerationConfig)
             own = config.own_defaults if is_ours else {}
             config.update(**{k: v for k, v in given.items() if v is not None or k in own}, allow_custom_entries=True)
+        if kwargs.get("max_length") is not None and kwargs.get("max_new_tokens") is None:
+            # The length asked for in the call, not the configured one that would go before it.
+            config.max_new_tokens = None
         config.update(**kwargs)
         config.refuse_unsupported()
-        if config.num_return_sequences not in (None, 1) and config.effective_temperature == 0:
+        is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
+        if config.num_return_sequences not in (None, 1) and not is_random:
             raise ValueError(
                 f"`num_return_sequences`={config.num_return_sequences} gives equal sequences without sampling: set "
                 "`temperature` above 0 or `do_sample=True`."
@@ -291,7 +307,10 @@ class DiffusionGenerationMixin(GenerationMixin):
         input_ids = check_input_ids(input_ids, self.config.vocab_size).to(self.device)
         eos_token_ids = eos_list(config.eos_token_id) + eos_list(self.config.eos_token_id)
         pad_token_id = config.pad_token_id if config.pad_token_id is not None else self.config.pad_token_id
-        valid = check_attention_mask(tensors.get("attention_mask"), input_ids, pad_token_id, eos_token_ids)
+        check_token_ids("pad_token_id", [config.pad_token_id], self.config.vocab_size)
+        # Neither an end-of-sequence token nor a mask in the prompt is padding, whatever the pad token.
+        not_padding = [*eos_token_ids, self._mask_token_id(config)]
+        valid = check_attention_mask(tensors.get("attention_mask"), input_ids, pad_token_id, not_padding)
         return input_ids, valid
 
     def _mask_token_id(self, config: DiffusionGenerationConfig) -> int:
@@ -320,7 +339,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         """What stands behind a row's end: padding, or end-of-sequence where there is none."""
         candidates = [config.pad_token_id, self.config.pad_token_id]
         candidates += eos_list(config.eos_token_id) + eos_list(self.config.eos_token_id)
-        return next((token for token in candidates if token is not None), 0)
+        vocabulary, mask_token_id = range(self.config.vocab_size), self._mask_token_id(config)
+        return next((token for token in candidates if token in vocabulary and token != mask_token_id), 0)
 
     def adjust_generation_fn(
         self,
