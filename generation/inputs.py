@@ -99,4 +99,11 @@ def check_token_ids(name: str, token_ids: list[int | None] | None, vocab_size: i
             raise ValueError(f"`{name}` must lie below `vocab_size` ({vocab_size}), got {token}.")
 
 
-__all__ = ["check_attention_mask", "check_input_ids", "check_length", "check_masks", "check_row_indices", "check_token_ids"]
+__all__ = [
+    "check_attention_mask",
+    "check_input_ids",
+    "check_length",
+    "check_masks",
+    "check_row_indices",
+    "check_token_ids",
+]

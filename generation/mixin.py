@@ -213,7 +213,8 @@ class DiffusionGenerationMixin(GenerationMixin):
         self, config: DiffusionGenerationConfig, logits_processor: LogitsProcessorList | None
     ) -> BeliefReader:
         if logits_processor is not None and not isinstance(logits_processor, list):
-            raise ValueError(f"`logits_processor` must be a list of processors, got {type(logits_processor).__name__}.")
+            kind = type(logits_processor).__name__
+            raise ValueError(f"`logits_processor` must be a list of logits processors, got {kind}.")
         processors = LogitsProcessorList(logits_processor or [])
         if config.repetition_penalty not in (None, 1.0):
             processors.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
