@@ -88,7 +88,7 @@ class MaskedDiffusionHead:
 
         loss = None
         if labels is not None:
-            labels = select_positions(labels[..., None], logits_to_keep).squeeze(-1)
+            labels = select_positions(labels[..., None], logits_to_keep).squeeze(-1).contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
