@@ -1,0 +1,32 @@
+"""The command line. Every command lives in a module of its own and imports what is heavy when it runs."""
+
+import typer
+
+from hf_latent.cli.bundle import bundle
+from hf_latent.cli.demo import demo
+from hf_latent.cli.generate import generate
+from hf_latent.cli.train import train
+
+app = typer.Typer(
+    name="hf-latent",
+    help="Language models that reason in positions they have not written yet.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(demo)
+app.command()(generate)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(bundle)
+
+
+def main() -> None:
+    """Entry point of `hf-latent`: what a user did wrong is said in one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.secho(f"hf-latent: {error}", fg="red", err=True)
+        raise SystemExit(2) from None
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,32 @@
+"""`hf-latent bundle`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bundle(
+    model: Annotated[str, typer.Argument(help="Folder, or name on the Hub, of a checkpoint.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the bundle.")],
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest size of a weight file.")] = "5GB",
+) -> None:
+    """
+    Write a checkpoint folder that loads anywhere with AutoModel.from_pretrained(folder, trust_remote_code=True).
+
+    Weights, configuration, tokenizer, card, and the code they need: hf-latent need not be installed to use it.
+    """
+    from hf_latent.cli.loading import load
+    from hf_latent.hub import bundle as write_bundle
+
+    loaded, tokenizer = load(model, adapter=adapter, revision=revision)
+    path = write_bundle(loaded, tokenizer, folder, max_shard_size=max_shard_size)
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            typer.echo(f"{file.stat().st_size:>14,}  {file.relative_to(path)}")
+    typer.secho(f"{path} loads without hf-latent.", fg="green")
+
+
+__all__ = ["bundle"]

@@ -1,0 +1,185 @@
+"""`hf-latent demo`"""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hf_latent.evaluation import DecodingResult
+    from hf_latent.tasks import SudokuTask
+
+# Decoders of the table, from one token per forward to several.
+DECODERS: list[dict[str, Any]] = [
+    {"decoding": "left_to_right"},
+    {"decoding": "random"},
+    {"decoding": "low_confidence"},
+    {"decoding": "margin"},
+    {"decoding": "entropy"},
+    {"decoding": "med_left_to_right", "entropy_threshold": 0.1},
+    {"decoding": "confidence_threshold", "confidence_threshold": 0.9},
+    {"decoding": "entropy_bound", "entropy_bound": 0.1},
+    {"decoding": "med", "entropy_threshold": 0.1},
+]
+SHOWN = ("left_to_right", "low_confidence", "confidence_threshold", "med")
+
+
+def demo(
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Packaged checkpoint or folder with task.json. Default: the hardest packaged.")
+    ] = None,
+    show: Annotated[int, typer.Option(help="Puzzles to solve live.", min=0)] = 2,
+    puzzles: Annotated[int, typer.Option(help="Puzzles for the table.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Of the puzzles.", min=0)] = 1,
+    delay: Annotated[float, typer.Option(help="Seconds to wait after each live step.", min=0)] = 0.12,
+    output: Annotated[Path, typer.Option(help="Picture of the order in which cells are written.")] = Path(
+        "commit_order.png"
+    ),
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+) -> None:
+    """
+    Watch a masked diffusion model solve Sudokus it has never seen, then compare decoders on it.
+
+    Needs no network. The puzzles are held out: which side a puzzle belongs to is a function of the puzzle itself.
+    """
+    import torch
+    from rich.console import Console
+
+    from hf_latent.cli.loading import load, packaged_checkpoints, resolve
+    from hf_latent.tasks import SudokuTask
+
+    torch.set_num_threads(threads)
+    console = Console()
+    name = checkpoint or max(packaged_checkpoints(), key=lambda known: known, default=None)
+    if name is None:
+        raise ValueError("no checkpoint comes with this installation: give `--checkpoint` a folder.")
+    description = Path(resolve(name)) / "task.json"
+    if not description.is_file():
+        raise ValueError(f"`--checkpoint` {name} has no task.json that says which puzzles it was trained on.")
+    about = json.loads(description.read_text(encoding="utf-8"))
+    task = SudokuTask(about["size"])
+    model, tokenizer = load(name)
+    console.print(
+        f"[bold]{name}[/]: {model.num_parameters():,} parameters, {task.size}x{task.size} boards with "
+        f"{about['num_givens'][0]}-{about['num_givens'][1]} given cells, one solution each, never seen in training\n"
+    )
+    needed = max(show, puzzles)
+    found = task.generate(needed, seed=seed, split="test", num_givens=tuple(about["num_givens"]))
+    instances = [instance | task.format(instance) for instance in found]
+    solve_live(console, model, tokenizer, task, instances[:show], delay)
+    results = compare(console, model, tokenizer, task, instances[:puzzles])
+    print_table(console, results)
+    draw_order(model, tokenizer, task, instances[0], output)
+    console.print(f"\nOrder in which the cells of the first puzzle were written: [bold]{output}[/]")
+
+
+def solve_live(
+    console: "Console", model: Any, tokenizer: Any, task: "SudokuTask", instances: list[dict], delay: float
+) -> None:
+    """Solve puzzles one by one with MED, the draft drawn after every forward."""
+    from rich.live import Live
+
+    from hf_latent.cli.board import LiveBoard
+
+    for instance in instances:
+        ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]
+        rows = instance["puzzle"].split("\n")
+        with Live(console=console, auto_refresh=False) as live:
+            live.update = _refreshing(live)  # type: ignore[method-assign]
+            board = LiveBoard(live, tokenizer, rows, "med", delay if console.is_terminal else 0.0)
+            sequence = model.generate(
+                ids, max_new_tokens=task.completion_length, decoding="med", entropy_threshold=0.1, streamer=board
+            )
+        answer = tokenizer.decode(sequence[0, ids.shape[1] :])
+        solved = task.verify(instance["puzzle"], answer)
+        console.print("[green]solved[/]\n" if solved else "[red]wrong[/]\n")
+
+
+def _refreshing(live: Any) -> Any:
+    update = live.update
+    return lambda renderable: update(renderable, refresh=True)
+
+
+def compare(
+    console: "Console", model: Any, tokenizer: Any, task: "SudokuTask", instances: list[dict]
+) -> "list[DecodingResult]":
+    """Solve the same puzzles with every decoder of `DECODERS`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hf_latent.evaluation import solve_puzzles
+
+    columns = (TextColumn("{task.description:>22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(instances) * len(DECODERS))
+        for settings in DECODERS:
+            progress.update(bar, description=settings["decoding"])
+            results.append(
+                solve_puzzles(
+                    model,
+                    tokenizer,
+                    task,
+                    instances,
+                    batch_size=math.ceil(len(instances) / 2),
+                    on_batch=lambda num: progress.advance(bar, num),
+                    seed=0,
+                    **settings,
+                )
+            )
+    return results
+
+
+def print_table(console: "Console", results: "list[DecodingResult]") -> None:
+    """Accuracy, forwards and seconds of every decoder."""
+    from rich.table import Table
+
+    table = Table(title=f"{results[0].num_examples} held-out puzzles")
+    table.add_column("decoding")
+    table.add_column("knob")
+    for heading in ("solved", "forwards per puzzle", "tokens per forward", "seconds"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        knobs = ", ".join(f"{k}={v}" for k, v in result.settings.items() if k not in ("decoding", "seed"))
+        table.add_row(
+            result.settings["decoding"],
+            knobs,
+            f"{100 * result.accuracy:.0f} %",
+            f"{result.forwards_per_example:.1f}",
+            f"{result.tokens_per_forward:.1f}",
+            f"{result.seconds:.1f}",
+        )
+    console.print(table)
+
+
+def draw_order(model: Any, tokenizer: Any, task: "SudokuTask", instance: dict, path: Path) -> None:
+    """Draw the order in which the decoders of `SHOWN` write the cells of one puzzle."""
+    from hf_latent.viz import plot_commit_order
+    from hf_latent.viz.commit_order import WrittenBoard
+
+    ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]
+    boards = []
+    for settings in (decoder for decoder in DECODERS if decoder["decoding"] in SHOWN):
+        output = model.generate(
+            ids, max_new_tokens=task.completion_length, return_dict_in_generate=True, seed=0, **settings
+        )
+        answer = output.sequences[0, ids.shape[1] :]
+        steps = output.commit_step[0, ids.shape[1] :].tolist()
+        tokens = [t if len(t) == 1 else "?" for t in tokenizer.convert_ids_to_tokens(answer.tolist())]
+        cells = [[r * (task.size + 1) + c for c in range(task.size)] for r in range(task.size)]
+        boards.append(
+            WrittenBoard(
+                name=settings["decoding"],
+                answer=["".join(tokens[i] for i in row) for row in cells],
+                steps=[[steps[i] for i in row] for row in cells],
+                forwards=int(output.num_forward_passes[0]),
+                solved=task.verify(instance["puzzle"], tokenizer.decode(answer)),
+            )
+        )
+    plot_commit_order(instance["puzzle"].split("\n"), boards, path)
+
+
+__all__ = ["demo"]

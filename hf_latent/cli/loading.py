@@ -1,0 +1,42 @@
+"""Loading for the command line: a folder, a name on the Hub, a checkpoint that comes with this package, an adapter."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+def packaged_checkpoints() -> list[str]:
+    """Names of the checkpoints that come with this package."""
+    root = resources.files("hf_latent.model_cards")
+    return sorted(entry.name for entry in root.iterdir() if (entry / "model.safetensors").is_file())
+
+
+def resolve(name: str) -> str:
+    """Path of a packaged checkpoint of that name, or the name itself."""
+    if not Path(name).exists() and name in packaged_checkpoints():
+        return str(resources.files("hf_latent.model_cards") / name)
+    return name
+
+
+def load(
+    name: str, *, adapter: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Model, in evaluation mode, and tokenizer of `name`, with the adapter merged in if there is one."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import hf_latent  # noqa: F401  (registers the model classes)
+
+    path = resolve(name)
+    hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+    model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", **hub)
+    tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    if not hasattr(model, "infill"):
+        raise ValueError(f"{name} is a {type(model).__name__}, not a masked diffusion model of this library.")
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.eval(), tokenizer
+
+
+__all__ = ["load", "packaged_checkpoints", "resolve"]

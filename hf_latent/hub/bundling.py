@@ -1,0 +1,137 @@
+"""`bundle`: a checkpoint folder that loads and generates where hf-latent is not installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_latent.hub.card import write_card
+from hf_latent.modeling.travel import TravellingConfigMixin
+
+# What a checkpoint is made of: replaced as a whole. Everything else in a folder (results, plots, a card) stays.
+CHECKPOINT_SUFFIXES = {".safetensors", ".py", ".jinja"}
+CHECKPOINT_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+}
+# Pickles can run code when they are loaded; a bundle has none.
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+_LOAD_WITHOUT_US = """
+import sys
+sys.modules["hf_latent"] = None  # any import of it raises
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+for auto_class in (AutoModel, AutoModelForCausalLM):
+    with torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=True)
+    if not hasattr(model, "infill"):
+        raise RuntimeError(f"{auto_class.__name__} gives {type(model).__name__}, which cannot generate")
+"""
+
+
+def bundle(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | os.PathLike,
+    *,
+    max_shard_size: str = "5GB",
+    verify: bool = True,
+) -> Path:
+    """
+    Write `model` and `tokenizer` to a folder that needs nothing of this library.
+
+    The folder holds safetensors, configurations with `auto_map`, the code they name, the tokenizer and a card. It is
+    written beside and then put in place, so that an interruption leaves an earlier folder whole. Of an earlier folder
+    everything that is not part of the checkpoint is kept, a card included; pickles are not.
+
+    Args:
+        model: a model of this library, without adapters (merge them first).
+        tokenizer: its tokenizer; `None` leaves it out.
+        folder: where to write.
+        max_shard_size: of the weight files, as in `save_pretrained`.
+        verify: load configuration and model class in a process that cannot import hf-latent, before anything is put
+            in place.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        ValueError: for a model that is not ours or carries adapters, or for a path that is a file.
+        RuntimeError: if the folder does not load without hf-latent; nothing is put in place then.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder, got the file {folder}.")
+    if hasattr(model, "merge_and_unload") or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"`model` carries adapters ({type(model).__name__}): bundle `model.merge_and_unload()`, or save the "
+            "adapter alone with its own `save_pretrained`."
+        )
+    if not isinstance(getattr(model, "config", None), TravellingConfigMixin):
+        raise ValueError(f"`model` must be a model of hf-latent, got {type(model).__name__}.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        written = Path(beside) / folder.name
+        model.save_pretrained(written, max_shard_size=max_shard_size)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(written)
+        if verify:
+            check_loads_without_us(written)
+        _keep_other_files(folder, written)
+        if not (written / "README.md").exists():
+            write_card(written, model)
+        _swap(written, folder)
+    return folder
+
+
+def check_loads_without_us(folder: Path) -> None:
+    """Raise `RuntimeError` unless `folder` loads in a process where `import hf_latent` fails."""
+    with tempfile.TemporaryDirectory() as modules:
+        run = subprocess.run(
+            [sys.executable, "-c", _LOAD_WITHOUT_US, str(folder)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+    if run.returncode != 0:
+        raise RuntimeError(f"{folder.name} does not load without hf-latent:\n{run.stderr[-2000:]}")
+
+
+def _keep_other_files(old: Path, new: Path) -> None:
+    if not old.exists():
+        return
+    for path in sorted(old.rglob("*")):
+        relative = path.relative_to(old)
+        is_checkpoint = len(relative.parts) == 1 and (
+            path.suffix in CHECKPOINT_SUFFIXES or path.name in CHECKPOINT_FILES
+        )
+        if not path.is_file() or is_checkpoint or path.suffix in PICKLE_SUFFIXES or (new / relative).exists():
+            continue
+        (new / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, new / relative)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    if not folder.exists():
+        new.rename(folder)
+        return
+    retired = new.with_name(f"{new.name}.old")
+    folder.rename(retired)
+    new.rename(folder)
+
+
+__all__ = ["bundle", "check_loads_without_us"]

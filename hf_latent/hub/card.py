@@ -1,0 +1,142 @@
+"""Model cards: written from what is known; what was not measured is said to be unmeasured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+LICENSE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    One measured number of a card.
+
+    Args:
+        task: what was solved, e.g. `"sudoku-4x4"`.
+        decoding: the knobs, e.g. `"med, entropy_threshold=0.1"`.
+        metric: e.g. `"accuracy"`.
+        value: in [0, 1] for accuracies.
+        standard_error: of `value`.
+        num_examples: instances it was measured on.
+        forwards: mean forwards per instance.
+        tokens_per_forward: written tokens divided by forwards.
+    """
+
+    task: str
+    decoding: str
+    metric: str
+    value: float
+    standard_error: float
+    num_examples: int
+    forwards: float
+    tokens_per_forward: float
+
+
+def write_card(
+    folder: Path,
+    model: PreTrainedModel,
+    *,
+    title: str | None = None,
+    description: str = "",
+    training: str = "",
+    evaluations: Sequence[Evaluation] = (),
+    command: str = "",
+    notes: str = "",
+    base_model: str | None = None,
+) -> Path:
+    """
+    Write `README.md` of a checkpoint folder, with its evaluations as `model-index` metadata.
+
+    `command` is what made the evaluations; it is required with them. Empty parts are said to be missing.
+    """
+    if evaluations and not command:
+        raise ValueError("`command` must say how the `evaluations` were made, got an empty string.")
+    name = title or folder.name
+    data = ModelCardData(
+        language=None,
+        license=LICENSE,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["masked-diffusion", "diffusion-language-model", "hf-latent", "custom_code", model.config.model_type],
+        base_model=base_model,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=evaluation.task,
+                dataset_name=f"{evaluation.task}, {evaluation.num_examples} held-out instances",
+                metric_type=evaluation.metric,
+                metric_name=f"{evaluation.metric} ({evaluation.decoding})",
+                metric_value=round(evaluation.value, 4),
+            )
+            for evaluation in evaluations
+        ]
+        or None,
+    )
+    parts = [
+        f"# {name}",
+        description or "A masked diffusion language model. Nothing more was said about it when it was bundled.",
+        _how_to_load(model),
+        _architecture(model),
+        "## Training\n\n" + (training or "Not described when this checkpoint was bundled."),
+        _results(evaluations, command),
+        notes,
+        f"## Licence\n\n{LICENSE.capitalize()} for weights and code.",
+    ]
+    body = "\n\n".join(part.strip() for part in parts if part)
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+    path = folder / "README.md"
+    card.save(path)
+    return path
+
+
+def _how_to_load(model: PreTrainedModel) -> str:
+    return (
+        "## Use\n\nThe code travels with the weights; transformers and torch are enough.\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'path = "."  # this folder, or its name on the Hub\n'
+        "model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path)\n"
+        'inputs = tokenizer("your prompt", return_tensors="pt", return_token_type_ids=False)\n'
+        'output = model.generate(**inputs, max_new_tokens=64, decoding="med", entropy_threshold=0.2)\n'
+        "print(tokenizer.decode(output[0]))\n```\n\n"
+        f"Without arguments it decodes with `{model.generation_config.decoding}`. A transformers pipeline passes "
+        "`do_sample=True` and `temperature=0.7` unasked: pass `do_sample=False` there for the most likely tokens."
+    )
+
+
+def _architecture(model: PreTrainedModel) -> str:
+    config = model.config
+    rows = {
+        "class": type(model).__name__,
+        "parameters": f"{model.num_parameters():,}",
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "attention heads": f"{config.num_attention_heads} ({config.num_key_value_heads} key/value), bidirectional",
+        "vocabulary": config.vocab_size,
+        "positions": config.max_position_embeddings,
+        "weights": str(model.dtype).removeprefix("torch."),
+    }
+    return "## Architecture\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
+
+
+def _results(evaluations: Sequence[Evaluation], command: str) -> str:
+    if not evaluations:
+        return "## Results\n\nNot measured."
+    lines = [
+        "| task | decoding | metric | value | n | forwards per instance | tokens per forward |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {e.task} | {e.decoding} | {e.metric} | {e.value:.3f} ± {e.standard_error:.3f} | {e.num_examples} | "
+        f"{e.forwards:.2f} | {e.tokens_per_forward:.2f} |"
+        for e in evaluations
+    ]
+    return "## Results\n\n" + "\n".join(lines) + f"\n\n± is one standard error. Made by\n\n```\n{command}\n```"
+
+
+__all__ = ["Evaluation", "write_card"]

@@ -1,0 +1,39 @@
+"""Accuracy over forwards for a set of decoders, one line a commit rule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hf_latent.evaluation.puzzles import DecodingResult
+
+
+def plot_accuracy_over_forwards(results: Sequence[DecodingResult], path: str | Path, title: str = "") -> Path:
+    """Draw the results grouped by `decoding`, with one standard error, forwards on a logarithmic axis."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    names = list(dict.fromkeys(str(result.settings.get("decoding", "default")) for result in results))
+    markers = "osD^v<>P*X"
+    for number, name in enumerate(names):
+        points = [result for result in results if str(result.settings.get("decoding", "default")) == name]
+        points.sort(key=lambda result: result.forwards_per_example)
+        axis.errorbar(
+            [p.forwards_per_example for p in points],
+            [100 * p.accuracy for p in points],
+            yerr=[100 * p.standard_error for p in points],
+            marker=markers[number % len(markers)],
+            markersize=5,
+            linewidth=1.2,
+            capsize=2,
+            label=name,
+        )
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set(xlabel="forwards per puzzle", ylabel="puzzles solved, %", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+__all__ = ["plot_accuracy_over_forwards"]
