@@ -1,0 +1,87 @@
+"""Tiny random models for the tests of generation, and a tokenizer for them."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
+
+VOCAB_SIZE, EOS, PAD, MASK = 48, 45, 46, 47
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+TOKENS = {"vocab_size": VOCAB_SIZE, "eos_token_id": EOS, "pad_token_id": PAD, "mask_token_id": MASK}
+FAMILIES = {
+    "llada": (LladaConfig, LladaForMaskedDiffusion),
+    "dream": (DreamConfig, DreamForMaskedDiffusion),
+}
+
+
+def tiny_model(family: str, seed: int = 0, **overrides: object) -> LladaForMaskedDiffusion | DreamForMaskedDiffusion:
+    """
+    A random model whose predictions depend on the canvas and are far from ties.
+
+    Weights are drawn 15 times wider than usual and the head scaled up, for logits of standard deviation 4. Float64,
+    because a row computed in another batch shape differs by some 1e-6 in float32, and the thousands of comparisons of
+    a property test would now and then fall within that: a false alarm. In float64 the odds are below 1e-6 a test.
+    """
+    config_class, model_class = FAMILIES[family]
+    torch.manual_seed(seed)
+    settings = {"initializer_range": 0.3, "max_position_embeddings": 128, "num_key_value_heads": 2} | overrides
+    model = model_class(config_class(**SIZES, **TOKENS, **settings)).eval()
+    with torch.no_grad():
+        model.lm_head.weight *= 2.4
+    return model.double()
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable:
+    """`make_model("llada" or "dream", seed=0, **config)`; 48 tokens: 45 end-of-sequence, 46 padding, 47 mask."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def llada() -> LladaForMaskedDiffusion:
+    """Shared between tests: not to be changed."""
+    return tiny_model("llada")
+
+
+@pytest.fixture(scope="session")
+def dream() -> DreamForMaskedDiffusion:
+    """Shared between tests: not to be changed."""
+    return tiny_model("dream")
+
+
+@pytest.fixture(scope="session", params=["llada", "dream"])
+def model(request: pytest.FixtureRequest) -> LladaForMaskedDiffusion | DreamForMaskedDiffusion:
+    """Each family in turn; shared between tests: not to be changed."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def forward_shapes(model: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of `input_ids` of every forward of `model` in the test."""
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    yield shapes
+    hook.remove()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One word per token: `w0` ... `w44`, `<eos>`, `<pad>`, `<mask>`."""
+    vocabulary = {f"w{i}": i for i in range(EOS)} | {"<eos>": EOS, "<pad>": PAD, "<mask>": MASK}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}"
+    return tokenizer
