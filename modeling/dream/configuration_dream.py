@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config
+from transformers.activations import ACT2FN
 
 from hf_latent.modeling.travel import TravellingConfigMixin
 
@@ -52,8 +53,12 @@ class DreamConfig(TravellingConfigMixin, Qwen2Config):
                 raise ValueError(f"`{name}`={value!r} is not supported for Dream checkpoints; only {allowed} is.")
         for name in ("num_attention_heads", "num_key_value_heads"):
             whole = self.hidden_size if name == "num_attention_heads" else self.num_attention_heads
-            if whole % getattr(self, name):
+            if getattr(self, name) < 1 or whole % getattr(self, name):
                 raise ValueError(f"`{name}` must divide {whole}, got {getattr(self, name)}.")
+        if set(self.layer_types) - {"full_attention"}:
+            raise ValueError(f"`layer_types`={self.layer_types!r} is not supported; only 'full_attention' is.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act`={self.hidden_act!r} is not one of the names of transformers' ACT2FN.")
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written to `config.json`: the original field names, so that the original code reads it too."""

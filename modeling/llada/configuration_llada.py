@@ -22,6 +22,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "embedding_dropout": (0.0, None),
     "clip_qkv": (None,),
 }
+SIZES = ("d_model", "n_heads", "n_layers", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length")
 
 
 @strict
@@ -113,6 +114,7 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
         if self.intermediate_size is None:
             self.intermediate_size = int(self.mlp_ratio * self.hidden_size)
         self._resolve_key_value_heads()
+        self._check_sizes()
         self.attention_bias = self.mlp_bias = self.include_bias
         super().__post_init__(**kwargs)
         # Also run by `@strict`, which hides the ValueError in an error type of its own.
@@ -128,6 +130,18 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
                 f"but `n_kv_heads` is {self.num_key_value_heads}."
             )
 
+    def _check_sizes(self) -> None:
+        """Before the base class divides by them and speaks of them under other names."""
+        for name in SIZES:
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for whole, part in {"d_model": "n_heads", "n_heads": "n_kv_heads"}.items():
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"`{whole}` ({getattr(self, whole)}) must be a multiple of `{part}` ({getattr(self, part)})."
+                )
+
     @property
     def norm_bias(self) -> bool:
         """Whether norms carry a bias: `bias_for_layer_norm`, or `include_bias` where that is None."""
@@ -135,6 +149,7 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
 
     def validate_architecture(self) -> None:
         """Refuse by name what the original configuration can say and this implementation does not do."""
+        self._check_sizes()
         super().validate_architecture()
         for name, allowed in SUPPORTED_VALUES.items():
             value = getattr(self, name, allowed[0])
@@ -147,11 +162,6 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
             raise ValueError(
                 f"`activation_type`={self.hidden_act!r} is not supported for LLaDA checkpoints; allowed: the names "
                 f"of transformers' ACT2FN, e.g. 'silu', 'gelu', 'relu'."
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"`n_heads` ({self.num_attention_heads}) must be a multiple of `n_kv_heads` "
-                f"({self.num_key_value_heads})."
             )
 
     def to_diff_dict(self) -> dict[str, Any]:
