@@ -1,0 +1,168 @@
+"""The table of tiny models that every contract of `tests/modeling` is checked on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
+
+VOCAB_SIZE, PAD, MASK = 64, 50, 51
+
+# In the names and with all the fields of the published configurations.
+LLADA: dict[str, Any] = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_dropout": 0.0,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "d_model": 32,
+    "embedding_dropout": 0.0,
+    "embedding_size": VOCAB_SIZE,
+    "eos_token_id": PAD,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "init_std": 0.02,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "mask_token_id": MASK,
+    "max_sequence_length": 64,
+    "mlp_hidden_size": 48,
+    "mlp_ratio": 4,
+    "multi_query_attention": None,
+    "n_heads": 4,
+    "n_kv_heads": 4,
+    "n_layers": 2,
+    "pad_token_id": PAD,
+    "residual_dropout": 0.0,
+    "rms_norm_eps": 1e-5,
+    "rope": True,
+    "rope_theta": 5000.0,
+    "scale_logits": False,
+    "use_cache": False,
+    "vocab_size": VOCAB_SIZE,
+    "weight_tying": False,
+}
+DREAM: dict[str, Any] = {
+    "bos_token_id": PAD,
+    "eos_token_id": PAD,
+    "full_attn_mask": True,
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "mask_token_id": MASK,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": PAD,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000.0,
+    "tie_word_embeddings": False,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": VOCAB_SIZE,
+}
+
+# Name of the case to what its configuration says differently.
+LLADA_CASES: dict[str, dict[str, Any]] = {
+    "llada": {},
+    "llada-gqa": {"n_kv_heads": 2},
+    "llada-multi-query": {"multi_query_attention": True, "n_kv_heads": None},
+    "llada-bias": {"include_bias": True, "bias_for_layer_norm": None},
+    "llada-bias-everywhere": {"include_bias": True, "bias_for_layer_norm": True, "include_qkv_bias": True},
+    "llada-bias-not-in-norms": {"include_bias": True, "bias_for_layer_norm": False},
+    "llada-bias-in-norms-only": {"bias_for_layer_norm": True},
+    "llada-qkv-bias": {"include_qkv_bias": True, "bias_for_layer_norm": None, "n_kv_heads": 2},
+    "llada-tied": {"weight_tying": True},
+    "llada-tied-bias": {"weight_tying": True, "include_bias": True, "bias_for_layer_norm": None},
+    "llada-scaled": {"scale_logits": True},
+    "llada-wide-embedding": {"vocab_size": VOCAB_SIZE, "embedding_size": VOCAB_SIZE + 3},
+    "llada-mlp-ratio": {"mlp_hidden_size": None, "mlp_ratio": 3},
+    "llada-gelu": {"activation_type": "gelu"},
+}
+DREAM_CASES: dict[str, dict[str, Any]] = {"dream": {}, "dream-tied": {"tie_word_embeddings": True}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: `fields` is what the published `config.json` would say."""
+
+    name: str
+    fields: dict[str, Any]
+
+    @property
+    def is_dream(self) -> bool:
+        return self.name.startswith("dream")
+
+    @property
+    def is_tied(self) -> bool:
+        return bool(self.fields.get("weight_tying") or self.fields.get("tie_word_embeddings"))
+
+    def config(self, **overrides: Any) -> LladaConfig | DreamConfig:
+        return (DreamConfig if self.is_dream else LladaConfig)(**(self.fields | overrides))
+
+    def model(self, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+        """A model in which every parameter, biases and norms too, is random and matters."""
+        torch.manual_seed(seed)
+        model_class = DreamForMaskedDiffusion if self.is_dream else LladaForMaskedDiffusion
+        model = model_class(self.config(**overrides)).eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(1 + 0.2 * noise if "norm.weight" in name else 0.25 * noise)
+        return model
+
+
+CASES = [
+    *(Case(name, LLADA | fields) for name, fields in LLADA_CASES.items()),
+    *(Case(name, DREAM | fields) for name, fields in DREAM_CASES.items()),
+]
+BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These models are so small that a second thread only waits: on a busy machine for seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=list(BY_NAME))
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every row of the table, or those named by `parametrize("case", [...], indirect=True)`."""
+    return BY_NAME[request.param]
+
+
+@pytest.fixture
+def model(case: Case) -> PreTrainedModel:
+    return case.model()
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    """Two rows of twelve tokens, a third of them masks."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(0, PAD, (2, 12), generator=generator)
+    return ids.masked_fill(torch.rand(ids.shape, generator=generator) < 0.3, MASK)
+
+
+@pytest.fixture
+def read_weights() -> Callable[[Path], dict[str, torch.Tensor]]:
+    """All tensors of a saved folder, sharded or not, under the names they have on disk."""
+
+    def read(folder: Path) -> dict[str, torch.Tensor]:
+        return {name: w for path in sorted(folder.glob("*.safetensors")) for name, w in load_file(path).items()}
+
+    return read
