@@ -361,17 +361,24 @@ class DiffusionGenerationMixin(GenerationMixin):
     ) -> None:
         """Load `generation_config.json` into our class: transformers' own method would drop every knob of ours."""
         defaults = self.generation_config
+        hub = {
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "proxies": proxies,
+            "local_files_only": local_files_only,
+            "token": token,
+            "revision": revision,
+            "subfolder": subfolder,
+            **kwargs,
+        }
+        name = pretrained_model_name_or_path
         super().adjust_generation_fn(
-            generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, cache_dir, force_download,
-            proxies, local_files_only, token, revision, subfolder, trust_remote_code, **kwargs,
-        )  # fmt: skip
+            generation_config, from_auto_class, from_pipeline, name, trust_remote_code=trust_remote_code, **hub
+        )
         if generation_config is not None or pretrained_model_name_or_path is None:
             return
         try:
-            self.generation_config = self.generation_config_class.from_pretrained(
-                pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download, proxies=proxies,
-                local_files_only=local_files_only, token=token, revision=revision, subfolder=subfolder, **kwargs,
-            )  # fmt: skip
+            self.generation_config = self.generation_config_class.from_pretrained(name, **hub)
         except OSError:
             self.generation_config = defaults
 

@@ -22,7 +22,7 @@ class RuleInputs:
 
     Args:
         masked (`torch.BoolTensor` of shape `(B, L)`): positions that may be committed now.
-        statistic (`torch.FloatTensor` of shape `(B, L)`): the statistic the rule names in `reads`; read where `masked`.
+        statistic (`torch.FloatTensor` of shape `(B, L)`, *optional*): what the rule `reads`; looked at where `masked`.
         threshold (`float`, *optional*): the rule's own knob, named by `knob`.
     """
 

@@ -39,7 +39,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Picture of the order in which cells are written.")] = Path(
         "commit_order.png"
     ),
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads; a model this small gains nothing by more.", min=1)] = 1,
 ) -> None:
     """
     Watch a masked diffusion model solve Sudokus it has never seen, then compare decoders on it.
@@ -96,6 +96,8 @@ def solve_live(
             )
         answer = tokenizer.decode(sequence[0, ids.shape[1] :])
         solved = task.verify(instance["puzzle"], answer)
+        if not console.is_terminal:
+            console.print()  # rich leaves the cursor behind the last frame there
         console.print("[green]solved[/]\n" if solved else "[red]wrong[/]\n")
 
 
@@ -138,12 +140,11 @@ def print_table(console: "Console", results: "list[DecodingResult]") -> None:
     from rich.table import Table
 
     table = Table(title=f"{results[0].num_examples} held-out puzzles")
-    table.add_column("decoding")
-    table.add_column("knob")
-    for heading in ("solved", "forwards per puzzle", "tokens per forward", "seconds"):
-        table.add_column(heading, justify="right")
+    table.add_column("decoding", no_wrap=True)
+    for heading in ("knob", "solved", "forwards\nper puzzle", "tokens per\nforward", "seconds"):
+        table.add_column(heading, justify="left" if heading == "knob" else "right", no_wrap=True)
     for result in results:
-        knobs = ", ".join(f"{k}={v}" for k, v in result.settings.items() if k not in ("decoding", "seed"))
+        knobs = ", ".join(str(v) for k, v in result.settings.items() if k not in ("decoding", "seed"))
         table.add_row(
             result.settings["decoding"],
             knobs,

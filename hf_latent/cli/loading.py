@@ -23,9 +23,11 @@ def load(
 ) -> tuple[Any, Any]:
     """Model, in evaluation mode, and tokenizer of `name`, with the adapter merged in if there is one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     import hf_latent  # noqa: F401  (registers the model classes)
 
+    logging.disable_progress_bar()
     path = resolve(name)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
     model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", **hub)

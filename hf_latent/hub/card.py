@@ -47,6 +47,7 @@ def write_card(
     command: str = "",
     notes: str = "",
     base_model: str | None = None,
+    example_prompt: str = "your prompt",
 ) -> Path:
     """
     Write `README.md` of a checkpoint folder, with its evaluations as `model-index` metadata.
@@ -80,7 +81,7 @@ def write_card(
     parts = [
         f"# {name}",
         description or "A masked diffusion language model. Nothing more was said about it when it was bundled.",
-        _how_to_load(model),
+        _how_to_load(model, example_prompt),
         _architecture(model),
         "## Training\n\n" + (training or "Not described when this checkpoint was bundled."),
         _results(evaluations, command),
@@ -94,17 +95,19 @@ def write_card(
     return path
 
 
-def _how_to_load(model: PreTrainedModel) -> str:
+def _how_to_load(model: PreTrainedModel, example_prompt: str) -> str:
+    config = model.generation_config
+    length = "" if config.max_new_tokens is not None else ", max_new_tokens=64"
     return (
         "## Use\n\nThe code travels with the weights; transformers and torch are enough.\n\n"
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'path = "."  # this folder, or its name on the Hub\n'
         "model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)\n"
         "tokenizer = AutoTokenizer.from_pretrained(path)\n"
-        'inputs = tokenizer("your prompt", return_tensors="pt", return_token_type_ids=False)\n'
-        'output = model.generate(**inputs, max_new_tokens=64, decoding="med", entropy_threshold=0.2)\n'
+        f'inputs = tokenizer({example_prompt!r}, return_tensors="pt", return_token_type_ids=False)\n'
+        f"output = model.generate(**inputs{length})\n"
         "print(tokenizer.decode(output[0]))\n```\n\n"
-        f"Without arguments it decodes with `{model.generation_config.decoding}`. A transformers pipeline passes "
+        f"Without arguments it decodes with `{config.decoding}`. A transformers pipeline passes "
         "`do_sample=True` and `temperature=0.7` unasked: pass `do_sample=False` there for the most likely tokens."
     )
 

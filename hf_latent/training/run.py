@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -46,6 +46,11 @@ class TrainArguments:
     num_eval_examples: int = field(default=200, metadata={"help": "Held-out instances of the task."})
     min_givens: int | None = field(default=None, metadata={"help": "Fewest given cells of a Sudoku."})
     max_givens: int | None = field(default=None, metadata={"help": "Most given cells of a Sudoku."})
+    num_ambiguous_examples: int = field(
+        default=0, metadata={"help": "Further Sudokus to train on that may have several solutions; one is the target."}
+    )
+    min_ambiguous_givens: int = field(default=2, metadata={"help": "Fewest given cells of those."})
+    max_ambiguous_givens: int = field(default=14, metadata={"help": "Most given cells of those."})
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, or a local folder of one."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of `dataset_name`."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split of `dataset_name` to train on."})
@@ -106,6 +111,12 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Sudok
             task.dataset(num, arguments.task_seed, split=split, num_givens=givens)
             for split, num in (("train", arguments.num_train_examples), ("test", arguments.num_eval_examples))
         )
+        if arguments.num_ambiguous_examples:
+            givens = (arguments.min_ambiguous_givens, arguments.max_ambiguous_givens)
+            # Another seed: the same one would draw the same solutions in the same order.
+            seed = arguments.task_seed + 1
+            more = task.dataset(arguments.num_ambiguous_examples, seed, split="train", num_givens=givens, unique=False)
+            train = concatenate_datasets([train, more])
         return train, test, task
     if arguments.train_file is not None:
         files = {"train": arguments.train_file}

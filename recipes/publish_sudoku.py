@@ -1,0 +1,240 @@
+"""
+Measure a trained Sudoku model with every decoder and write its folder under `model_cards/`.
+
+What happens
+    1. Held-out puzzles (never in a training set, whatever the seeds) are solved with every commit rule, each with
+       several values of its knob; a board counts if it is right and keeps the given cells.
+    2. Boards from local JSON lines files (`{"input": rows with 0 for open cells}`), if given, are solved too, where
+       they have a solution; any right completion counts.
+    3. The model is bundled with its code, tokenizer, results, training log, curve and card.
+
+Numbers in the card come from `decoding_results.json` beside it, which holds the command.
+
+    python recipes/publish_sudoku.py --run runs/sudoku_4x4 --folder model_cards/sudoku-4x4 --num_puzzles 1000
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import hf_latent
+from hf_latent.evaluation import DecodingResult, solve_puzzles
+from hf_latent.hub import Evaluation, bundle, write_card
+from hf_latent.tasks import SudokuTask
+from hf_latent.viz import plot_accuracy_over_forwards
+
+
+def decoder_grid(num_tokens: int) -> list[dict[str, Any]]:
+    """Every commit rule; those by schedule with fewer and fewer forwards, those by the belief over their knob."""
+    grid: list[dict[str, Any]] = []
+    for decoding in ("low_confidence", "margin", "entropy", "random", "left_to_right"):
+        for divisor in (1, 2, 4, 8):
+            grid.append({"decoding": decoding, "max_denoising_steps": -(-num_tokens // divisor)})
+    grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.99, 0.95, 0.9, 0.8, 0.6)]
+    grid += [{"decoding": "entropy_bound", "entropy_bound": b} for b in (0.01, 0.05, 0.1, 0.3, 1.0)]
+    for decoding in ("med", "med_left_to_right"):
+        grid += [{"decoding": decoding, "entropy_threshold": h} for h in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)]
+    return grid
+
+
+def solvable_boards(task: SudokuTask, path: Path) -> tuple[list[dict[str, str]], int]:
+    """Boards of a JSON lines file that have a solution, formatted for the model, and how many boards there are."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    puzzles = [json.loads(line)["input"].replace("0", ".") for line in lines]
+    solvable = [puzzle for puzzle in puzzles if task.count_solutions(puzzle, limit=1)]
+    return [{"puzzle": p, "prompt": task.format({"puzzle": p, "solution": p})["prompt"]} for p in solvable], len(lines)
+
+
+def describe(settings: dict[str, Any]) -> str:
+    knobs = [f"{name}={value}" for name, value in settings.items() if name not in ("decoding", "seed")]
+    return ", ".join([settings["decoding"], *knobs])
+
+
+def evaluation_of(task_name: str, result: DecodingResult) -> Evaluation:
+    return Evaluation(
+        task=task_name,
+        decoding=describe(result.settings),
+        metric="accuracy",
+        value=result.accuracy,
+        standard_error=result.standard_error,
+        num_examples=result.num_examples,
+        forwards=result.forwards_per_example,
+        tokens_per_forward=result.tokens_per_forward,
+    )
+
+
+def training_section(run: Path, recipe: str) -> str:
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    script, training = settings["script"], settings["training"]
+    environment = results["run"]["environment"]
+    size = (
+        f"{script['num_train_examples']:,} puzzles with one solution and {script['min_givens']}-{script['max_givens']}"
+    )
+    data = f"{size} given cells"
+    if script["num_ambiguous_examples"]:
+        data += (
+            f", and {script['num_ambiguous_examples']:,} with {script['min_ambiguous_givens']}-"
+            f"{script['max_ambiguous_givens']} given cells and one or more solutions"
+        )
+    return (
+        f"From scratch on {data}, made by `SudokuTask` (version {results['task']['version']}): "
+        f"{results['steps']:,} updates of {training['per_device_train_batch_size']} puzzles in "
+        f"{results['train_seconds'] / 60:.0f} minutes ({environment['device']}, shared with other work), float32. "
+        f"Only solution tokens are masked, each with probability t ~ U(0, 1); every masked token counts the same.\n\n"
+        f"```\n{recipe}\n```\n\n![training curve](training_curve.png)\n\n"
+        "Every setting: `run.json`; every logged value: `training_log.jsonl`."
+    )
+
+
+def boards_section(rows: list[tuple[str, int, int, DecodingResult]]) -> str:
+    if not rows:
+        return ""
+    lines = ["| boards | solvable of all | decoding | solved | forwards per board |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {num}/{total} | {describe(r.settings)} | {100 * r.accuracy:.1f} % | "
+        f"{r.forwards_per_example:.2f} |"
+        for name, num, total, r in rows
+    ]
+    return (
+        "## Other boards\n\nPublic evaluation boards by number of given cells, where they have a solution; some have "
+        "several, and any right completion counts.\n\n" + "\n".join(lines)
+    )
+
+
+def failures_section(task: SudokuTask, model: Any, tokenizer: Any, puzzles: list[dict], result: DecodingResult) -> str:
+    """A right and a wrong answer, verbatim."""
+    parts = []
+    for name, wanted in (("solved", True), ("wrong", False)):
+        index = next((i for i, right in enumerate(result.correct) if right is wanted), None)
+        if index is None:
+            parts.append(f"No {name} puzzle among {result.num_examples} with `{describe(result.settings)}`.")
+            continue
+        ids = tokenizer(puzzles[index]["prompt"], return_tensors="pt")["input_ids"]
+        output = model.generate(ids, max_new_tokens=task.completion_length, **result.settings)
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        parts.append(f"{name.capitalize()}:\n\n```\n{puzzles[index]['prompt']}{answer}\n```")
+    return f"## Examples\n\nWith `{describe(result.settings)}`.\n\n" + "\n\n".join(parts)
+
+
+def headline(results: list[DecodingResult]) -> str:
+    one = next(r for r in results if r.settings["decoding"] == "low_confidence")
+    best = [r for r in results if r.settings["decoding"] == "med" and r.accuracy >= one.accuracy - 0.01]
+    med = min(best, key=lambda r: r.forwards_per_example, default=None)
+    text = (
+        f"One token per forward (`low_confidence`) solves {100 * one.accuracy:.1f} % in "
+        f"{one.forwards_per_example:.1f} forwards."
+    )
+    if med is None:
+        return text + " No measured threshold of MED comes within 1 point of it."
+    return text + (
+        f" MED (`{describe(med.settings)}`) solves {100 * med.accuracy:.1f} % in {med.forwards_per_example:.2f}, "
+        f"{one.forwards_per_example / med.forwards_per_example:.1f} times fewer. Row breaks and the copies of given "
+        "cells are among the tokens that are written, and are easy."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="output_dir of recipes/sudoku.py")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to write, e.g. model_cards/sudoku-4x4")
+    parser.add_argument("--num_puzzles", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--batch_size", type=int, default=250)
+    parser.add_argument("--boards", type=Path, nargs="*", default=[], help="JSON lines files of other boards")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not args.boards:
+        command = [Path(sys.argv[0]).as_posix(), *sys.argv[1:]]
+    else:
+        # Names of local files are nobody else's business.
+        command = [
+            Path(sys.argv[0]).as_posix(),
+            *sys.argv[1 : sys.argv.index("--boards")],
+            "--boards",
+            "givens_*.jsonl",
+        ]
+
+    model = AutoModelForCausalLM.from_pretrained(args.run).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.run)
+    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+    task = SudokuTask(run["script"]["task_size"])
+    givens = (run["script"]["min_givens"], run["script"]["max_givens"])
+    puzzles = [p | task.format(p) for p in task.generate(args.num_puzzles, args.seed, split="test", num_givens=givens)]
+
+    results: list[DecodingResult] = []
+    for settings in decoder_grid(task.completion_length):
+        results.append(solve_puzzles(model, tokenizer, task, puzzles, batch_size=args.batch_size, seed=0, **settings))
+        print(
+            f"{describe(settings):55} {results[-1].accuracy:.4f} {results[-1].forwards_per_example:8.2f}", flush=True
+        )
+
+    boards: list[tuple[str, int, int, DecodingResult]] = []
+    for path in args.boards:
+        solvable, total = solvable_boards(task, path)
+        for settings in ({"decoding": "low_confidence"}, {"decoding": "med", "entropy_threshold": 0.1}):
+            result = solve_puzzles(model, tokenizer, task, solvable, batch_size=args.batch_size, seed=0, **settings)
+            boards.append((path.stem, len(solvable), total, result))
+
+    shown = f"python {shlex.join(command)}"
+    model.generation_config.decoding = "med"
+    model.generation_config.entropy_threshold = 0.1
+    model.generation_config.max_new_tokens = task.completion_length
+    bundle(model, tokenizer, args.folder)
+    name = args.folder.name
+    (args.folder / "task.json").write_text(
+        json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n"
+    )
+    report = {
+        "command": shown,
+        "hf_latent": hf_latent.__version__,
+        "torch": torch.__version__,
+        "seed": args.seed,
+        "threads": args.threads,
+        "results": [result.to_dict() for result in results],
+        "boards": [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards],
+    }
+    (args.folder / "decoding_results.json").write_text(json.dumps(report, indent=1) + "\n")
+    for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
+        shutil.copy2(args.run / file, args.folder / file)
+    plot_accuracy_over_forwards(
+        results, args.folder / "accuracy_over_forwards.png", f"{name}, {args.num_puzzles} held-out puzzles"
+    )
+    recipe = f"python recipes/sudoku.py --config recipes/{args.run.name}.yaml"
+    chosen = next(r for r in results if r.settings.get("entropy_threshold") == 0.1 and r.settings["decoding"] == "med")
+    write_card(
+        args.folder,
+        model,
+        title=f"hf-latent {name}",
+        description=(
+            f"A masked diffusion language model of {model.num_parameters():,} parameters that solves "
+            f"{task.size}x{task.size} Sudoku. {headline(results)}\n\n"
+            "![accuracy over forwards](accuracy_over_forwards.png)"
+        ),
+        training=training_section(args.run, recipe),
+        evaluations=[evaluation_of(name, result) for result in results],
+        command=shown,
+        notes="\n\n".join(
+            part
+            for part in (
+                boards_section(boards),
+                failures_section(task, model, tokenizer, puzzles, chosen),
+                "## Limits\n\nIt knows this one format (rows of characters, `.` for an open cell, `=` before the "
+                "answer) and nothing else. One training seed.",
+            )
+            if part
+        ),
+        example_prompt=puzzles[0]["prompt"],
+    )
+
+
+if __name__ == "__main__":
+    main()
