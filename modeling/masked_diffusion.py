@@ -119,6 +119,24 @@ def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: 
             name, _ = rename.rename_source_key(name)
         if prefix + name in own and prefix + name not in state_dict:
             state_dict[prefix + name] = state_dict.pop(key)
+    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own})
+
+
+def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
+    """
+    Raise `ValueError` for adapter weights of layers that got no adapter; peft would drop them without a word.
+
+    It happens with adapters made for the original code: peft translates the names of their weights, through the
+    conversion mapping, but not their `target_modules`.
+    """
+    targets = {name.split(".lora_")[0] for name in names if ".lora_" in name}
+    lost = sorted({target.rsplit(".", 1)[-1] for target in targets & {name for name, _ in module.named_modules()}})
+    if lost:
+        raise ValueError(
+            f"The adapter has weights for {', '.join(map(repr, lost))}, which its `target_modules` do not name. If "
+            "those are names of the original code, give the names here: `config = PeftConfig.from_pretrained(path)`, "
+            "`config.target_modules = [...]`, `PeftModel.from_pretrained(model, path, config=config)`."
+        )
 
 
 __all__ = ["MaskedDiffusionHead"]
