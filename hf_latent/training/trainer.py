@@ -216,6 +216,14 @@ class MaskedDiffusionTrainer(SFTTrainer):
             self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
         return (loss, parts) if return_outputs else loss
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See [`~transformers.Trainer.train`]."""
+        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model and not self.is_fsdp_enabled:
+            # An evaluation before the first step marks the model as prepared; it would then never be wrapped in DDP,
+            # and each process would train on its own gradients.
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
+
     # Log
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,0 +1,73 @@
+"""LoRA: the base stays as it was, the adapter loads in plain peft, and what peft ignores in silence raises."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+
+
+def lora(**overrides: Any) -> LoraConfig:
+    return LoraConfig(**{"r": 2, "target_modules": "all-linear", "init_lora_weights": False, **overrides})
+
+
+def test_training_an_adapter_leaves_every_bit_of_the_base(make_trainer: Any, make_model: Any) -> None:
+    before = {name: value.clone() for name, value in make_model().state_dict().items()}
+    trainer = make_trainer(peft_config=lora(), max_steps=2, learning_rate=0.1)
+    adapter = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    assert all("lora" in name for name in adapter)
+    parameters = dict(trainer.model.named_parameters())
+    assert all(not torch.equal(parameters[name], value) for name, value in adapter.items())
+    base = trainer.model.unload().state_dict()
+    assert before.keys() == base.keys()
+    assert all(torch.equal(value, base[name]) for name, value in before.items())
+
+
+def test_a_saved_adapter_loads_in_plain_peft_and_without_our_import_path(
+    make_trainer: Any, make_model: Any, tmp_path: Path
+) -> None:
+    """Without a task type peft would write `hf_latent...` into the adapter, which then loads only where that is."""
+    config = lora(modules_to_save=["lm_head"])
+    trainer = make_trainer(peft_config=config, max_steps=1, learning_rate=0.1)
+    trainer.train()
+    trainer.save_model()
+    assert config.task_type is None  # the caller's object is his own
+    written = (tmp_path / "adapter_config.json").read_text()
+    assert "hf_latent" not in written
+    assert json.loads(written)["task_type"] == "CAUSAL_LM"
+    ids = torch.arange(3, 12)[None]
+    loaded = PeftModel.from_pretrained(make_model(), str(tmp_path)).eval()
+    trainer.model.eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, trainer.model(input_ids=ids).logits)
+        assert not torch.equal(loaded(input_ids=ids).logits, make_model()(input_ids=ids).logits)
+
+
+def test_an_adapter_resumes_with_the_same_losses(make_trainer: Any, tmp_path: Path) -> None:
+    arguments = {"max_steps": 4, "logging_steps": 1, "learning_rate": 0.05, "save_strategy": "steps", "save_steps": 2}
+    whole = make_trainer(peft_config=lora(), **arguments)
+    whole.train()
+    resumed = make_trainer(peft_config=lora(), **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_modules_to_save_that_do_not_exist_raise(make_trainer: Any) -> None:
+    """`wte` is the original LLaDA name; peft ignores what it does not find."""
+    with pytest.raises(ValueError, match=r"`modules_to_save` has 'lm_haed', .*close: .*'lm_head'"):
+        make_trainer(peft_config=lora(modules_to_save=["lm_haed"]))
+    with pytest.raises(ValueError, match="`modules_to_save` has 'wte'"):
+        make_trainer(peft_config=lora(modules_to_save=["lm_head", "wte"]))
+
+
+def test_an_adapter_evaluates_like_its_merged_model(make_trainer: Any, ragged_dataset: Dataset) -> None:
+    trainer = make_trainer(peft_config=lora(), eval_dataset=ragged_dataset)
+    loss = trainer.evaluate()["eval_loss"]
+    merged = make_trainer(trainer.model.merge_and_unload(), eval_dataset=ragged_dataset)
+    assert merged.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)

@@ -1,0 +1,172 @@
+"""A run from a YAML file, its report, and the arguments it refuses."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig
+
+from hf_latent import LladaForMaskedDiffusion
+from hf_latent.tasks import SudokuTask
+from hf_latent.training.run import TrainArguments, build_model, load_data, main, parse, solve
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+TINY_MODEL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+SHORT = (
+    "--max_steps 2 --num_train_examples 40 --num_ambiguous_examples 4 --num_eval_examples 4 --logging_steps 1 "
+    "--per_device_train_batch_size 8 --eval_strategy no --use_cpu --disable_tqdm true"
+)
+
+
+def run(folder: Path, *more: str, recipe: str = "sudoku_4x4.yaml") -> dict[str, Any]:
+    model = ["--model_config", json.dumps(TINY_MODEL)]
+    arguments = ["--config", str(RECIPES / recipe), *SHORT.split(), *model, "--output_dir", str(folder), *more]
+    return main(*parse(arguments))
+
+
+@pytest.mark.parametrize("recipe", ["sudoku_4x4.yaml", "sudoku_6x6.yaml"])
+def test_a_recipe_runs_and_leaves_everything_beside_the_checkpoint(tmp_path: Path, recipe: str) -> None:
+    results = run(tmp_path, "--eval_generation_steps", "1", recipe=recipe)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["steps"] == 2
+    assert results["generation"]["num_examples"] == 4
+    assert math.isfinite(results["held_out"]["eval_loss"])
+
+    log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
+    assert [entry["step"] for entry in log if "eval_accuracy" in entry] == [1, 2]
+    assert (tmp_path / "training_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    resolved = json.loads((tmp_path / "run.json").read_text())
+    assert resolved["training"]["max_steps"] == 2
+    assert resolved["training"]["loss_weighting"] == "uniform"
+    assert resolved["script"]["task_size"] == int(recipe[7])
+    assert resolved["environment"]["packages"]["torch"] == torch.__version__
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(model, LladaForMaskedDiffusion)
+    assert model.config.hidden_size == 16
+    assert AutoTokenizer.from_pretrained(tmp_path).mask_token_id == model.config.mask_token_id
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_with_the_same_losses(tmp_path: Path) -> None:
+    """`resume_from_checkpoint: auto` also starts a first run, where there is nothing to resume."""
+    constant = ["--lr_scheduler_type", "constant", "--warmup_steps", "0", "--save_steps", "2"]
+    run(tmp_path / "whole", *constant, "--max_steps", "4")
+    run(tmp_path / "parts", *constant, "--max_steps", "2")
+    run(tmp_path / "parts", *constant, "--max_steps", "4")
+    logs = []
+    for name in ("whole", "parts"):
+        lines = (tmp_path / name / "training_log.jsonl").read_text().splitlines()
+        logs.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
+    assert len(logs[0]) == 4
+    assert logs[0] == logs[1]
+
+
+def test_a_local_file_trains_an_adapter_on_a_saved_model(tmp_path: Path, make_model: Any, tokenizer: Any) -> None:
+    folder, data = tmp_path / "base", tmp_path / "train.jsonl"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = SudokuTask(4).dataset(8, 0, num_givens=10).select_columns(["prompt", "completion"]).to_list()
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = f"--train_file {data} --eval_file {data} --model_name_or_path {folder} --output_dir {tmp_path}/out"
+    flags = "--max_steps 2 --use_peft --lora_r 2 --lora_target_modules q_proj v_proj --report_to none --use_cpu"
+    results = main(*parse([*arguments.split(), *flags.split()]))
+    assert results["task"] is None
+    assert results["held_out"]["eval_loss"] > 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    resolved = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert 0 < resolved["num_trainable_parameters"] < resolved["num_parameters"]
+
+
+class Oracle:
+    """A model of ten lines: completes every second board rightly, in two forwards, with EOS and padding behind."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, tokenizer: Any, solutions: list[str]) -> None:
+        self.tokenizer, self.solutions, self.calls = tokenizer, iter(solutions), []
+
+    def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **kwargs: Any) -> SimpleNamespace:
+        self.calls.append({"max_new_tokens": max_new_tokens, **kwargs})
+        rows = []
+        for row in input_ids:
+            solution = next(self.solutions)
+            if (len(rows) + 3 * len(self.calls)) % 2:
+                solution = solution[:-1] + ("1" if solution[-1] != "1" else "2")
+            answer = self.tokenizer(solution + "<eos><pad>")["input_ids"]
+            rows.append(torch.cat([row, torch.tensor(answer)]))
+        return SimpleNamespace(sequences=torch.stack(rows), num_forward_passes=torch.full((len(rows),), 2))
+
+
+def test_solve_counts_right_boards_and_passes_the_decoding_settings(puzzles: Dataset, tokenizer: Any) -> None:
+    """12 puzzles in batches of 4, 4 and 4: half of each batch is right."""
+    model = Oracle(tokenizer, puzzles["solution"])
+    found = solve(model, tokenizer, SudokuTask(4), puzzles, batch_size=4, decoding="entropy")
+    assert found["accuracy"] == 0.5
+    assert found["accuracy_stderr"] == pytest.approx(math.sqrt(0.25 / 12))
+    assert (found["forwards_per_example"], found["tokens_per_forward"]) == (2, 10)
+    assert len(model.calls) == 3
+    assert all(call["decoding"] == "entropy" and call["max_new_tokens"] == 20 for call in model.calls)
+
+
+def test_training_and_held_out_puzzles_differ_for_the_same_seed() -> None:
+    train, test, task = load_data(TrainArguments(task="sudoku", num_train_examples=60, num_eval_examples=20))
+    assert (len(train), len(test), task.size) == (60, 20, 4)
+    assert not set(train["puzzle"]) & set(test["puzzle"])
+    few, _, _ = load_data(
+        TrainArguments(task="sudoku", num_train_examples=10, num_eval_examples=2, min_givens=11, max_givens=12)
+    )
+    assert set(few["num_givens"]) <= {11, 12}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of `task`, `dataset_name` and `train_file`, got none"),
+        ({"task": "sudoku", "train_file": "x"}, r"exactly one of .*got \['task', 'train_file'\]"),
+        ({"task": "chess"}, "`task` must be one of .*got 'chess'"),
+        ({"task": "sudoku", "min_givens": 4}, "go together, got 4 and None"),
+        ({"train_file": "x", "eval_generation_steps": 5}, "`eval_generation_steps` needs a `task`, got 5"),
+    ],
+)
+def test_bad_arguments_raise(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainArguments(**arguments)
+
+
+def test_mistyped_names_raise(tmp_path: Path, tokenizer: Any) -> None:
+    """A transformers configuration keeps unknown names as attributes; a YAML file could say anything."""
+    with pytest.raises(ValueError, match=r"`model_config` has \['hiden_size'\], which LladaConfig does not know"):
+        build_model({"hiden_size": 16}, tokenizer, ModelConfig())
+    (tmp_path / "run.yaml").write_text("task: sudoku\nlearning_rte: 1\n")
+    with pytest.raises(ValueError, match="learning_rte"):
+        parse(["--config", str(tmp_path / "run.yaml")])
+
+
+def test_model_and_tokenizer_have_to_be_named_once(tmp_path: Path) -> None:
+    output = ["--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"either `model_config` .* or `model_name_or_path`, got None and None"):
+        main(*parse(["--task", "sudoku", *output]))
+    data = tmp_path / "train.json"
+    data.write_text('[{"text": "12"}]')
+    with pytest.raises(ValueError, match="`tokenizer_name` is needed"):
+        main(*parse(["--train_file", str(data), "--model_config", json.dumps(TINY_MODEL), *output]))
+
+
+def test_names_of_the_hub_configuration_work_too(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(
+        json.dumps({"d_model": 16, "n_heads": 2, "n_layers": 1, "mlp_hidden_size": 8})
+    )
+    read = TrainArguments(task="sudoku", model_config=str(tmp_path / "model.json")).model_config
+    model = build_model(read, tokenizer, ModelConfig(attn_implementation="eager"))
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 1)
+    assert model.config._attn_implementation == "eager"
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.dtype == torch.float32
