@@ -194,7 +194,9 @@ class TaskEvaluation(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every and state.global_step % self.every == 0:
             self.trainer.model.eval()  # also tells `log` that these are metrics of an evaluation
+            should_log = control.should_log
             self.trainer.log({f"eval_{name}": value for name, value in self.solve_all().items()})
+            control.should_log = should_log  # `log` takes it for done, and the step's own metrics would be lost
             self.trainer.model.train()
             write_log(Path(args.output_dir), state.log_history)
 
