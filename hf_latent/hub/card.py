@@ -103,7 +103,7 @@ def _how_to_load(model: PreTrainedModel, example_prompt: str) -> str:
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'path = "."  # this folder, or its name on the Hub\n'
         "model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(path)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)\n"
         f'inputs = tokenizer({example_prompt!r}, return_tensors="pt", return_token_type_ids=False)\n'
         f"output = model.generate(**inputs{length})\n"
         "print(tokenizer.decode(output[0]))\n```\n\n"

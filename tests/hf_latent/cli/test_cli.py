@@ -1,0 +1,132 @@
+"""Every command does what its help says, on a tiny model, and says in one line what a user did wrong."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from typer.testing import CliRunner
+
+import hf_latent.cli as cli
+from hf_latent.cli.demo import DECODERS
+from hf_latent.cli.generate import parse_knobs
+from hf_latent.cli.loading import packaged_checkpoints
+from hf_latent.generation.rules import RULES
+from hf_latent.hub import bundle
+
+
+@pytest.fixture
+def checkpoint(sudoku_model, tokenizer, tmp_path) -> Path:
+    folder = bundle(sudoku_model, tokenizer, tmp_path / "tiny", verify=False)
+    (folder / "task.json").write_text(json.dumps({"task": "sudoku", "size": 4, "num_givens": [6, 10]}))
+    return folder
+
+
+def run(*arguments: object, **kwargs: object):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], **kwargs)
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["train"], ["bundle"]])
+def test_help_is_there_for_every_command(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_demo_solves_prints_the_table_and_draws(checkpoint, tmp_path):
+    picture = tmp_path / "order.png"
+    result = run("demo", "--checkpoint", checkpoint, "--puzzles", 3, "--show", 1, "--output", picture)
+    assert result.exit_code == 0, result.output
+    assert "puzzle" in result.output
+    assert re.search(r"solved|wrong", result.output)
+    for name in RULES:
+        assert name in result.output
+    assert picture.stat().st_size > 10_000
+
+
+def test_demo_compares_every_rule_there_is():
+    assert {decoder["decoding"] for decoder in DECODERS} == set(RULES)
+
+
+def test_generate_prints_the_text_that_the_model_writes(checkpoint, sudoku_model, tokenizer):
+    prompt = "1..4\n"
+    result = run("generate", checkpoint, prompt, "--max-new-tokens", 6, "--decoding", "entropy")
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    output = sudoku_model.generate(ids, max_new_tokens=6, decoding="entropy", return_dict_in_generate=True)
+    assert result.exit_code == 0
+    assert result.stdout == tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True) + "\n"
+    assert result.stderr.startswith(f"{int(output.num_forward_passes[0])} forwards")
+    assert run("generate", checkpoint, "--max-new-tokens", 6, "--decoding", "entropy", input=prompt).stdout == (
+        result.stdout
+    )
+
+
+def test_generate_infills_and_takes_any_knob(checkpoint):
+    result = run("generate", checkpoint, "1<mask><mask>4", "--infill", "--set", "suppress_tokens=[0,1,2,3,4,5]")
+    assert re.fullmatch(r"1[1-9]{2}4\n", result.stdout)
+
+
+def test_generate_merges_an_adapter(checkpoint, sudoku_model, tmp_path):
+    """An adapter whose update is large changes the text; without `--adapter` it does not."""
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        sudoku_model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    )
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name:
+                weight.mul_(30)
+    adapted.save_pretrained(tmp_path / "adapter")
+    command = ("generate", checkpoint, "1..4\n", "--max-new-tokens", 12, "--set", "eos_token_id=null")
+    plain, with_adapter = run(*command), run(*command, "--adapter", tmp_path / "adapter")
+    assert with_adapter.exit_code == 0, with_adapter.output
+    assert plain.stdout != with_adapter.stdout
+
+
+def test_bundle_lists_what_it_wrote(checkpoint, tmp_path):
+    result = run("bundle", checkpoint, tmp_path / "copy")
+    assert result.exit_code == 0, result.output
+    assert "modeling_llada.py" in result.output
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+def test_knobs_are_json_or_text():
+    assert parse_knobs(["top-k=5", "decoding=med", "suppress_tokens=[1, 2]", "x=null"]) == {
+        "top_k": 5,
+        "decoding": "med",
+        "suppress_tokens": [1, 2],
+        "x": None,
+    }
+    with pytest.raises(ValueError, match="'nonsense'"):
+        parse_knobs(["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "CHECKPOINT", "1", "--set", "entropy_treshold=1"], "entropy_treshold.*entropy_threshold"),
+        (["generate", "CHECKPOINT", "1", "--decoding", "mde"], "'mde'"),
+        (["generate", "CHECKPOINT", "1", "--set", "bad"], "'bad'"),
+        (["demo", "--checkpoint", "CHECKPOINT/nothing"], "task.json"),
+        (["train", "--config", "CHECKPOINT/nothing.yaml"], "nothing.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback(arguments, message, checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hf-latent", *(a.replace("CHECKPOINT", str(checkpoint)) for a in arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("hf-latent: ")
+    assert re.search(message, error)
+
+
+def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
+    from importlib import resources
+
+    for name in packaged_checkpoints():
+        folder = resources.files("hf_latent.model_cards") / name
+        assert json.loads((folder / "task.json").read_text())["size"] in (4, 6, 9)

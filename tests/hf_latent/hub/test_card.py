@@ -1,0 +1,47 @@
+"""A card says what is known, validates as metadata, and its five lines of code run as pasted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_latent.hub import Evaluation, bundle, write_card
+
+EVALUATION = Evaluation("sudoku-4x4", "med, entropy_threshold=0.1", "accuracy", 0.9876, 0.0031, 1000, 1.8, 11.1)
+
+
+def test_measured_values_are_in_the_table_and_in_the_metadata(sudoku_model, tmp_path):
+    path = write_card(tmp_path, sudoku_model, title="name", evaluations=[EVALUATION], command="python measure.py")
+    card = ModelCard.load(path)
+    (result,) = card.data.eval_results
+    assert (result.metric_value, result.metric_type, result.dataset_type) == (0.9876, "accuracy", "sudoku-4x4")
+    assert card.data.license == "apache-2.0"
+    assert "| sudoku-4x4 | med, entropy_threshold=0.1 | accuracy | 0.988 ± 0.003 | 1000 | 1.80 | 11.10 |" in card.text
+    assert "python measure.py" in card.text
+    assert f"{sudoku_model.num_parameters():,}" in card.text
+
+
+def test_what_is_not_known_is_said_to_be_unknown(sudoku_model, tmp_path):
+    text = ModelCard.load(write_card(tmp_path, sudoku_model)).text
+    assert "Not measured." in text
+    assert "Not described" in text
+    with pytest.raises(ValueError, match="`command`"):
+        write_card(tmp_path, sudoku_model, evaluations=[EVALUATION])
+
+
+def test_the_code_of_a_card_runs_as_pasted_without_hf_latent(sudoku_model, tokenizer, tmp_path):
+    folder = bundle(sudoku_model, tokenizer, tmp_path / "mine", verify=False)
+    write_card(folder, sudoku_model, example_prompt="1..4\n....\n")
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    run = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['hf_latent'] = None\n" + code],
+        cwd=folder,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.startswith("1..4\n....\n")
