@@ -77,7 +77,7 @@ class LiveBoard:
                 board.append(" " if c < size - 1 else "\n" if r < size - 1 else "")
         panels = [Panel(puzzle, title="puzzle", expand=False)]
         panels.append(Panel(board, title=f"{self.title}, forward {self.num_steps}", expand=False))
-        self.live.update(Columns(panels))
+        self.live.update(Columns(panels), refresh=True)
 
 
 __all__ = ["LiveBoard"]

@@ -32,10 +32,10 @@ def demo(
     checkpoint: Annotated[
         str | None, typer.Option(help="Packaged checkpoint or folder with task.json. Default: the hardest packaged.")
     ] = None,
-    show: Annotated[int, typer.Option(help="Puzzles to solve live.", min=0)] = 2,
+    show: Annotated[int, typer.Option(help="Puzzles to solve live.", min=0)] = 1,
     puzzles: Annotated[int, typer.Option(help="Puzzles for the table.", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="Of the puzzles.", min=0)] = 1,
-    delay: Annotated[float, typer.Option(help="Seconds to wait after each live step.", min=0)] = 0.12,
+    delay: Annotated[float, typer.Option(help="Seconds to wait after each live step.", min=0)] = 0.1,
     output: Annotated[Path, typer.Option(help="Picture of the order in which cells are written.")] = Path(
         "commit_order.png"
     ),
@@ -80,7 +80,7 @@ def demo(
 def solve_live(
     console: "Console", model: Any, tokenizer: Any, task: "SudokuTask", instances: list[dict], delay: float
 ) -> None:
-    """Solve puzzles one by one with MED, the draft drawn after every forward."""
+    """Solve each puzzle by one token per forward and by MED, the draft drawn after every forward."""
     from rich.live import Live
 
     from hf_latent.cli.board import LiveBoard
@@ -88,22 +88,16 @@ def solve_live(
     for instance in instances:
         ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]
         rows = instance["puzzle"].split("\n")
-        with Live(console=console, auto_refresh=False) as live:
-            live.update = _refreshing(live)  # type: ignore[method-assign]
-            board = LiveBoard(live, tokenizer, rows, "med", delay if console.is_terminal else 0.0)
-            sequence = model.generate(
-                ids, max_new_tokens=task.completion_length, decoding="med", entropy_threshold=0.1, streamer=board
-            )
-        answer = tokenizer.decode(sequence[0, ids.shape[1] :])
-        solved = task.verify(instance["puzzle"], answer)
-        if not console.is_terminal:
-            console.print()  # rich leaves the cursor behind the last frame there
-        console.print("[green]solved[/]\n" if solved else "[red]wrong[/]\n")
-
-
-def _refreshing(live: Any) -> Any:
-    update = live.update
-    return lambda renderable: update(renderable, refresh=True)
+        # MED has few steps, so each is shown longer.
+        for settings, pause in ((DECODERS[2], delay), (DECODERS[-1], 6 * delay)):
+            with Live(console=console, auto_refresh=False) as live:
+                title = settings["decoding"]
+                board = LiveBoard(live, tokenizer, rows, title, pause if console.is_terminal else 0.0)
+                sequence = model.generate(ids, max_new_tokens=task.completion_length, streamer=board, **settings)
+            solved = task.verify(instance["puzzle"], tokenizer.decode(sequence[0, ids.shape[1] :]))
+            if not console.is_terminal:
+                console.print()  # rich leaves the cursor behind the last frame there
+            console.print("[green]solved[/]\n" if solved else "[red]wrong[/]\n")
 
 
 def compare(

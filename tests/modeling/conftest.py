@@ -145,6 +145,12 @@ def case(request: pytest.FixtureRequest) -> Case:
     return BY_NAME[request.param]
 
 
+@pytest.fixture(scope="session")
+def build() -> Callable[[str], PreTrainedModel]:
+    """Model of a row by its name."""
+    return lambda name: BY_NAME[name].model()
+
+
 @pytest.fixture
 def model(case: Case) -> PreTrainedModel:
     return case.model()
