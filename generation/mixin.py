@@ -32,7 +32,7 @@ from hf_latent.generation.streaming import DraftStream
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.
-HARMLESS_ARGUMENTS = ("use_cache", "tokenizer", "synced_gpus", "trust_remote_code")
+HARMLESS_ARGUMENTS = ("use_cache", "tokenizer", "trust_remote_code")
 
 
 class DiffusionGenerationMixin(GenerationMixin):
@@ -271,6 +271,11 @@ class DiffusionGenerationMixin(GenerationMixin):
     ) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
         """The configuration of this call, validated, and the keywords that are inputs."""
         kwargs = {name: value for name, value in kwargs.items() if name not in HARMLESS_ARGUMENTS}
+        if kwargs.pop("synced_gpus", None):
+            raise ValueError(
+                "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "
+                "parameters of a sharded model before generating."
+            )
         names = ("input_ids", "attention_mask")
         tensors = {name: kwargs.pop(name) for name in names if name in kwargs}
         self.generation_config_class.refuse_unknown(kwargs)

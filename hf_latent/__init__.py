@@ -1,5 +1,8 @@
 """Language models that reason in positions they have not written yet, at home in transformers."""
 
+import importlib
+from types import ModuleType
+
 from hf_latent import auto as _auto
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.output import DiffusionGenerateOutput
@@ -11,6 +14,16 @@ from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 __version__ = "0.1.0"
 
 _auto.register()
+
+# Rooms that are reached as attributes (`hf_latent.hub.bundle`) but loaded on first use only.
+_ROOMS = ("evaluation", "hub", "tasks", "training", "viz")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return importlib.import_module(f"hf_latent.{name}")
+    raise AttributeError(f"module 'hf_latent' has no attribute {name!r}")
+
 
 __all__ = [
     "DiffusionGenerateOutput",

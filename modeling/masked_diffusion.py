@@ -100,7 +100,8 @@ def select_positions(
 ) -> torch.Tensor:
     """The states `[B, L, D]` at `positions`, as `logits_to_keep` of the head's forward says."""
     if isinstance(positions, tuple):
-        return states[positions]
+        # A model spread over devices has its last states elsewhere than its inputs.
+        return states[tuple(index.to(states.device) for index in positions)]
     return slice_logits_to_keep(states, positions)
 
 
