@@ -47,7 +47,8 @@ class DreamConfig(TravellingConfigMixin, Qwen2Config):
 
     def validate_architecture(self) -> None:
         """Refuse by name what the original configuration can say and this implementation does not do."""
-        for name, allowed in {"full_attn_mask": True, "use_mrope": False, "use_sliding_window": False}.items():
+        only = {"full_attn_mask": True, "is_causal": False, "use_mrope": False, "use_sliding_window": False}
+        for name, allowed in only.items():
             value = getattr(self, name)
             if value is not allowed:
                 raise ValueError(f"`{name}`={value!r} is not supported for Dream checkpoints; only {allowed} is.")

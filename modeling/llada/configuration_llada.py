@@ -21,6 +21,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "residual_dropout": (0.0, None),
     "embedding_dropout": (0.0, None),
     "clip_qkv": (None,),
+    "is_causal": (False,),
 }
 SIZES = ("d_model", "n_heads", "n_layers", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length")
 
