@@ -140,14 +140,35 @@ def test_the_first_token_sees_the_last_one_and_no_padding(case, ids, attention, 
         assert torch.equal(logits_of(model, changed, **kwargs)[:, first : last + 1][:, 0], before)
 
 
-def test_eager_and_sdpa_agree(case, ids):
+def attend_with(case, ids, attention):
     mask = torch.ones_like(ids)
     mask[0, :4] = 0
     mask[1, 9:] = 0
-    eager, sdpa = (
-        logits_of(case.model(attn_implementation=name), ids, attention_mask=mask) for name in ("eager", "sdpa")
-    )
-    torch.testing.assert_close(eager[mask == 1], sdpa[mask == 1], atol=2e-5, rtol=1e-4)
+    return logits_of(case.model(attn_implementation=attention), ids, attention_mask=mask)[mask == 1]
+
+
+def test_eager_and_sdpa_agree(case, ids):
+    eager, sdpa = attend_with(case, ids, "eager"), attend_with(case, ids, "sdpa")
+    torch.testing.assert_close(eager, sdpa, atol=2e-5, rtol=1e-4)
+
+
+@ONE_OF_EACH
+def test_flex_attention_agrees(case, ids):
+    flex, sdpa = attend_with(case, ids, "flex_attention"), attend_with(case, ids, "sdpa")
+    torch.testing.assert_close(flex, sdpa, atol=5e-5, rtol=1e-4)
+
+
+@ONE_OF_EACH
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_row_of_padding_alone_spoils_nothing(case, ids, attention):
+    """Its attention has nothing to attend to; one nan would reach every gradient."""
+    model = case.model(attn_implementation=attention)
+    mask = torch.ones_like(ids)
+    mask[0] = 0
+    model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    logits = logits_of(model, ids, attention_mask=mask)
+    torch.testing.assert_close(logits[1:], logits_of(model, ids[1:]), atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -86,6 +86,7 @@ def test_weights_keep_the_names_of_qwen2(model, tmp_path, read_weights):
 
 REFUSED = {
     "full_attn_mask": False,
+    "is_causal": True,
     "use_mrope": True,
     "use_sliding_window": True,
     "layer_types": ["full_attention", "sliding_attention"],

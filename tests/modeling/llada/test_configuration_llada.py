@@ -17,6 +17,7 @@ REFUSED = [
     ("clip_qkv", 8.0),
     ("embedding_dropout", 0.1),
     ("input_emb_norm", True),
+    ("is_causal", True),
     ("layer_norm_type", "default"),
     ("layer_norm_type", "gemma_rms"),
     ("layer_norm_with_affine", False),

@@ -1,5 +1,6 @@
 """LLaDA against a second, plain implementation of it, and its key names on disk."""
 
+import copy
 import math
 import re
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.trainer_utils import load_sharded_checkpoint
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
@@ -154,6 +156,18 @@ def test_plain_load_state_dict_reads_original_names(case, model, tmp_path, read_
     incomplete = {name: w for name, w in weights.items() if "blocks.1.ff_proj" not in name}
     with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.gate_proj"):
         other.load_state_dict(incomplete)
+
+
+@pytest.mark.parametrize("case", ["llada"], indirect=True)
+def test_copies_and_shards_resume_too(case, model, tmp_path):
+    """What `Trainer` does with a sharded checkpoint; the hook of a copied model must rename into the copy."""
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    original = case.model(seed=1)
+    copied = copy.deepcopy(original)
+    load_sharded_checkpoint(copied, tmp_path, strict=False)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(copied.get_parameter(name), parameter), name
+    assert not torch.equal(original.lm_head.weight, model.lm_head.weight)
 
 
 @pytest.mark.parametrize("case", ["llada-tied"], indirect=True)
