@@ -128,12 +128,35 @@ class DiffusionGenerationConfig(GenerationConfig):
     }
 
     def __init__(self, **kwargs: Any) -> None:
+        self._left_out = {name for name in self.own_defaults if name not in kwargs}
         for name, default in self.own_defaults.items():
-            setattr(self, name, kwargs.pop(name, default))
+            super().__setattr__(name, kwargs.pop(name, default))
         # A file or a model configuration may carry foreign names; they are kept for whoever wrote them.
         if not kwargs.get("_from_model_config", False) and not kwargs.pop("_lenient", False):
             self.refuse_unknown(kwargs)
         super().__init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self._left_out.discard(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All knobs, with the defaults of those that were never set."""
+        return {name: value for name, value in super().to_dict().items() if name != "_left_out"}
+
+    def overlay(self, given: GenerationConfig) -> None:
+        """Take over what `given` sets. What it leaves out, or None in its stock fields, keeps its value here."""
+        values = given.to_dict()
+        values.pop("transformers_version", None)
+        # Foreign names that this configuration has too, from a model's file, are nobody's mistake.
+        self.refuse_unknown(name for name in values if not hasattr(self, name))
+        if isinstance(given, DiffusionGenerationConfig):
+            values = {name: value for name, value in values.items() if name not in given._left_out}
+            may_be_none = given.own_defaults
+        else:
+            may_be_none = {}
+        values = {name: value for name, value in values.items() if value is not None or name in may_be_none}
+        self.update(**values, allow_custom_entries=True)
 
     @classmethod
     def known_names(cls) -> set[str]:
