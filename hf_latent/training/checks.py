@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
@@ -13,7 +13,7 @@ from trl.trainer.utils import create_model_from_path
 
 from hf_latent.training.config import MaskedDiffusionConfig
 
-AnyDataset = Dataset | IterableDataset
+AnyDataset: TypeAlias = Dataset | IterableDataset
 
 
 def load_model(

@@ -92,7 +92,7 @@ class TrainArguments:
         if self.task is None and self.eval_generation_steps:
             raise ValueError(f"`eval_generation_steps` needs a `task`, got {self.eval_generation_steps}")
         self.model_config = read_mapping(self.model_config)
-        self.generation_kwargs = read_mapping(self.generation_kwargs) or {}
+        self.generation_kwargs = read_mapping(self.generation_kwargs)
 
 
 def read_mapping(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
@@ -216,8 +216,9 @@ def make_trainer(
         raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
     tokenizer = AutoTokenizer.from_pretrained(name) if name else sudoku_tokenizer(script_args.task_size)
     set_seed(training_args.seed)
-    if script_args.model_config is not None:
-        model = build_model(script_args.model_config, tokenizer, model_args)
+    model: Any
+    if (model_config := read_mapping(script_args.model_config)) is not None:
+        model = build_model(model_config, tokenizer, model_args)
     else:
         model = model_args.model_name_or_path
         chosen = {"revision": model_args.model_revision, "attn_implementation": model_args.attn_implementation}
@@ -266,7 +267,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
             task,
             test,
             batch_size=script_args.eval_generation_batch_size,
-            **script_args.generation_kwargs,
+            **(read_mapping(script_args.generation_kwargs) or {}),
         )
 
     if task is not None:

@@ -230,6 +230,9 @@ class MaskedDiffusionTrainer(SFTTrainer):
         """Add the means since the last log. Collective: every process has to call it."""
         if self.model.training and self._train_sums is not None:
             sums = dict(zip(PARTS, self.accelerator.gather(self._train_sums[None]).sum(0).tolist(), strict=True))
+            if self._total_train_tokens == 0:  # resumed, or at the start, where there is no entry either
+                seen = [entry["num_tokens"] for entry in self.state.log_history if "num_tokens" in entry]
+                self._total_train_tokens = seen[-1] if seen else 0
             self._total_train_tokens += round(sums["tokens"]) // self._tp_size
             metrics = {**summarize(sums), "num_tokens": self._total_train_tokens}
             self._metrics["train"].update({name: [value] for name, value in metrics.items()})

@@ -249,7 +249,7 @@ def test_a_resumed_run_repeats_the_losses_of_the_uninterrupted_one(
     for parameter in resumed.model.parameters():
         torch.nn.init.normal_(parameter)  # what the checkpoint does not bring back is lost
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
-    for name in ("loss", "nll", "grad_norm", "masked_accuracy"):
+    for name in ("loss", "nll", "grad_norm", "masked_accuracy", "num_tokens"):
         assert logged(resumed, name) == logged(whole, name), name
     if best:
         chosen = {6: tmp_path / "checkpoint-6", 8: tmp_path / "checkpoint-8"}
