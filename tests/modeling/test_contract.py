@@ -291,7 +291,8 @@ def test_a_fresh_model_is_initialised_everywhere(case):
     """Biases and norms that we put in place of stock modules are easily missed by the initialisation."""
     torch.manual_seed(0)
     model = type(case.model())(case.config())
-    for name, parameter in model.named_parameters():
+    base = type(model.model)(case.config())
+    for name, parameter in [*model.named_parameters(), *base.named_parameters()]:
         if name.endswith("bias"):
             assert (parameter == 0).all(), name
         elif "norm" in name:

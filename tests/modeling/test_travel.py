@@ -40,7 +40,7 @@ CALLS = [
 ]
 # Runs in a process of its own. Reads {"blocked", "folders", "calls", "prompts", "cache", "untrusted", "resave"}.
 STRANGER = """
-import json, os, sys
+import json, os, shutil, sys
 job = json.load(open(sys.argv[1]))
 
 class Blocker:
@@ -70,7 +70,8 @@ def ids_of(model):
     prompts = {"generate": torch.tensor(job["prompts"][0]), "infill": torch.tensor(job["prompts"][1])}
     return [getattr(model, method)(prompts[method], **kwargs).tolist() for method, kwargs in job["calls"]]
 
-for name, folder in job["folders"].items():
+for name, source in job["folders"].items():
+    folder = shutil.copytree(source, os.path.join("vanishing", name))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     entry = result["folders"][name] = {"config": type(config).__name__, "classes": [], "ids": []}
     if job["resave"]:
@@ -78,6 +79,7 @@ for name, folder in job["folders"].items():
     for auto in (AutoModel, AutoModelForCausalLM):
         model = auto.from_pretrained(folder, trust_remote_code=True)
         entry["classes"].append(type(model).__name__)
+    shutil.rmtree(folder)
     entry["ids"] = ids_of(model)
     entry["knobs"] = {k: getattr(model.generation_config, k) for k in ("block_length", "decoding", "max_new_tokens")}
     if job["resave"]:
