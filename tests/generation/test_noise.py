@@ -61,8 +61,10 @@ def test_an_element_does_not_depend_on_the_shape_around_it() -> None:
 
 def test_noise_is_inside_the_open_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0 a candidate of no probability could be drawn; the largest of 24-bit numbers used to round up to 1."""
-    for bits in (0, -1):
-        monkeypatch.setattr(noise, "_mix", lambda x, bits=bits: torch.full_like(x, bits))
+    for bits in (0, 1):
+        monkeypatch.setattr(
+            noise, "_shift_right", lambda x, n, bits=bits: torch.full_like(x, bits * (2 ** (64 - n) - 1))
+        )
         assert 0.0 < float(uniform(0, 0, torch.tensor([0]))) < 1.0
 
 
