@@ -3,7 +3,7 @@
 import torch
 
 # Odd 63-bit constants of the splitmix64 generator (Steele, Lea, Flood 2014); int64 arithmetic wraps as it does.
-_GOLDEN = -7046029254386353131
+GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685
 
@@ -13,7 +13,8 @@ def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: torch.Tensor) -> torch.Tensor:
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """Finaliser of splitmix64: a bijection of int64 under which neighbours look independent."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
@@ -26,10 +27,10 @@ def uniform(seed: int, stream: int, *counters: torch.Tensor) -> torch.Tensor:
     The same counters give the same number on every device and in every batch. `stream` separates independent uses.
     Returns float32 with 23 random bits: with 24, the largest would round to 1.
     """
-    state = _mix(torch.full((), seed, dtype=torch.int64, device=counters[0].device) + (stream + 1) * 0x2545F491)
+    state = mix(torch.full((), seed, dtype=torch.int64, device=counters[0].device) + (stream + 1) * 0x2545F491)
     for counter in counters:
-        state = _mix(state + _GOLDEN + counter)
+        state = mix(state + GOLDEN + counter)
     return (_shift_right(state, 41).float() + 0.5) * 2.0**-23
 
 
-__all__ = ["uniform"]
+__all__ = ["GOLDEN", "mix", "uniform"]

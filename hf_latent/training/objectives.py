@@ -19,13 +19,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from hf_latent.generation.noise import GOLDEN, mix
+
 IGNORE_INDEX = -100
 
-# 64-bit constants written as signed integers, because torch has no unsigned arithmetic that wraps everywhere.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 times the fraction of the golden ratio, odd
 _SQRT2 = 0x6A09E667F3BCC909  # 2**64 times the fraction of the square root of two, odd
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
 _TIME_STREAM, _TOKEN_STREAM = 1, 2
 
 
@@ -50,13 +48,6 @@ LOSS_NORMALIZATIONS = ("token", "sequence", "batch")
 TIME_SAMPLINGS = ("low_discrepancy", "independent")
 
 
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """Finaliser of SplitMix64: a bijection of int64 under which neighbours look independent."""
-    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _MIX_1  # `>>` keeps the sign; the mask makes the shift logical
-    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _MIX_2
-    return x ^ (x >> 31 & 0x1FFFFFFFF)
-
-
 def _to_uniform(x: torch.Tensor) -> torch.Tensor:
     """Upper 24 bits of an int64 as a float32 in [0, 1), exactly."""
     return (x >> 40 & 0xFFFFFF).to(torch.float32) * 2**-24
@@ -66,7 +57,7 @@ def _hash(*words: int | torch.Tensor) -> torch.Tensor:
     """int64 hash of integer words that broadcast against each other."""
     state = torch.zeros((), dtype=torch.int64)
     for word in words:
-        state = _mix(state ^ _mix(torch.as_tensor(word, dtype=torch.int64) + _GOLDEN))
+        state = mix(state ^ mix(torch.as_tensor(word, dtype=torch.int64) + GOLDEN))
     return state
 
 
@@ -94,7 +85,7 @@ def sample_times(
     """
     if sampling == "low_discrepancy":
         offset = _hash(_TIME_STREAM, seed) + torch.as_tensor(epoch, dtype=torch.int64) * _SQRT2
-        state = offset + example_ids * _GOLDEN
+        state = offset + example_ids * GOLDEN
     elif sampling == "independent":
         state = _hash(_TIME_STREAM, seed, epoch, example_ids)
     else:
@@ -117,7 +108,7 @@ def sample_noise(example_ids: torch.Tensor, maskable: torch.Tensor, *, seed: int
     """
     keys = _hash(_TOKEN_STREAM, seed, epoch, example_ids)  # [B]
     rank = maskable.to(torch.int64).cumsum(-1)  # [B, L]
-    return _to_uniform(_mix(keys[:, None] + rank * _GOLDEN))
+    return _to_uniform(mix(keys[:, None] + rank * GOLDEN))
 
 
 class Corruption(NamedTuple):

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_latent.generation.noise import mix
 from hf_latent.training.objectives import (
     LOSS_WEIGHTINGS,
     MASK_SCHEDULES,
-    _mix,
     corrupt,
     count_items,
     masked_diffusion_loss,
@@ -119,7 +119,7 @@ def test_hash_is_splitmix64() -> None:
     """The first outputs of SplitMix64 for seed 1234567, as published with the generator (Rosetta Code)."""
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     states = 1234567 + torch.arange(1, 5) * (0x9E3779B97F4A7C15 - 2**64)
-    assert [value % 2**64 for value in _mix(states).tolist()] == expected
+    assert [value % 2**64 for value in mix(states).tolist()] == expected
 
 
 def test_noise_is_uniform_and_uncorrelated_between_positions_examples_epochs_and_seeds() -> None:
