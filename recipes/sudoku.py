@@ -16,6 +16,8 @@ Where the defaults come from
     smallest time 1e-3                                     LLaDA's training code
     `loss_weighting: uniform`                              ours: every masked token counts the same; `nelbo` (1 / t)
                                                            minimises the bound on the likelihood instead
+    `num_ambiguous_examples` (4x4)                         ours: puzzles with too few given cells for one solution,
+                                                           with one of theirs as the target
     `decoding: med`                                        multi-token entropy decoding, arXiv 2510.19990
     sizes, learning rate, steps                            ours; the logs beside the checkpoints show what they give
 

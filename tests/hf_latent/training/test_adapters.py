@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 
 def lora(**overrides: Any) -> LoraConfig:
@@ -71,3 +71,13 @@ def test_an_adapter_evaluates_like_its_merged_model(make_trainer: Any, ragged_da
     loss = trainer.evaluate()["eval_loss"]
     merged = make_trainer(trainer.model.merge_and_unload(), eval_dataset=ragged_dataset)
     assert merged.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_model_that_is_an_adapter_already_is_trained_as_it_is(make_trainer: Any, make_model: Any) -> None:
+    torch.manual_seed(0)
+    wrapped = get_peft_model(make_model(), lora(task_type="CAUSAL_LM"))
+    before = {name: p.detach().clone() for name, p in wrapped.named_parameters()}
+    trainer = make_trainer(wrapped, max_steps=1, learning_rate=0.1)
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "lora" in name}
