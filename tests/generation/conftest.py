@@ -35,15 +35,6 @@ def tiny_model(family: str, seed: int = 0, **overrides: object) -> LladaForMaske
     return model.double()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread(_fixed_threads: None) -> Iterator[None]:
-    """Matrices of 32 x 32 are not worth a second thread: waiting for it on a busy machine is up to 80 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def make_model() -> Callable:
     """`make_model("llada" or "dream", seed=0, **config)`; 48 tokens: 45 end-of-sequence, 46 padding, 47 mask."""
