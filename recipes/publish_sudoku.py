@@ -109,6 +109,21 @@ def boards_section(rows: list[tuple[str, int, int, DecodingResult]]) -> str:
     )
 
 
+def accuracy_by_givens(puzzles: list[dict], result: DecodingResult) -> dict[int, tuple[int, int]]:
+    """Number of given cells to (solved, all) puzzles."""
+    counts: dict[int, tuple[int, int]] = {}
+    for puzzle, right in zip(puzzles, result.correct, strict=True):
+        solved, total = counts.get(puzzle["num_givens"], (0, 0))
+        counts[puzzle["num_givens"]] = (solved + right, total + 1)
+    return dict(sorted(counts.items()))
+
+
+def givens_section(puzzles: list[dict], result: DecodingResult) -> str:
+    lines = ["| given cells | solved |", "|---|---|"]
+    lines += [f"| {givens} | {s}/{n} |" for givens, (s, n) in accuracy_by_givens(puzzles, result).items()]
+    return f"## By number of given cells\n\nWith `{describe(result.settings)}`.\n\n" + "\n".join(lines)
+
+
 def failures_section(task: SudokuTask, model: Any, tokenizer: Any, puzzles: list[dict], result: DecodingResult) -> str:
     """A right and a wrong answer, verbatim."""
     parts = []
@@ -146,6 +161,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="output_dir of recipes/sudoku.py")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write, e.g. model_cards/sudoku-4x4")
     parser.add_argument("--num_puzzles", type=int, default=1000)
+    parser.add_argument("--givens", type=int, nargs=2, help="fewest and most given cells; default: those trained on")
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--batch_size", type=int, default=250)
     parser.add_argument("--boards", type=Path, nargs="*", default=[], help="JSON lines files of other boards")
@@ -167,7 +183,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.run)
     run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
     task = SudokuTask(run["script"]["task_size"])
-    givens = (run["script"]["min_givens"], run["script"]["max_givens"])
+    givens = tuple(args.givens or (run["script"]["min_givens"], run["script"]["max_givens"]))
     puzzles = [p | task.format(p) for p in task.generate(args.num_puzzles, args.seed, split="test", num_givens=givens)]
 
     results: list[DecodingResult] = []
@@ -216,7 +232,7 @@ def main() -> None:
         title=f"hf-latent {name}",
         description=(
             f"A masked diffusion language model of {model.num_parameters():,} parameters that solves "
-            f"{task.size}x{task.size} Sudoku. {headline(results)}\n\n"
+            f"{task.size}x{task.size} Sudoku with {givens[0]} to {givens[1]} given cells. {headline(results)}\n\n"
             "![accuracy over forwards](accuracy_over_forwards.png)"
         ),
         training=training_section(args.run, recipe),
@@ -225,6 +241,7 @@ def main() -> None:
         notes="\n\n".join(
             part
             for part in (
+                givens_section(puzzles, chosen),
                 boards_section(boards),
                 failures_section(task, model, tokenizer, puzzles, chosen),
                 "## Limits\n\nIt knows this one format (rows of characters, `.` for an open cell, `=` before the "

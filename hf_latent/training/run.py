@@ -1,9 +1,7 @@
 """A training run from a configuration file: what `hf-latent train --config run.yaml` and the recipes call."""
 
 import json
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +13,6 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
@@ -23,6 +20,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from hf_latent.evaluation import solve_puzzles
 from hf_latent.tasks import SudokuTask, sudoku_tokenizer
 from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
@@ -147,48 +145,10 @@ def build_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase
     )
 
 
-def solve(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: SudokuTask,
-    puzzles: Dataset,
-    *,
-    batch_size: int,
-    **generation_kwargs: Any,
-) -> dict[str, float]:
-    """
-    Share of `puzzles` that `model` completes rightly, with its standard error, and what that took.
-
-    Returns:
-        `dict`: `accuracy`, `accuracy_stderr`, `num_examples`, `forwards_per_example`, `tokens_per_forward`, `seconds`.
-    """
-    correct = forwards = 0
-    start = time.perf_counter()
-    for i in range(0, len(puzzles), batch_size):
-        batch = puzzles[i : i + batch_size]
-        inputs = tokenizer(batch["prompt"], padding=True, padding_side="left", return_tensors="pt").to(model.device)
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        output = model.generate(
-            **inputs, max_new_tokens=task.completion_length, return_dict_in_generate=True, **generation_kwargs
-        )
-        answers = tokenizer.batch_decode(output.sequences[:, inputs["input_ids"].shape[1] :])
-        correct += sum(task.verify(puzzle, text) for puzzle, text in zip(batch["puzzle"], answers, strict=True))
-        forwards += int(output.num_forward_passes.sum())
-    num = len(puzzles)
-    return {
-        "accuracy": correct / num,
-        "accuracy_stderr": math.sqrt(correct / num * (1 - correct / num) / num),
-        "num_examples": num,
-        "forwards_per_example": forwards / num,
-        "tokens_per_forward": num * task.completion_length / max(forwards, 1),
-        "seconds": time.perf_counter() - start,
-    }
-
-
 class TaskEvaluation(TrainerCallback):
     """Solve the held-out instances every `every` steps, and write the log so far beside the checkpoints."""
 
-    def __init__(self, trainer: MaskedDiffusionTrainer, every: int, solve_all: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, trainer: MaskedDiffusionTrainer, every: int, solve_all: Callable[[], dict[str, Any]]) -> None:
         self.trainer, self.every, self.solve_all = trainer, every, solve_all
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -260,8 +220,8 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
     }
     write_json(folder / "run.json", run)
 
-    def solve_all() -> dict[str, float]:
-        return solve(
+    def solve_all() -> dict[str, Any]:
+        result = solve_puzzles(
             trainer.model,
             trainer.processing_class,
             task,
@@ -269,6 +229,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
             batch_size=script_args.eval_generation_batch_size,
             **(read_mapping(script_args.generation_kwargs) or {}),
         )
+        return {name: value for name, value in result.to_dict().items() if name != "settings"}
 
     if task is not None:
         trainer.add_callback(TaskEvaluation(trainer, script_args.eval_generation_steps, solve_all))
@@ -298,4 +259,4 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[TrainArguments, Maske
     return TrlParser((TrainArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config(arguments)
 
 
-__all__ = ["TrainArguments", "build_model", "load_data", "main", "make_trainer", "parse", "solve"]
+__all__ = ["TrainArguments", "build_model", "load_data", "main", "make_trainer", "parse"]

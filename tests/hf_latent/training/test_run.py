@@ -3,18 +3,16 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from hf_latent import LladaForMaskedDiffusion
 from hf_latent.tasks import SudokuTask
-from hf_latent.training.run import TrainArguments, build_model, load_data, main, parse, solve
+from hf_latent.training.run import TrainArguments, build_model, load_data, main, parse
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 TINY_MODEL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -83,37 +81,6 @@ def test_a_local_file_trains_an_adapter_on_a_saved_model(tmp_path: Path, make_mo
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     resolved = json.loads((tmp_path / "out" / "run.json").read_text())
     assert 0 < resolved["num_trainable_parameters"] < resolved["num_parameters"]
-
-
-class Oracle:
-    """A model of ten lines: completes every second board rightly, in two forwards, with EOS and padding behind."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, tokenizer: Any, solutions: list[str]) -> None:
-        self.tokenizer, self.solutions, self.calls = tokenizer, iter(solutions), []
-
-    def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **kwargs: Any) -> SimpleNamespace:
-        self.calls.append({"max_new_tokens": max_new_tokens, **kwargs})
-        rows = []
-        for row in input_ids:
-            solution = next(self.solutions)
-            if (len(rows) + 3 * len(self.calls)) % 2:
-                solution = solution[:-1] + ("1" if solution[-1] != "1" else "2")
-            answer = self.tokenizer(solution + "<eos><pad>")["input_ids"]
-            rows.append(torch.cat([row, torch.tensor(answer)]))
-        return SimpleNamespace(sequences=torch.stack(rows), num_forward_passes=torch.full((len(rows),), 2))
-
-
-def test_solve_counts_right_boards_and_passes_the_decoding_settings(puzzles: Dataset, tokenizer: Any) -> None:
-    """12 puzzles in batches of 4, 4 and 4: half of each batch is right."""
-    model = Oracle(tokenizer, puzzles["solution"])
-    found = solve(model, tokenizer, SudokuTask(4), puzzles, batch_size=4, decoding="entropy")
-    assert found["accuracy"] == 0.5
-    assert found["accuracy_stderr"] == pytest.approx(math.sqrt(0.25 / 12))
-    assert (found["forwards_per_example"], found["tokens_per_forward"]) == (2, 10)
-    assert len(model.calls) == 3
-    assert all(call["decoding"] == "entropy" and call["max_new_tokens"] == 20 for call in model.calls)
 
 
 def test_training_and_held_out_puzzles_differ_for_the_same_seed() -> None:
