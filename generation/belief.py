@@ -11,6 +11,8 @@ from transformers import LogitsProcessorList
 
 from hf_latent.generation.rules import Statistic
 
+ELEMENTS_AT_ONCE = 2**20
+
 
 @dataclass(frozen=True)
 class Belief:
@@ -80,27 +82,22 @@ class BeliefReader:
             kept = self.filters(canvas_ids, tempered)
             logits = logits.masked_fill(kept == float("-inf"), float("-inf"))
             tempered = kept
-        highest, token = logits.max(-1)
-        if self.temperature > 0:
-            token = sample(tempered, noise)
-        return self._with_statistics(logits, token, highest)
+        token = sample(tempered, noise) if self.temperature > 0 else logits.argmax(-1)
+        return self._with_statistics(logits, token)
 
     def _suppress(self, logits: torch.Tensor) -> None:
         logits[:, self.mask_token_id] = float("-inf")
         if self.suppressed is not None:
             logits[:, self.suppressed] = float("-inf")
 
-    def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor, highest: torch.Tensor) -> Belief:
+    def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor) -> Belief:
         entropy = entropy_of(logits) if self.with_entropy or self.reads == "entropy" else None
         statistic = is_deferred = None
         if self.deferred is not None:
             is_deferred = torch.isin(token, self.deferred)
             logits[:, self.deferred] = float("-inf")
         if self.reads == "confidence":
-            if self.temperature == 0 and is_deferred is None:
-                statistic = (logits - highest[:, None]).exp_().sum(-1).reciprocal()
-            else:
-                statistic = (_at(logits, token) - logits.logsumexp(-1)).exp()
+            statistic = _at(logits.softmax(-1), token)
         elif self.reads == "entropy":
             statistic = entropy if is_deferred is None else entropy_of(logits)
         elif self.reads == "margin":
@@ -118,9 +115,14 @@ def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
 
 def entropy_of(logits: torch.Tensor) -> torch.Tensor:
     """Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`."""
+    # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
+    return torch.cat([_entropy(rows) for rows in logits.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))])
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
-    # 0 x -inf would be nan; a finite floor makes it 0. In place: these are the largest tensors of a step.
+    # 0 x -inf would be nan; a finite floor makes it 0.
     return -p.mul_(log_p.clamp_(min=-1e30)).sum(-1)
 
 

@@ -72,6 +72,10 @@ def test_entropy_bound_commits_the_largest_allowed_set(entropy: list[float], bou
     assert costs[tuple(sorted(eligible))] <= bound
 
 
+def test_entropy_of_exactly_the_bound_is_allowed() -> None:
+    assert decide("entropy_bound", [0.5, 0.25, 0.5], threshold=0.25) == [1, 0]
+
+
 def test_entropy_bound_never_counts_written_positions() -> None:
     assert decide("entropy_bound", [0.0, 0.3, 0.3], [False, True, True], threshold=0.2) == [1]
 
