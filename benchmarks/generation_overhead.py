@@ -57,17 +57,18 @@ def timed(function: object) -> float:
     return time.perf_counter() - start
 
 
-def knobs(decoding: str) -> dict:
+def knobs(decoding: str, num_steps: int) -> dict:
     # Random weights end rows at random and are never sure: no end token, and steps fixed for the adaptive rules too.
     settings = {"max_new_tokens": NEW_TOKENS, "block_length": BLOCK_LENGTH, "eos_token_id": None}
-    return settings | {"decoding": decoding, "max_denoising_steps": 64}
+    return settings | {"decoding": decoding, "max_denoising_steps": num_steps}
 
 
 @torch.no_grad()
 def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, repeats: int) -> dict:
     prompt = torch.randint(0, model.config.vocab_size - 2, (batch_size, PROMPT_LENGTH))
+    settings = knobs(decoding, num_steps=64 // batch_size)  # the same time for every batch size
     recorder = Recorder(model)
-    model.generate(prompt, **knobs(decoding))
+    model.generate(prompt, **settings)
     recorder.handle.remove()
     calls = recorder.calls
 
@@ -76,7 +77,7 @@ def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, rep
             model(**call)
 
     def run() -> None:
-        model.generate(prompt, **knobs(decoding))
+        model.generate(prompt, **settings)
 
     pairs = [(timed(floor), timed(run)) for _ in range(repeats)]
     ratios = [run_time / floor_time for floor_time, run_time in pairs]
@@ -111,7 +112,7 @@ def plain_loop(model: LladaForMaskedDiffusion, prompt: torch.Tensor, num_steps: 
 @torch.no_grad()
 def against_all_logits(model: LladaForMaskedDiffusion, num_steps: int, repeats: int) -> dict:
     prompt = torch.randint(0, model.config.vocab_size - 2, (1, PROMPT_LENGTH))
-    settings = knobs("low_confidence") | {"max_denoising_steps": num_steps}
+    settings = knobs("low_confidence", num_steps)
     pairs = [
         (timed(lambda: plain_loop(model, prompt, num_steps)), timed(lambda: model.generate(prompt, **settings)))
         for _ in range(repeats)
