@@ -7,7 +7,8 @@ a plain loop that computes the logits of every position at every step and softma
 
     python benchmarks/generation_overhead.py --repeats 7 --json benchmarks/generation_overhead.json
 
-Prints a table, then the same content as one JSON line. Times are medians over the repeats of interleaved runs.
+Prints a table, then the same content as one JSON line. Times are wall seconds, medians over the repeats of interleaved
+runs; the last column is the ratio of CPU seconds, which other processes disturb less.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from datetime import date
 
 import torch
@@ -51,10 +53,11 @@ class Recorder:
         self.calls.append(kwargs)
 
 
-def timed(function: object) -> float:
-    start = time.perf_counter()
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of a call; the CPU's do not count what other processes take."""
+    wall, cpu = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def knobs(decoding: str, num_steps: int) -> dict:
@@ -79,17 +82,23 @@ def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, rep
     def run() -> None:
         model.generate(prompt, **settings)
 
-    pairs = [(timed(floor), timed(run)) for _ in range(repeats)]
-    ratios = [run_time / floor_time for floor_time, run_time in pairs]
+    floors, runs = [], []
+    for repeat in range(repeats):
+        # Each goes first in turn, so that a machine that slows down favours neither.
+        for function, times in ((floor, floors), (run, runs))[:: 1 if repeat % 2 else -1]:
+            times.append(timed(function))
+    ratios = [r[0] / f[0] for f, r in zip(floors, runs, strict=True)]
+    cpu_ratios = [r[1] / f[1] for f, r in zip(floors, runs, strict=True)]
     return {
         "batch": batch_size,
         "decoding": decoding,
         "forwards": len(calls),
-        "floor_s": statistics.median(p[0] for p in pairs),
-        "generate_s": statistics.median(p[1] for p in pairs),
+        "floor_s": statistics.median(wall for wall, _ in floors),
+        "generate_s": statistics.median(wall for wall, _ in runs),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "cpu_ratio": statistics.median(cpu_ratios),
     }
 
 
@@ -114,7 +123,7 @@ def against_all_logits(model: LladaForMaskedDiffusion, num_steps: int, repeats: 
     prompt = torch.randint(0, model.config.vocab_size - 2, (1, PROMPT_LENGTH))
     settings = knobs("low_confidence", num_steps)
     pairs = [
-        (timed(lambda: plain_loop(model, prompt, num_steps)), timed(lambda: model.generate(prompt, **settings)))
+        (timed(lambda: plain_loop(model, prompt, num_steps))[0], timed(lambda: model.generate(prompt, **settings))[0])
         for _ in range(repeats)
     ]
     ratios = [loop / run for loop, run in pairs]
@@ -143,11 +152,14 @@ def main() -> None:
         for batch_size in (1, 8)
         for decoding in ("low_confidence", "entropy", "med")
     ]
-    print(f"{'batch':>5} {'decoding':>15} {'forwards':>8} {'floor s':>8} {'generate s':>10} {'ratio':>6}  min-max")
+    print(
+        f"{'batch':>5} {'decoding':>15} {'forwards':>8} {'floor s':>8} {'generate s':>10} {'ratio':>6}  min-max      "
+        f"{'CPU':>5}"
+    )
     for r in rows:
         print(
             f"{r['batch']:>5} {r['decoding']:>15} {r['forwards']:>8} {r['floor_s']:>8.3f} {r['generate_s']:>10.3f} "
-            f"{r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}"
+            f"{r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}  {r['cpu_ratio']:.3f}"
         )
     large = against_all_logits(build_model(126_464), num_steps=16, repeats=max(3, args.repeats // 2))
     print(

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from hf_latent.evaluation import DecodingResult
     from hf_latent.tasks import SudokuTask
 
-# Decoders of the table, from one token per forward to several.
+# Decoders of the table, from one token per forward to several; None is the checkpoint's own value.
 DECODERS: list[dict[str, Any]] = [
     {"decoding": "left_to_right"},
     {"decoding": "random"},
     {"decoding": "low_confidence"},
     {"decoding": "margin"},
     {"decoding": "entropy"},
-    {"decoding": "med_left_to_right", "entropy_threshold": 0.1},
-    {"decoding": "confidence_threshold", "confidence_threshold": 0.9},
-    {"decoding": "entropy_bound", "entropy_bound": 0.1},
-    {"decoding": "med", "entropy_threshold": 0.1},
+    {"decoding": "med_left_to_right", "entropy_threshold": None},
+    {"decoding": "confidence_threshold", "confidence_threshold": 0.99},
+    {"decoding": "entropy_bound", "entropy_bound": 0.01},
+    {"decoding": "med", "entropy_threshold": None},
 ]
 SHOWN = ("left_to_right", "low_confidence", "confidence_threshold", "med")
 
@@ -70,17 +70,24 @@ def demo(
     needed = max(show, puzzles)
     found = task.generate(needed, seed=seed, split="test", num_givens=tuple(about["num_givens"]))
     instances = [instance | task.format(instance) for instance in found]
-    solve_live(console, model, tokenizer, task, instances[:show], delay)
-    results = compare(console, model, tokenizer, task, instances[:puzzles])
-    print_table(console, results)
-    draw_order(model, tokenizer, task, instances[0], output)
+    own = model.generation_config
+    decoders = [{k: getattr(own, k) if v is None else v for k, v in d.items()} for d in DECODERS]
+    solve_live(console, model, tokenizer, task, instances[:show], (decoders[2], decoders[-1]), delay)
+    print_table(console, compare(console, model, tokenizer, task, instances[:puzzles], decoders))
+    draw_order(model, tokenizer, task, instances[0], [d for d in decoders if d["decoding"] in SHOWN], output)
     console.print(f"\nOrder in which the cells of the first puzzle were written: [bold]{output}[/]")
 
 
 def solve_live(
-    console: "Console", model: Any, tokenizer: Any, task: "SudokuTask", instances: list[dict], delay: float
+    console: "Console",
+    model: Any,
+    tokenizer: Any,
+    task: "SudokuTask",
+    instances: list[dict],
+    decoders: tuple[dict[str, Any], dict[str, Any]],
+    delay: float,
 ) -> None:
-    """Solve each puzzle by one token per forward and by MED, the draft drawn after every forward."""
+    """Solve each puzzle with both `decoders`, the draft drawn after every forward."""
     from rich.live import Live
 
     from hf_latent.cli.board import LiveBoard
@@ -88,8 +95,8 @@ def solve_live(
     for instance in instances:
         ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]
         rows = instance["puzzle"].split("\n")
-        # MED has few steps, so each is shown longer.
-        for settings, pause in ((DECODERS[2], delay), (DECODERS[-1], 6 * delay)):
+        # The second has few steps, so each is shown longer.
+        for settings, pause in zip(decoders, (delay, 6 * delay), strict=True):
             with Live(console=console, auto_refresh=False) as live:
                 title = settings["decoding"]
                 board = LiveBoard(live, tokenizer, rows, title, pause if console.is_terminal else 0.0)
@@ -101,9 +108,14 @@ def solve_live(
 
 
 def compare(
-    console: "Console", model: Any, tokenizer: Any, task: "SudokuTask", instances: list[dict]
+    console: "Console",
+    model: Any,
+    tokenizer: Any,
+    task: "SudokuTask",
+    instances: list[dict],
+    decoders: list[dict[str, Any]],
 ) -> "list[DecodingResult]":
-    """Solve the same puzzles with every decoder of `DECODERS`."""
+    """Solve the same puzzles with every decoder."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from hf_latent.evaluation import solve_puzzles
@@ -111,8 +123,8 @@ def compare(
     columns = (TextColumn("{task.description:>22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = []
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(instances) * len(DECODERS))
-        for settings in DECODERS:
+        bar = progress.add_task("", total=len(instances) * len(decoders))
+        for settings in decoders:
             progress.update(bar, description=settings["decoding"])
             results.append(
                 solve_puzzles(
@@ -150,14 +162,16 @@ def print_table(console: "Console", results: "list[DecodingResult]") -> None:
     console.print(table)
 
 
-def draw_order(model: Any, tokenizer: Any, task: "SudokuTask", instance: dict, path: Path) -> None:
-    """Draw the order in which the decoders of `SHOWN` write the cells of one puzzle."""
+def draw_order(
+    model: Any, tokenizer: Any, task: "SudokuTask", instance: dict, decoders: list[dict[str, Any]], path: Path
+) -> None:
+    """Draw the order in which `decoders` write the cells of one puzzle."""
     from hf_latent.viz import plot_commit_order
     from hf_latent.viz.commit_order import WrittenBoard
 
     ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]
     boards = []
-    for settings in (decoder for decoder in DECODERS if decoder["decoding"] in SHOWN):
+    for settings in decoders:
         output = model.generate(
             ids, max_new_tokens=task.completion_length, return_dict_in_generate=True, seed=0, **settings
         )

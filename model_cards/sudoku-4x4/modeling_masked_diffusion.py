@@ -1,10 +1,12 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
@@ -22,6 +24,10 @@ class MaskedDiffusionHead:
 
     model: nn.Module
     lm_head: nn.Linear
+    # From the family's `PreTrainedModel`:
+    config: PreTrainedConfig
+    config_class: type[PreTrainedConfig]
+    register_load_state_dict_pre_hook: Callable
 
     def prepare_head(self) -> None:
         """Choose the loss (targets are not shifted) and make training resumable under the original key names."""

@@ -30,6 +30,7 @@ class TravellingConfigMixin:
 
     travels_with: ClassVar[tuple[str, ...]] = ()
     auto_classes: ClassVar[dict[str, str]] = {}
+    name_or_path: str  # from `PreTrainedConfig`
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in transformers; the code the checkpoint needs and a complete `auto_map` go along."""

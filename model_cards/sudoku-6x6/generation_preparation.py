@@ -1,0 +1,216 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""What a call of `generate` asks for, resolved and checked: configuration, inputs, and the loop's parts."""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .generation_belief import BeliefReader
+from .generation_canvas import Canvas
+from .configuration_generation import DiffusionGenerationConfig
+from .generation_denoising import DenoisingSettings, PredictLogits
+from .generation_inputs import check_attention_mask, check_input_ids, check_token_ids
+from .generation_rules import RULES
+
+DEFAULT_MAX_NEW_TOKENS = 128
+# Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.
+HARMLESS_ARGUMENTS = ("use_cache", "tokenizer", "trust_remote_code")
+
+
+def resolve_config(
+    model: PreTrainedModel, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
+    """The configuration of this call, validated, and the keywords that are inputs."""
+    kwargs = {name: value for name, value in kwargs.items() if name not in HARMLESS_ARGUMENTS}
+    if kwargs.pop("synced_gpus", None):
+        raise ValueError(
+            "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "
+            "parameters of a sharded model before generating."
+        )
+    names = ("input_ids", "attention_mask")
+    tensors = {name: kwargs.pop(name) for name in names if name in kwargs}
+    model.generation_config_class.refuse_unknown(kwargs)
+    config = copy.deepcopy(model.generation_config)
+    if not isinstance(config, DiffusionGenerationConfig):
+        config = model.generation_config_class.from_dict(config.to_dict())
+    if generation_config is not None:
+        # What it leaves unset keeps the model's value, as in transformers.
+        config.overlay(generation_config)
+    if kwargs.get("max_length") is not None and kwargs.get("max_new_tokens") is None:
+        # The length asked for in the call, not the configured one that would go before it.
+        config.max_new_tokens = None
+    config.update(**kwargs)
+    config.refuse_unsupported()
+    is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
+    if config.num_return_sequences not in (None, 1) and not is_random:
+        raise ValueError(
+            f"`num_return_sequences`={config.num_return_sequences} gives equal sequences without sampling: set "
+            "`temperature` above 0 or `do_sample=True`."
+        )
+    return config, tensors
+
+
+def read_inputs(
+    model: PreTrainedModel, inputs: torch.Tensor | None, config: DiffusionGenerationConfig, tensors: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt ids `(B, P)` on the model's device and which of them are not padding, checked."""
+    if inputs is not None and tensors.get("input_ids") is not None:
+        raise ValueError("Pass prompts as `inputs` or as `input_ids`, not as both.")
+    input_ids = inputs if inputs is not None else tensors.get("input_ids")
+    input_ids = check_input_ids(input_ids, model.config.vocab_size).to(model.device)
+    eos_token_ids = eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
+    pad_token_id = config.pad_token_id if config.pad_token_id is not None else model.config.pad_token_id
+    check_token_ids("pad_token_id", [config.pad_token_id], model.config.vocab_size)
+    # Neither an end-of-sequence token nor a mask in the prompt is padding, whatever the pad token.
+    not_padding = [*eos_token_ids, find_mask_token_id(model, config)]
+    valid = check_attention_mask(tensors.get("attention_mask"), input_ids, pad_token_id, not_padding)
+    return input_ids, valid
+
+
+def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
+    """The mask token of this call, or `ValueError` if nobody says which it is."""
+    mask_token_id = config.mask_token_id if config.mask_token_id is not None else model.config.mask_token_id
+    if mask_token_id is None:
+        raise ValueError(
+            "`mask_token_id` is not set: give the id of the mask token in the model configuration, the generation "
+            "configuration or the call."
+        )
+    if mask_token_id >= model.config.vocab_size:
+        raise ValueError(
+            f"`mask_token_id` must be below `vocab_size` ({model.config.vocab_size}), got {mask_token_id}."
+        )
+    return mask_token_id
+
+
+def find_fill_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
+    """What stands behind a row's end: padding, or end-of-sequence where there is none."""
+    candidates = [config.pad_token_id, model.config.pad_token_id]
+    candidates += eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
+    vocabulary, mask_token_id = range(model.config.vocab_size), find_mask_token_id(model, config)
+    return next((token for token in candidates if token in vocabulary and token != mask_token_id), 0)
+
+
+def count_new_tokens(config: DiffusionGenerationConfig, prompt_length: int) -> int:
+    """Tokens to write behind a prompt of `prompt_length` columns."""
+    if config.max_new_tokens is not None:
+        return config.max_new_tokens
+    if config.max_length is None:
+        return DEFAULT_MAX_NEW_TOKENS
+    if config.max_length <= prompt_length:
+        raise ValueError(f"`max_length` must exceed the prompt ({prompt_length} tokens), got {config.max_length}.")
+    return config.max_length - prompt_length
+
+
+def make_predictor(model: PreTrainedModel, config: DiffusionGenerationConfig) -> PredictLogits:
+    """The model as the loop calls it: logits of selected positions, guided if asked for."""
+    mask_token_id = find_mask_token_id(model, config)
+
+    def forward(canvas: Canvas, ids: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        padding = {}
+        if canvas.padded:
+            copies = len(ids) // len(canvas.ids)
+            padding = {
+                "attention_mask": canvas.valid.long().repeat(copies, 1),
+                "position_ids": canvas.position_ids.repeat(copies, 1),
+            }
+        return model(input_ids=ids, logits_to_keep=at, return_dict=True, **padding).logits
+
+    def predict(canvas: Canvas, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        if config.cfg_scale == 0:
+            return forward(canvas, canvas.ids, (rows, columns))
+        unconditional = torch.where(canvas.writable, canvas.ids, mask_token_id)
+        both = torch.cat([canvas.ids, unconditional])
+        at = torch.cat([rows, rows + len(canvas.ids)]), columns.repeat(2)
+        conditional, unconditional = forward(canvas, both, at).chunk(2)
+        return unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
+
+    return predict
+
+
+def make_belief_reader(
+    model: PreTrainedModel, config: DiffusionGenerationConfig, logits_processor: LogitsProcessorList | None
+) -> BeliefReader:
+    """What turns logits into candidates and the rule's statistic, with this call's processors and filters."""
+    if logits_processor is not None and not isinstance(logits_processor, list):
+        kind = type(logits_processor).__name__
+        raise ValueError(f"`logits_processor` must be a list of logits processors, got {kind}.")
+    processors = LogitsProcessorList(logits_processor or [])
+    if config.repetition_penalty not in (None, 1.0):
+        processors.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    filters = LogitsProcessorList()
+    if config.top_k:
+        filters.append(TopKLogitsWarper(top_k=config.top_k))
+    if config.top_p is not None and config.top_p < 1.0:
+        filters.append(TopPLogitsWarper(top_p=config.top_p))
+    if config.min_p:
+        filters.append(MinPLogitsWarper(min_p=config.min_p))
+
+    def tensor(name: str) -> torch.Tensor | None:
+        token_ids = getattr(config, name)
+        check_token_ids(name, token_ids, model.config.vocab_size)
+        return torch.tensor(token_ids, device=model.device) if token_ids else None
+
+    mask_token_id = find_mask_token_id(model, config)
+    if len({*(config.suppress_tokens or ()), mask_token_id}) == model.config.vocab_size:
+        raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
+    return BeliefReader(
+        mask_token_id=mask_token_id,
+        temperature=config.effective_temperature,
+        processors=processors,
+        filters=filters,
+        suppressed=tensor("suppress_tokens"),
+        deferred=tensor("deferred_tokens"),
+        reads=RULES[config.decoding].reads,
+        with_entropy=bool(config.return_dict_in_generate),
+    )
+
+
+def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, ends: bool) -> DenoisingSettings:
+    """The loop's view of the configuration; `ends`: whether a row ends at an end-of-sequence token."""
+    rule = RULES[config.decoding]
+    eos_token_ids = eos_list(config.eos_token_id)
+    seed = config.seed
+    if seed is None:
+        # Follows torch.manual_seed; a greedy run leaves the global generator alone.
+        is_random = config.effective_temperature > 0 or rule.reads == "noise"
+        seed = int(torch.randint(2**62, ())) if is_random else 0
+    return DenoisingSettings(
+        rule=rule,
+        threshold=getattr(config, rule.knob) if rule.knob else None,
+        max_denoising_steps=config.max_denoising_steps,
+        dream_schedule=config.denoising_schedule == "dream",
+        schedule_epsilon=config.schedule_epsilon,
+        pace_to_schedule=config.pace_to_schedule,
+        max_tokens_per_step=config.max_tokens_per_step,
+        seed=seed,
+        eos_token_ids=torch.tensor(eos_token_ids, device=model.device) if ends and eos_token_ids else None,
+        fill_token_id=find_fill_token_id(model, config),
+    )
+
+
+def eos_list(eos_token_id: int | list[int] | None) -> list[int]:
+    """End-of-sequence ids as a list."""
+    if eos_token_id is None:
+        return []
+    return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+
+
+__all__ = [
+    "count_new_tokens",
+    "eos_list",
+    "find_fill_token_id",
+    "find_mask_token_id",
+    "make_belief_reader",
+    "make_predictor",
+    "make_settings",
+    "read_inputs",
+    "resolve_config",
+]
