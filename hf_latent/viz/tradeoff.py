@@ -10,7 +10,7 @@ from hf_latent.evaluation.puzzles import DecodingResult
 
 def plot_accuracy_over_forwards(results: Sequence[DecodingResult], path: str | Path, title: str = "") -> Path:
     """Draw the results grouped by `decoding`, with one standard error, forwards on a logarithmic axis."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.4), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(str(result.settings.get("decoding", "default")) for result in results))
     markers = "osD^v<>P*X"
@@ -31,7 +31,7 @@ def plot_accuracy_over_forwards(results: Sequence[DecodingResult], path: str | P
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set(xlabel="forwards per puzzle", ylabel="puzzles solved, %", title=title)
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
     return Path(path)
 
