@@ -12,12 +12,12 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; standard input if not given.")] = None,
     infill: Annotated[bool, typer.Option(help="Write the mask tokens in the prompt instead of appending.")] = False,
     chat: Annotated[bool, typer.Option(help="Put the prompt through the tokenizer's chat template.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 128,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to write; the checkpoint's own, or 128.")] = None,
     block_length: Annotated[int | None, typer.Option(help="Tokens of a block; all at once if not given.")] = None,
     decoding: Annotated[
         str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the most likely token.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -29,7 +29,7 @@ def generate(
     stream: Annotated[bool, typer.Option(help="Show the draft while it is denoised (in a terminal).")] = True,
 ) -> None:
     """
-    Write text with a masked diffusion model: hf-latent generate sudoku-4x4 "1..4 ...".
+    Write text with a masked diffusion model: hf-latent generate sudoku-4x4 $'1..4\\n....\\n2..3\\n.32.\\n=\\n'.
 
     In a terminal the draft is shown as it is denoised; otherwise only the text is printed. What it took goes to
     standard error.
@@ -38,9 +38,11 @@ def generate(
 
     from hf_latent.cli.loading import load
 
-    knobs: dict[str, Any] = {"temperature": temperature, "block_length": block_length, "seed": seed}
-    knobs |= {"decoding": decoding} if decoding else {}
-    knobs |= parse_knobs(set_ or [])
+    options = {"temperature": temperature, "block_length": block_length, "seed": seed, "decoding": decoding}
+    if not infill:
+        options["max_new_tokens"] = max_new_tokens
+    # What is not given is the checkpoint's choice.
+    knobs = {name: value for name, value in options.items() if value is not None} | parse_knobs(set_ or [])
     text = prompt if prompt is not None else sys.stdin.read()
     loaded, tokenizer = load(model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code)
     if chat:
@@ -52,8 +54,7 @@ def generate(
     live = stream and sys.stdout.isatty()
     streamer = TextDiffusionStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if live else None
     write = loaded.infill if infill else loaded.generate
-    length = {} if infill else {"max_new_tokens": max_new_tokens}
-    output = write(ids, attention_mask=mask, streamer=streamer, return_dict_in_generate=True, **length, **knobs)
+    output = write(ids, attention_mask=mask, streamer=streamer, return_dict_in_generate=True, **knobs)
     if not live:
         start = 0 if infill else ids.shape[1]
         typer.echo(tokenizer.decode(output.sequences[0, start:], skip_special_tokens=True))
