@@ -94,6 +94,17 @@ def test_deferred_tokens_are_written_last_but_stay_candidates(temperature: float
         torch.testing.assert_close(belief.entropy[0], torch.tensor(1.75 * math.log(2)))
 
 
+def test_deferred_tokens_have_no_part_in_the_statistics_of_others() -> None:
+    """Of 1/4, 1/2, 1/8, 1/8 with the first deferred, the rule reads 2/3, 1/6, 1/6; reported is the whole entropy."""
+    logits = torch.tensor([[0.25, 0.5, 0.125, 0.125, 8.0]]).log()
+    entropy = -(2 / 3 * math.log(2 / 3) + 2 / 6 * math.log(1 / 6))
+    for reads, value in {"confidence": 2 / 3, "margin": 1 / 2, "entropy": entropy}.items():
+        belief = read(logits, reads=reads, deferred=torch.tensor([0]))
+        assert belief.token.tolist() == [1]
+        assert belief.statistic.item() == pytest.approx(value)
+        assert belief.entropy.item() == pytest.approx(1.75 * math.log(2))
+
+
 def test_deferring_everything_gives_no_nan() -> None:
     filters = LogitsProcessorList([TopKLogitsWarper(top_k=1)])
     for reads in ("confidence", "margin", "entropy"):
