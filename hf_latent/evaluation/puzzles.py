@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.tasks.sudoku import SudokuTask
+from hf_latent.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DecodingResult:
 def solve_puzzles(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: SudokuTask,
+    task: Task,
     puzzles: Sequence[dict[str, Any]],
     *,
     batch_size: int = 64,
@@ -65,7 +65,7 @@ def solve_puzzles(
     Let `model` complete the `prompt` of every puzzle and verify the answers with `task`.
 
     Args:
-        puzzles: each with `prompt` and `puzzle`, as `task.format` gives them.
+        puzzles: instances of the task, with the `prompt` that `task.format` gives.
         on_batch: called with the number of puzzles done since the last call, for a progress bar.
         generation_kwargs: arguments of `generate`, e.g. `decoding="med"`.
     """
@@ -85,7 +85,7 @@ def solve_puzzles(
             **generation_kwargs,
         )
         texts = tokenizer.batch_decode(output.sequences[:, inputs["input_ids"].shape[1] :])
-        correct += [task.verify(p["puzzle"], text) for p, text in zip(batch, texts, strict=True)]
+        correct += [task.is_solved(p, text) for p, text in zip(batch, texts, strict=True)]
         forwards += int(output.num_forward_passes.sum())
         committed += int((output.commit_step >= 0).sum())
         if on_batch is not None:

@@ -39,6 +39,7 @@ class SudokuTask:
     Changelog: version 1, first release.
     """
 
+    name = "sudoku"
     version = 1
 
     def __init__(self, size: int = 9) -> None:
@@ -231,6 +232,14 @@ class SudokuTask:
             return False
         kept = all(given in (".", cell) for given, cell in zip(givens, cells, strict=True))
         return kept and all({cells[i] for i in unit} == set("123456789"[: self.size]) for unit in self._units)
+
+    def is_solved(self, instance: dict[str, Any], completion: str) -> bool:
+        """[`SudokuTask.verify`] for an instance."""
+        return self.verify(instance["puzzle"], completion)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """See [`sudoku_tokenizer`]."""
+        return sudoku_tokenizer(self.size)
 
 
 def extract_board(text: str) -> str:

@@ -21,12 +21,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from hf_latent.evaluation import solve_puzzles
-from hf_latent.tasks import SudokuTask, sudoku_tokenizer
+from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
 from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
 from hf_latent.training.trainer import MaskedDiffusionTrainer
 
-TASKS = ("sudoku",)
+TASKS = ("arithmetic", "sudoku")
 
 
 @dataclass
@@ -100,8 +100,15 @@ def read_mapping(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
     return value
 
 
-def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, SudokuTask | None]:
+def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task | None]:
     """Training set, evaluation set and task. Instances of a task never occur in both sets."""
+    if arguments.task == "arithmetic":
+        problems = ArithmeticTask()
+        train, test = (
+            problems.dataset(num, arguments.task_seed, split=split)
+            for split, num in (("train", arguments.num_train_examples), ("test", arguments.num_eval_examples))
+        )
+        return train, test, problems
     if arguments.task == "sudoku":
         task = SudokuTask(arguments.task_size)
         givens = None if arguments.min_givens is None else (arguments.min_givens, arguments.max_givens)
@@ -163,7 +170,7 @@ class TaskEvaluation(TrainerCallback):
 
 def make_trainer(
     script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig
-) -> tuple[MaskedDiffusionTrainer, SudokuTask | None, Dataset | None]:
+) -> tuple[MaskedDiffusionTrainer, Task | None, Dataset | None]:
     """The trainer, its task and the raw held-out instances."""
     if (script_args.model_config is None) == (model_args.model_name_or_path is None):
         raise ValueError(
@@ -174,7 +181,7 @@ def make_trainer(
     name = model_args.model_name_or_path or script_args.tokenizer_name
     if name is None and task is None:
         raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
-    tokenizer = AutoTokenizer.from_pretrained(name) if name else sudoku_tokenizer(script_args.task_size)
+    tokenizer = AutoTokenizer.from_pretrained(name) if name else task.tokenizer()
     set_seed(training_args.seed)
     model: Any
     if (model_config := read_mapping(script_args.model_config)) is not None:
@@ -241,7 +248,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
 
     trainer.model.eval()
     results: dict[str, Any] = {
-        "task": None if task is None else {"name": script_args.task, "version": task.version, "size": task.size},
+        "task": None if task is None else {"name": task.name, "version": task.version},
         "steps": output.global_step,
         "train_seconds": output.metrics["train_runtime"],
         "held_out": {} if test is None else trainer.evaluate(),

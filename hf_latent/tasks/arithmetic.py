@@ -1,0 +1,281 @@
+"""Word problems of two to five steps: generate, format with written-out reasoning, verify, and a word tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["ArithmeticTask", "arithmetic_tokenizer", "extract_answer"]
+
+NAMES = ("Ana", "Ben", "Carl", "Dina", "Emma", "Finn", "Gina", "Hugo", "Ida", "Jack", "Kim", "Leo")
+ITEMS = ("apples", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
+LARGEST = 99
+MAX_MISSES = 2000
+FACTORS = (2, 3, 4, 5)
+FRACTIONS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
+# One sentence for each way a number changes; {n} number, {f} fraction, {o} another person.
+STORY = {
+    "+": ("{name} buys {n} more.", "{name} finds {n} more.", "{name} gets {n} from {o}."),
+    "-": ("{name} sells {n} of them.", "{name} loses {n}.", "{name} gives {n} to {o}."),
+    "*": ("Then {name} gets {n} times as many.", "The number grows {n} times."),
+    "/": ("{name} keeps {f} of them.", "Only {f} of them is left."),
+}
+PEOPLE = {
+    "+": ("{name} has {n} more {items} than {o}.",),
+    "-": ("{name} has {n} fewer {items} than {o}.",),
+    "*": ("{name} has {n} times as many {items} as {o}.",),
+    "/": ("{name} has {f} as many {items} as {o}.",),
+}
+TEMPLATES = ("story", "boxes", "people", "together")
+DELIMITER = "\nThe answer is"
+
+
+class ArithmeticTask:
+    """Answer a question in words by writing out one calculation after the other.
+
+    One instance of two steps, formatted (a word, a digit or a sign is one token):
+
+    ```
+    prompt      "Finn has 7 more coins than Ida. Ida has 3 times as many coins as Leo. Leo has 6 coins. How many
+                 coins does Finn have?"
+    completion  " Ida has 6*3=18. Finn has 18+7=25. So Finn has 25 coins.<eos>...<eos>\\nThe answer is 25<eos>"
+    ```
+
+    The reasoning is filled up with `<eos>` to `reasoning_length` tokens, the answer to `answer_length`, so that every
+    completion is what `ReasoningTemplate(task.reasoning_length, task.answer_length, task.delimiter)` leaves open.
+    There are four templates: changes to what one person has, changes to what is in boxes, comparisons of people told
+    in any order, and what the last two of those have together. Numbers lie in 1..99.
+
+    Args:
+        num_steps (`tuple[int, int]`): fewest and most calculations, within 2..5.
+
+    Changelog: version 1, first release.
+    """
+
+    name = "arithmetic"
+    version = 1
+    reasoning_length = 64
+    answer_length = 3
+    delimiter = DELIMITER
+
+    def __init__(self, num_steps: tuple[int, int] = (2, 5)) -> None:
+        low, high = num_steps
+        if not 2 <= low <= high <= 5:
+            raise ValueError(f"`num_steps` must be a range within 2..5, got {num_steps!r}.")
+        self.num_steps = (low, high)
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens of a completion: reasoning, delimiter, answer."""
+        return self.reasoning_length + len(tokenize(self.delimiter)) + self.answer_length
+
+    # Generator
+
+    def generate(self, num_problems: int, seed: int, *, split: str = "train") -> list[dict[str, Any]]:
+        """Distinct problems, the same on every platform for the same arguments.
+
+        Args:
+            num_problems (`int`): how many; `ValueError` if no new one turns up in 2000 draws.
+            seed (`int`): seeds the generator; has no influence on the split a problem belongs to.
+            split (`str`): "train" (9 problems in 10) or "test". The side is a function of the template and the
+                calculations: no test problem is a training problem with other names, items or sentences.
+
+        Returns:
+            `list[dict]`: "question", "reasoning", "answer" (all text), "num_steps" and "template".
+        """
+        if split not in ("train", "test"):
+            raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
+        rng = random.Random(f"arithmetic {self.num_steps} {seed}")
+        found: dict[str, dict[str, Any]] = {}
+        misses = 0
+        while len(found) < num_problems:
+            problem = _draw(rng, rng.randint(*self.num_steps), rng.choice(TEMPLATES))
+            if problem["question"] not in found and self.split_of(problem) == split:
+                found[problem["question"]] = problem
+                misses = 0
+            elif (misses := misses + 1) == MAX_MISSES:
+                raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
+        return list(found.values())
+
+    def split_of(self, problem: dict[str, Any]) -> str:
+        """ "test" for one problem in ten, else "train": a hash of its template and calculations."""
+        key = " ".join([problem["template"], *re.findall(r"\d+[-+*/]\d+", problem["reasoning"])])
+        return "test" if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10 == 0 else "train"
+
+    # Formatter
+
+    def format(self, problem: dict[str, Any]) -> dict[str, str]:
+        """The prompt and the completion of a problem, without the last `<eos>`: the trainer adds it."""
+        reasoning = problem["reasoning"] + "<eos>" * (self.reasoning_length - len(tokenize(problem["reasoning"])))
+        answer = f" {problem['answer']}"
+        answer += "<eos>" * (self.answer_length - 1 - len(tokenize(answer)))
+        return {"prompt": problem["question"], "completion": reasoning + self.delimiter + answer}
+
+    def dataset(self, num_problems: int, seed: int, **kwargs: Any) -> Dataset:
+        """`generate(num_problems, seed, **kwargs)` as a dataset with the columns of `format` and of the problems."""
+        from datasets import Dataset
+
+        problems = self.generate(num_problems, seed, **kwargs)
+        return Dataset.from_list([self.format(problem) | problem for problem in problems])
+
+    # Verifier
+
+    def is_solved(self, problem: dict[str, Any], completion: str) -> bool:
+        """Whether the answer in a decoded completion is the problem's; the reasoning is not looked at."""
+        return extract_answer(completion) == problem["answer"]
+
+    def is_sound(self, completion: str) -> bool:
+        """Whether every calculation in the reasoning is right and there is one."""
+        steps = re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", completion.partition(self.delimiter)[0])
+        return bool(steps) and all(_apply(int(a), sign, int(b)) == int(c) for a, sign, b, c in steps)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """See [`arithmetic_tokenizer`]."""
+        return arithmetic_tokenizer()
+
+
+def extract_answer(text: str) -> str | None:
+    """The number behind the delimiter or, where there is none, the last number of the text."""
+    before, delimiter, after = text.partition(DELIMITER)
+    if delimiter:
+        match = re.match(r"\s*(\d+)(?!\d)", after)
+        return match.group(1) if match else None
+    numbers = re.findall(r"\d+", before)
+    return numbers[-1] if numbers else None
+
+
+def _apply(value: int, sign: str, operand: int) -> int | None:
+    if sign == "/":
+        return value // operand if operand and value % operand == 0 else None
+    return {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
+
+
+def _next_operand(rng: random.Random, value: int, sign: str) -> int | None:
+    """An operand for which `value` stays within 1..99, or None."""
+    if sign in "*/":
+        options = [f for f in FACTORS if (_apply(value, sign, f) or 0) in range(1, LARGEST + 1)]
+    else:
+        room = LARGEST - value if sign == "+" else value - 1
+        options = list(range(2, min(room, 40) + 1))
+    return rng.choice(options) if options else None
+
+
+def _chain(rng: random.Random, value: int, num_steps: int) -> list[tuple[int, str, int, int]]:
+    """Calculations (value, sign, operand, result), each on the result before."""
+    steps: list[tuple[int, str, int, int]] = []
+    while len(steps) < num_steps:
+        sign = rng.choice("++--**/")
+        operand = _next_operand(rng, value, sign)
+        if operand is None:
+            continue
+        result = _apply(value, sign, operand)
+        assert result is not None
+        steps.append((value, sign, operand, result))
+        value = result
+    return steps
+
+
+def _draw(rng: random.Random, num_steps: int, template: str) -> dict[str, Any]:
+    names, items = rng.sample(NAMES, 6), rng.choice(ITEMS)
+    if template in ("story", "boxes"):
+        question, reasoning, answer = _draw_changes(rng, num_steps, template, names, items)
+    else:
+        drawn = None
+        while drawn is None:  # the sum of two people may be too large
+            drawn = _draw_people(rng, num_steps, template, names, items)
+        question, reasoning, answer = drawn
+    return {
+        "question": question,
+        "reasoning": reasoning,
+        "answer": str(answer),
+        "num_steps": num_steps,
+        "template": template,
+    }
+
+
+def _draw_changes(
+    rng: random.Random, num_steps: int, template: str, names: list[str], items: str
+) -> tuple[str, str, int]:
+    name = names[0]
+    if template == "story":
+        value, first = rng.randint(2, 40), []
+        question = [f"{name} has {value} {items}."]
+    else:
+        boxes, each = rng.randint(2, 9), rng.randint(2, 9)
+        value, first = boxes * each, [(boxes, "*", each, boxes * each)]
+        question = [f"{name} has {boxes} boxes with {each} {items} each."]
+    steps = first + _chain(rng, value, num_steps - len(first))
+    for _, sign, operand, _ in steps[len(first) :]:
+        sentence = rng.choice(STORY[sign])
+        question.append(sentence.format(name=name, n=operand, f=FRACTIONS.get(operand), o=rng.choice(names[1:])))
+    question.append(f"How many {items} does {name} have now?")
+    written = [f" {name} has {a}{sign}{b}={c}." for a, sign, b, c in steps]
+    answer = steps[-1][3]
+    return " ".join(question), "".join(written) + f" So {name} has {answer} {items}.", answer
+
+
+def _draw_people(
+    rng: random.Random, num_steps: int, template: str, names: list[str], items: str
+) -> tuple[str, str, int] | None:
+    is_sum = template == "together"
+    value = rng.randint(2, 40)
+    steps = _chain(rng, value, num_steps - is_sum)
+    sentences = [f"{names[0]} has {value} {items}."]
+    written = []
+    for i, (a, sign, b, c) in enumerate(steps):
+        sentence = rng.choice(PEOPLE[sign])
+        sentences.append(sentence.format(name=names[i + 1], n=b, f=FRACTIONS.get(b), o=names[i], items=items))
+        written.append(f" {names[i + 1]} has {a}{sign}{b}={c}.")
+    rng.shuffle(sentences)
+    last, answer = names[len(steps)], steps[-1][3]
+    if not is_sum:
+        sentences.append(f"How many {items} does {last} have?")
+        return " ".join(sentences), "".join(written) + f" So {last} has {answer} {items}.", answer
+    other, total = names[len(steps) - 1], steps[-1][0] + answer
+    if total > LARGEST:
+        return None
+    sentences.append(f"How many {items} do {other} and {last} have together?")
+    written.append(f" Together they have {steps[-1][0]}+{answer}={total}.")
+    return " ".join(sentences), "".join(written) + f" So they have {total} {items}.", total
+
+
+_TOKEN = r" ?[A-Za-z]+| ?[0-9]|[^A-Za-z0-9\s]|\s"
+
+
+def tokenize(text: str) -> list[str]:
+    """Tokens of a text without special tokens."""
+    return re.findall(_TOKEN, text)
+
+
+def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are words and digits, each with the space before it, signs, and `<pad>`, `<eos>`,
+    `<mask>`. It knows the words of the task and raises for any other; decoding restores a text exactly.
+    """
+    special = ["<pad>", "<eos>", "<mask>"]
+    sentences = [s for group in (STORY, PEOPLE) for options in group.values() for s in options]
+    sentences += ["has boxes with each How many does do have now together Together they and So The answer is"]
+    words = {word for text in sentences for word in re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", "", text))}
+    words |= {*NAMES, *ITEMS, *(word for text in FRACTIONS.values() for word in text.split())}
+    starts = [*NAMES, "The"]  # of a text, or behind a line break
+    tokens = [*special, "\n", *".?+-*/=", *"0123456789", *(f" {digit}" for digit in "0123456789"), *starts]
+    tokens += [f" {word}" for word in sorted(words)]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        mask_token="<mask>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=160,
+    )
