@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from hf_latent.generation.denoising import Progress
+from hf_latent.generation.progress import Progress
 
 
 class DraftStream:

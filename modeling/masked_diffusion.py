@@ -1,7 +1,7 @@
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ class MaskedDiffusionHead:
 
     model: nn.Module
     lm_head: nn.Linear
+    # Whether `align` moves states: a position is then predicted by the state of the one before.
+    reads_previous_state: ClassVar[bool] = False
     # From the family's `PreTrainedModel`:
     config: PreTrainedConfig
     config_class: type[PreTrainedConfig]
@@ -80,7 +82,8 @@ class MaskedDiffusionHead:
         Returns:
             `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
         """
-        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a cache.
+        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
+        # cache. Block-wise caches come as `past_key_values`, from `generate`.
         kwargs["use_cache"] = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,

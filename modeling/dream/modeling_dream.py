@@ -30,6 +30,7 @@ class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwe
 
     config: DreamConfig
     generation_config_class = DreamGenerationConfig
+    reads_previous_state = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -52,7 +53,7 @@ class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwe
         shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
         if position_ids is not None:
             shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
-        if attention_mask is not None and attention_mask.ndim == 2:
+        if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
             shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
         return shifted
 
