@@ -6,6 +6,7 @@ from hf_latent.cli.bundle import bundle
 from hf_latent.cli.demo import demo
 from hf_latent.cli.generate import generate
 from hf_latent.cli.train import train
+from hf_latent.cli.view import view
 
 app = typer.Typer(
     name="hf-latent",
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(view)
 app.command()(bundle)
 
 
