@@ -64,7 +64,7 @@ def test_wheel_holds_every_file():
     files = {file.as_posix() for file in importlib.metadata.files("hf-latent")}
     installed = {file for file in files if file.endswith(".py") and not file.startswith("hf_latent/model_cards/")}
     assert installed == tree()
-    assert "hf_latent/py.typed" in files
+    assert {"hf_latent/py.typed", "hf_latent/viz/replay.html"} <= files
 
 
 def test_bundled_checkpoints_are_installed_whole():

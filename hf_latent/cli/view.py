@@ -69,9 +69,12 @@ def view(
     parts = template_parts(model, given, use_task=template and not infill)
     if infill and parts:
         raise ValueError(f"`--infill` cannot be given with {', '.join(f'`{name}`' for name in parts)}.")
-    shared = {"block_length": block_length, "seed": seed, "early_exit_threshold": early_exit_threshold}
-    if not infill and not parts:
-        shared["max_new_tokens"] = max_new_tokens
+    shared = {
+        "max_new_tokens": max_new_tokens,
+        "block_length": block_length,
+        "seed": seed,
+        "early_exit_threshold": early_exit_threshold,
+    }
     decoders = [(decoding, set_ or [])]
     if against_decoding is not None or against_set:
         decoders.append((against_decoding, against_set or []))
@@ -83,7 +86,7 @@ def view(
     text = prompt if prompt is not None else sys.stdin.read()
     loaded, tokenizer = load(model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code)
     replays = [run_once(loaded, tokenizer, text, knobs, parts=parts, infill=infill, chat=chat) for knobs in runs]
-    path = write_replay(replays, output, Path(model).name if Path(model).exists() else model)
+    path = write_replay(replays, output, Path(model).resolve().name if Path(model).exists() else model)
     if open_:
         typer.launch(path.resolve().as_uri())
     typer.echo(path)
