@@ -24,9 +24,9 @@ class DenoisingSettings:
     """
     Values of the generation config that the loop reads, typed.
 
-    See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None without
-    latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is written behind
-    a row's end, `with_statistics` says whether somebody wants the statistics of choices.
+    See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None
+    without latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is
+    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices.
     """
 
     rule: CommitRule

@@ -1,8 +1,8 @@
 """
 The model as the denoising loop sees it: logits of the positions that are read, whatever lies between.
 
-Guidance doubles the batch, a block cache reads a window of each row, appended blocks hide what is not there yet, latent
-refinement replaces the embeddings of open positions. `A` rows, `L` columns, `N` positions read, `V` vocabulary.
+Guidance doubles the batch, a block cache reads a window of each row, appended blocks hide what is not there yet,
+latent refinement replaces the embeddings of open positions. `A` rows, `L` columns, `N` positions read, `V` vocabulary.
 """
 
 import inspect

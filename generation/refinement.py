@@ -67,7 +67,7 @@ class Memory:
 
     def compare(self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
         """KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered."""
-        if self._slot is None or self._logits is None:
+        if self._slot is None or self._logits is None or len(self._logits) == 0:
             return torch.full((len(logits),), float("nan"), device=logits.device)
         slot, before = self._slot[at], self._logits
         size = max(1, ELEMENTS_AT_ONCE // logits.shape[-1])

@@ -70,7 +70,10 @@ def run_infill(
     """`DiffusionGenerationMixin.infill` for `model`, which need not have that mixin; see there."""
     for name in ("max_new_tokens", "max_length", "min_new_tokens", "append_blocks"):
         if kwargs.get(name) not in (None, False):
-            raise ValueError(f"`{name}`={kwargs[name]!r} has no meaning where the masks say what is written.")
+            raise ValueError(
+                f"`{name}`={kwargs[name]!r} has no meaning for `infill` and with `answer_mask`: the "
+                "masks say what is written."
+            )
     config, kwargs = resolve_config(model, generation_config, kwargs)
     config.append_blocks, config.min_new_tokens = False, None
     input_ids, valid = read_inputs(model, inputs, config, kwargs)

@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from hf_latent import auto as _auto
+from hf_latent.data.template import ReasoningTemplate
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
@@ -16,7 +17,7 @@ __version__ = "0.1.0"
 _auto.register()
 
 # Rooms that are reached as attributes (`hf_latent.hub.bundle`) but loaded on first use only.
-_ROOMS = ("evaluation", "hub", "tasks", "training", "viz")
+_ROOMS = ("data", "evaluation", "hub", "tasks", "training", "viz")
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -32,4 +33,5 @@ __all__ = [
     "DreamForMaskedDiffusion",
     "LladaConfig",
     "LladaForMaskedDiffusion",
+    "ReasoningTemplate",
 ]

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from hf_latent import DiffusionGenerateOutput
 from hf_latent.generation.belief import Belief
-from hf_latent.generation.canvas import build_canvas
-from hf_latent.generation.denoising import DenoisingSettings, Progress, denoise
+from hf_latent.generation.canvas import Canvas, build_canvas
+from hf_latent.generation.denoising import DenoisingSettings, denoise
+from hf_latent.generation.predictor import Reading
+from hf_latent.generation.progress import Progress
 from hf_latent.generation.rules import RULES
 
 EOS, PAD, MASK = 45, 46, 47
@@ -190,6 +192,13 @@ def knobs(data: st.DataObject, decoding: str) -> dict[str, object]:
         "repetition_penalty": data.draw(st.sampled_from([None, 1.5]), "repetition_penalty"),
         "deferred_tokens": data.draw(st.sampled_from([None, [EOS, 3]]), "deferred_tokens"),
         "eos_token_id": data.draw(st.sampled_from([None, list(range(0, 46, 6))]), "eos_token_id"),
+        "block_cache": data.draw(st.sampled_from([None, "prefix", "dual"]), "block_cache"),
+        "cache_refresh_interval": data.draw(st.sampled_from([None, 2]), "cache_refresh_interval"),
+        "latent_refinement": data.draw(st.booleans(), "latent_refinement"),
+        "refinement_ratio": data.draw(st.sampled_from([0.0, 0.2]), "refinement_ratio"),
+        "refinement_steps": data.draw(st.sampled_from([0, 3]), "refinement_steps"),
+        "refinement_kl": data.draw(st.sampled_from([0.0, 0.1, 1.0]), "refinement_kl"),
+        "stop_kl": data.draw(st.sampled_from([0.0, 0.3]), "stop_kl"),
     }
     return drawn | KNOBS | {"seed": 11, "return_dict_in_generate": True}
 
@@ -198,11 +207,29 @@ def own(out: DiffusionGenerateOutput, row: int, start: int, length: int) -> dict
     """What is the row's own in an output, without padding; entropies to 4 digits, nan as None."""
     columns = slice(start, start + length)
     entropy = out.commit_entropy[row, columns].tolist()
+    missing = length - len(entropy)  # columns that no row came to, with `append_blocks`
     return {
-        "ids": out.sequences[row, columns].tolist(),
-        "commit_step": out.commit_step[row, columns].tolist(),
-        "entropy": [None if math.isnan(x) else pytest.approx(x, abs=1e-4) for x in entropy],
+        "ids": out.sequences[row, columns].tolist() + missing * [PAD],
+        "commit_step": out.commit_step[row, columns].tolist() + missing * [-1],
+        "entropy": [None if math.isnan(x) else pytest.approx(x, abs=1e-4) for x in entropy] + missing * [None],
         "forwards": int(out.num_forward_passes[row]),
+        **trace(out, row),
+    }
+
+
+def trace(out: DiffusionGenerateOutput, row: int) -> dict[str, list]:
+    """What a row wrote down of itself, without what belongs to longer rows."""
+    forwards = int(out.num_forward_passes[row])
+    found = {
+        name: [None if math.isnan(x) else pytest.approx(x, abs=1e-4) for x in values[row, :forwards].tolist()]
+        for name, values in (("belief_kl", out.belief_kl), ("answer_entropy", out.answer_entropy))
+        if values is not None
+    }
+    names = ("leftmost_share", "leftmost_distance", "num_refinement_passes", "exit_step")
+    return found | {
+        name: pytest.approx(float(getattr(out, name)[row]), nan_ok=True)
+        for name in names
+        if getattr(out, name) is not None
     }
 
 
@@ -217,7 +244,12 @@ def test_a_row_generates_the_same_in_any_batch(model: torch.nn.Module, decoding:
     row's count of masks rules another's, penalties count padding, noise is drawn for the batch as a whole.
     """
     rows = data.draw(st.lists(texts, min_size=2, max_size=3), "rows")
-    settings = knobs(data, decoding) | {"max_new_tokens": data.draw(st.integers(1, 8), "max_new_tokens")}
+    settings = knobs(data, decoding) | {
+        "max_new_tokens": data.draw(st.integers(1, 8), "max_new_tokens"),
+        "min_new_tokens": data.draw(st.sampled_from([None, 3]), "min_new_tokens"),
+    }
+    if settings["block_length"] is not None:
+        settings["append_blocks"] = data.draw(st.booleans(), "append_blocks")
     number = settings["max_new_tokens"]
     expected = []
     for i, row in enumerate(rows):
@@ -396,15 +428,24 @@ def run_script(
     column_token = torch.tensor([7] * prompt + tokens)
 
     class Script:
-        temperature, reads_canvas, mask_token_id = 0.0, False, MASK
+        temperature, reads_canvas, ends_later, mask_token_id = 0.0, False, False, MASK
 
-        def __call__(self, columns: torch.Tensor, canvas_ids: None, noise: None) -> Belief:
+        def __call__(self, columns: torch.Tensor, canvas_ids: None, noise: None, offset: None) -> Belief:
             return Belief(column_token[columns], 1.0 / (1 + rank[columns]), None)
+
+    class Columns:
+        """Predicts each position's column."""
+
+        def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+            return block.new_zeros((0, 1))
+
+        def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
+            return reading.at[1]
 
     canvas = build_canvas(ids, torch.ones_like(ids).bool(), ids == MASK, torch.tensor([0]), block_length)
     progress = denoise(
         canvas,
-        lambda canvas, rows, columns: columns,
+        Columns(),
         Script(),
         DenoisingSettings(
             rule=RULES["low_confidence"],
