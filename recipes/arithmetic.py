@@ -8,7 +8,7 @@ Objective
     3. The model (LLaDA's: a Llama that sees both sides) predicts the masked tokens from all others.
     4. Minimise the cross entropy of the masked tokens, averaged over all completion tokens.
 
-    Every completion has the layout of `ReasoningTemplate(64, 3, delimiter="\\nThe answer is")`, so that the model can
+    Every completion has the layout of `ReasoningTemplate(60, 3, delimiter="\\nThe answer is ")`, so that the model can
     be asked for its answer while it is still reasoning.
 
 Evaluation

@@ -17,25 +17,26 @@ __all__ = ["ArithmeticTask", "arithmetic_tokenizer", "extract_answer"]
 
 NAMES = ("Ana", "Ben", "Carl", "Dina", "Emma", "Finn", "Gina", "Hugo", "Ida", "Jack", "Kim", "Leo")
 ITEMS = ("apples", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
-LARGEST = 99
+SMALLEST, LARGEST = 10, 99  # of whatever is counted
 MAX_MISSES = 2000
 FACTORS = (2, 3, 4, 5)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 FRACTIONS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
-# One sentence for each way a number changes; {n} number, {f} fraction, {o} another person.
+# Sentences for each way a number changes; {n} number, {f} fraction, {o} another person.
 STORY = {
-    "+": ("{name} buys {n} more.", "{name} finds {n} more.", "{name} gets {n} from {o}."),
-    "-": ("{name} sells {n} of them.", "{name} loses {n}.", "{name} gives {n} to {o}."),
-    "*": ("Then {name} gets {n} times as many.", "The number grows {n} times."),
-    "/": ("{name} keeps {f} of them.", "Only {f} of them is left."),
+    "+": ("On {day} {name} buys {n} more.", "On {day} {name} finds {n}.", "On {day} {name} gets {n} from {o}."),
+    "-": ("On {day} {name} sells {n}.", "On {day} {name} loses {n}.", "On {day} {name} gives {n} to {o}."),
+    "*": ("By {day} {name} has {n} times as many.",),
+    "/": ("On {day} {name} keeps only {f}.",),
 }
 PEOPLE = {
-    "+": ("{name} has {n} more {items} than {o}.",),
-    "-": ("{name} has {n} fewer {items} than {o}.",),
-    "*": ("{name} has {n} times as many {items} as {o}.",),
-    "/": ("{name} has {f} as many {items} as {o}.",),
+    "+": ("{name} has {n} more than {o}.",),
+    "-": ("{name} has {n} fewer than {o}.",),
+    "*": ("{name} has {n} times as many as {o}.",),
+    "/": ("{name} has {f} as many as {o}.",),
 }
 TEMPLATES = ("story", "boxes", "people", "together")
-DELIMITER = "\nThe answer is"
+DELIMITER = "\nThe answer is "
 
 
 class ArithmeticTask:
@@ -44,15 +45,15 @@ class ArithmeticTask:
     One instance of two steps, formatted (a word, a digit or a sign is one token):
 
     ```
-    prompt      "Finn has 7 more coins than Ida. Ida has 3 times as many coins as Leo. Leo has 6 coins. How many
-                 coins does Finn have?"
-    completion  " Ida has 6*3=18. Finn has 18+7=25. So Finn has 25 coins.<eos>...<eos>\\nThe answer is 25<eos>"
+    prompt      "Finn has 17 more than Ida. Ida has 3 times as many as Leo. Leo has 16 coins. How many coins does Finn
+                 have?\\n"
+    completion  "Ida 16*3=48. Finn 48+17=65. So Finn has 65 coins.<eos>...<eos>\\nThe answer is 65<eos>"
     ```
 
     The reasoning is filled up with `<eos>` to `reasoning_length` tokens, the answer to `answer_length`, so that every
     completion is what `ReasoningTemplate(task.reasoning_length, task.answer_length, task.delimiter)` leaves open.
     There are four templates: changes to what one person has, changes to what is in boxes, comparisons of people told
-    in any order, and what the last two of those have together. Numbers lie in 1..99.
+    in any order, and what the last two of those have together. All that is counted lies in 10..99.
 
     Args:
         num_steps (`tuple[int, int]`): fewest and most calculations, within 2..5.
@@ -62,7 +63,7 @@ class ArithmeticTask:
 
     name = "arithmetic"
     version = 1
-    reasoning_length = 64
+    reasoning_length = 60
     answer_length = 3
     delimiter = DELIMITER
 
@@ -115,9 +116,9 @@ class ArithmeticTask:
     def format(self, problem: dict[str, Any]) -> dict[str, str]:
         """The prompt and the completion of a problem, without the last `<eos>`: the trainer adds it."""
         reasoning = problem["reasoning"] + "<eos>" * (self.reasoning_length - len(tokenize(problem["reasoning"])))
-        answer = f" {problem['answer']}"
+        answer = problem["answer"]
         answer += "<eos>" * (self.answer_length - 1 - len(tokenize(answer)))
-        return {"prompt": problem["question"], "completion": reasoning + self.delimiter + answer}
+        return {"prompt": problem["question"] + "\n", "completion": reasoning + self.delimiter + answer}
 
     def dataset(self, num_problems: int, seed: int, **kwargs: Any) -> Dataset:
         """`generate(num_problems, seed, **kwargs)` as a dataset with the columns of `format` and of the problems."""
@@ -146,7 +147,7 @@ def extract_answer(text: str) -> str | None:
     """The number behind the delimiter or, where there is none, the last number of the text."""
     before, delimiter, after = text.partition(DELIMITER)
     if delimiter:
-        match = re.match(r"\s*(\d+)(?!\d)", after)
+        match = re.match(r"(\d+)", after)
         return match.group(1) if match else None
     numbers = re.findall(r"\d+", before)
     return numbers[-1] if numbers else None
@@ -159,12 +160,12 @@ def _apply(value: int, sign: str, operand: int) -> int | None:
 
 
 def _next_operand(rng: random.Random, value: int, sign: str) -> int | None:
-    """An operand for which `value` stays within 1..99, or None."""
+    """An operand for which `value` stays within 10..99, or None."""
     if sign in "*/":
-        options = [f for f in FACTORS if (_apply(value, sign, f) or 0) in range(1, LARGEST + 1)]
+        options = [f for f in FACTORS if (_apply(value, sign, f) or 0) in range(SMALLEST, LARGEST + 1)]
     else:
-        room = LARGEST - value if sign == "+" else value - 1
-        options = list(range(2, min(room, 40) + 1))
+        room = LARGEST - value if sign == "+" else value - SMALLEST
+        options = list(range(10, min(room, 50) + 1))
     return rng.choice(options) if options else None
 
 
@@ -172,7 +173,7 @@ def _chain(rng: random.Random, value: int, num_steps: int) -> list[tuple[int, st
     """Calculations (value, sign, operand, result), each on the result before."""
     steps: list[tuple[int, str, int, int]] = []
     while len(steps) < num_steps:
-        sign = rng.choice("++--**/")
+        sign = rng.choice("++--**//")
         operand = _next_operand(rng, value, sign)
         if operand is None:
             continue
@@ -206,48 +207,50 @@ def _draw_changes(
 ) -> tuple[str, str, int]:
     name = names[0]
     if template == "story":
-        value, first = rng.randint(2, 40), []
+        value, first = rng.randint(SMALLEST, 50), []
         question = [f"{name} has {value} {items}."]
     else:
-        boxes, each = rng.randint(2, 9), rng.randint(2, 9)
-        value, first = boxes * each, [(boxes, "*", each, boxes * each)]
+        boxes = rng.choice(FACTORS)
+        each = rng.randint(SMALLEST, LARGEST // boxes)
+        value, first = boxes * each, [("Boxes", each, "*", boxes, boxes * each)]
         question = [f"{name} has {boxes} boxes with {each} {items} each."]
-    steps = first + _chain(rng, value, num_steps - len(first))
-    for _, sign, operand, _ in steps[len(first) :]:
-        sentence = rng.choice(STORY[sign])
-        question.append(sentence.format(name=name, n=operand, f=FRACTIONS.get(operand), o=rng.choice(names[1:])))
-    question.append(f"How many {items} does {name} have now?")
-    written = [f" {name} has {a}{sign}{b}={c}." for a, sign, b, c in steps]
-    answer = steps[-1][3]
-    return " ".join(question), "".join(written) + f" So {name} has {answer} {items}.", answer
+    changes = _chain(rng, value, num_steps - len(first))
+    steps = first + [(day, *change) for day, change in zip(DAYS, changes, strict=False)]
+    for day, _, sign, operand, _ in steps[len(first) :]:
+        words = {"day": day, "name": name, "n": operand, "f": FRACTIONS.get(operand), "o": rng.choice(names[1:])}
+        question.append(rng.choice(STORY[sign]).format(**words))
+    question.append(f"How many {items} does {name} have?")
+    written = [f"{key} {a}{sign}{b}={c}." for key, a, sign, b, c in steps]
+    answer = steps[-1][4]
+    return " ".join(question), " ".join([*written, f"So {name} has {answer} {items}."]), answer
 
 
 def _draw_people(
     rng: random.Random, num_steps: int, template: str, names: list[str], items: str
 ) -> tuple[str, str, int] | None:
     is_sum = template == "together"
-    value = rng.randint(2, 40)
+    value = rng.randint(SMALLEST, 50)
     steps = _chain(rng, value, num_steps - is_sum)
     sentences = [f"{names[0]} has {value} {items}."]
     written = []
     for i, (a, sign, b, c) in enumerate(steps):
         sentence = rng.choice(PEOPLE[sign])
-        sentences.append(sentence.format(name=names[i + 1], n=b, f=FRACTIONS.get(b), o=names[i], items=items))
-        written.append(f" {names[i + 1]} has {a}{sign}{b}={c}.")
+        sentences.append(sentence.format(name=names[i + 1], n=b, f=FRACTIONS.get(b), o=names[i]))
+        written.append(f"{names[i + 1]} {a}{sign}{b}={c}.")
     rng.shuffle(sentences)
     last, answer = names[len(steps)], steps[-1][3]
     if not is_sum:
         sentences.append(f"How many {items} does {last} have?")
-        return " ".join(sentences), "".join(written) + f" So {last} has {answer} {items}.", answer
+        return " ".join(sentences), " ".join([*written, f"So {last} has {answer} {items}."]), answer
     other, total = names[len(steps) - 1], steps[-1][0] + answer
     if total > LARGEST:
         return None
     sentences.append(f"How many {items} do {other} and {last} have together?")
-    written.append(f" Together they have {steps[-1][0]}+{answer}={total}.")
-    return " ".join(sentences), "".join(written) + f" So they have {total} {items}.", total
+    written.append(f"Together {steps[-1][0]}+{answer}={total}.")
+    return " ".join(sentences), " ".join([*written, f"So they have {total} {items}."]), total
 
 
-_TOKEN = r" ?[A-Za-z]+| ?[0-9]|[^A-Za-z0-9\s]|\s"
+_TOKEN = r"[A-Za-z]+ ?|[0-9]|[^A-Za-z0-9\s] ?|\s"
 
 
 def tokenize(text: str) -> list[str]:
@@ -256,17 +259,18 @@ def tokenize(text: str) -> list[str]:
 
 
 def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are words and digits, each with the space before it, signs, and `<pad>`, `<eos>`,
-    `<mask>`. It knows the words of the task and raises for any other; decoding restores a text exactly.
+    """A tokenizer whose tokens are digits, words and signs, the latter two with the space behind them, and `<pad>`,
+    `<eos>`, `<mask>`. It knows the words of the task and raises for any other; decoding restores a text exactly.
     """
     special = ["<pad>", "<eos>", "<mask>"]
     sentences = [s for group in (STORY, PEOPLE) for options in group.values() for s in options]
-    sentences += ["has boxes with each How many does do have now together Together they and So The answer is"]
+    sentences += ["boxes with each How many does do have has and So they Together Boxes The answer is"]
     words = {word for text in sentences for word in re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", "", text))}
-    words |= {*NAMES, *ITEMS, *(word for text in FRACTIONS.values() for word in text.split())}
-    starts = [*NAMES, "The"]  # of a text, or behind a line break
-    tokens = [*special, "\n", *".?+-*/=", *"0123456789", *(f" {digit}" for digit in "0123456789"), *starts]
-    tokens += [f" {word}" for word in sorted(words)]
+    words |= {*NAMES, *ITEMS, *DAYS, *(word for text in FRACTIONS.values() for word in text.split())}
+    # Those that a sentence may end with come without the space, too.
+    ends = [*NAMES, *ITEMS, *["many", "more", "each", "have", "half", "third", "quarter", "fifth", "together"]]
+    tokens = [*special, "\n", " ", ".", ". ", "?", *"+-*/=", *"0123456789", *ends]
+    tokens += [f"{word} " for word in sorted(words)]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), "isolated")
     tokenizer.decoder = decoders.Fuse()
