@@ -29,7 +29,7 @@ def tiny_model(family: str, seed: int = 0, **overrides: object) -> LladaForMaske
     config_class, model_class = FAMILIES[family]
     torch.manual_seed(seed)
     settings = {"initializer_range": 0.3, "max_position_embeddings": 128, "num_key_value_heads": 2} | overrides
-    model = model_class(config_class(**SIZES, **TOKENS, **settings)).eval()
+    model = model_class(config_class(**(SIZES | TOKENS | settings))).eval()
     with torch.no_grad():
         model.lm_head.weight *= 2.4
     return model.double()
