@@ -2,8 +2,9 @@
 Wall time of `generate` against its floor, and against a loop that computes all logits.
 
 Floor: the model calls of that very run, with the same inputs and the same selected positions, replayed bare. The ratio
-says what the canvas, the belief, the rule and the bookkeeping cost. With a large vocabulary, `generate` is compared to
-a plain loop that computes the logits of every position at every step and softmaxes them, as reference code does.
+says what the canvas, the belief, the rule and the bookkeeping cost, and what latent refinement, the answer's entropy,
+the report and the caches add. With a large vocabulary, `generate` is compared to a plain loop that computes the logits
+of every position at every step and softmaxes them, as reference code does.
 
     python benchmarks/generation_overhead.py --repeats 7 --json benchmarks/generation_overhead.json
 
@@ -25,6 +26,14 @@ import transformers
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
 PROMPT_LENGTH, NEW_TOKENS, BLOCK_LENGTH = 64, 128, 32
+# Beside the plain rules: what may be plugged in, with thresholds that never fire, so that the forwards are the same.
+FEATURES = {
+    "latent refinement": {"latent_refinement": True, "refinement_steps": 2, "stop_kl": 0.0},
+    "report": {"return_dict_in_generate": True},
+    "appended blocks": {"append_blocks": True},
+    "prefix cache": {"block_cache": "prefix"},
+    "dual cache": {"block_cache": "dual"},
+}
 
 
 def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
@@ -43,14 +52,22 @@ def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
 
 
 class Recorder:
-    """Keeps the keyword arguments of every model call."""
+    """Keeps the keyword arguments of every model call, and where its keys and values went."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.calls: list[dict] = []
+        self.calls: list[tuple[dict, dict]] = []
         self.handle = model.register_forward_pre_hook(self._keep, with_kwargs=True)
 
     def _keep(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        self.calls.append(kwargs)
+        cache = kwargs.get("past_key_values")
+        self.calls.append((kwargs, dict(vars(cache.slots)) if cache is not None else {}))
+
+    def replay(self, model: torch.nn.Module) -> None:
+        """The same calls, and nothing else."""
+        for kwargs, slots in self.calls:
+            if slots:
+                vars(kwargs["past_key_values"].slots).update(slots)
+            model(**kwargs)
 
 
 def timed(function: Callable[[], object]) -> tuple[float, float]:
@@ -67,17 +84,25 @@ def knobs(decoding: str, num_steps: int) -> dict:
 
 
 @torch.no_grad()
-def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, repeats: int) -> dict:
+def overhead(
+    model: LladaForMaskedDiffusion, batch_size: int, decoding: str, repeats: int, feature: str | None = None
+) -> dict:
     prompt = torch.randint(0, model.config.vocab_size - 2, (batch_size, PROMPT_LENGTH))
     settings = knobs(decoding, num_steps=64 // batch_size)  # the same time for every batch size
+    settings |= FEATURES.get(feature or "", {})
+    if feature == "answer entropy":
+        masks = torch.full((batch_size, NEW_TOKENS), model.config.mask_token_id)
+        prompt = torch.cat([prompt, masks], dim=1)
+        answer = torch.zeros_like(prompt, dtype=torch.bool)
+        answer[:, -10:] = True
+        settings = {k: v for k, v in settings.items() if k != "max_new_tokens"}
+        settings |= {"answer_mask": answer, "early_exit_threshold": 0.0}
     recorder = Recorder(model)
     model.generate(prompt, **settings)
     recorder.handle.remove()
-    calls = recorder.calls
 
     def floor() -> None:
-        for call in calls:
-            model(**call)
+        recorder.replay(model)
 
     def run() -> None:
         model.generate(prompt, **settings)
@@ -92,7 +117,8 @@ def overhead(model: LladaForMaskedDiffusion, batch_size: int, decoding: str, rep
     return {
         "batch": batch_size,
         "decoding": decoding,
-        "forwards": len(calls),
+        "feature": feature,
+        "forwards": len(recorder.calls),
         "floor_s": statistics.median(wall for wall, _ in floors),
         "generate_s": statistics.median(wall for wall, _ in runs),
         "ratio": statistics.median(ratios),
@@ -152,14 +178,16 @@ def main() -> None:
         for batch_size in (1, 8)
         for decoding in ("low_confidence", "entropy", "med")
     ]
+    rows += [overhead(model, 8, "med", args.repeats, feature) for feature in (*FEATURES, "answer entropy")]
     print(
-        f"{'batch':>5} {'decoding':>15} {'forwards':>8} {'floor s':>8} {'generate s':>10} {'ratio':>6}  min-max      "
-        f"{'CPU':>5}"
+        f"{'batch':>5} {'decoding':>15} {'feature':>18} {'forwards':>8} {'floor s':>8} {'generate s':>10} "
+        f"{'ratio':>6}  min-max      {'CPU':>5}"
     )
     for r in rows:
         print(
-            f"{r['batch']:>5} {r['decoding']:>15} {r['forwards']:>8} {r['floor_s']:>8.3f} {r['generate_s']:>10.3f} "
-            f"{r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}  {r['cpu_ratio']:.3f}"
+            f"{r['batch']:>5} {r['decoding']:>15} {r['feature'] or '':>18} {r['forwards']:>8} {r['floor_s']:>8.3f} "
+            f"{r['generate_s']:>10.3f} {r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}  "
+            f"{r['cpu_ratio']:.3f}"
         )
     large = against_all_logits(build_model(126_464), num_steps=16, repeats=max(3, args.repeats // 2))
     print(

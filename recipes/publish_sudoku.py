@@ -19,17 +19,16 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import hf_latent
-from hf_latent.evaluation import DecodingResult, solve_puzzles
-from hf_latent.hub import Evaluation, bundle, write_card
+from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
+from hf_latent.hub import bundle, evaluation_of, write_card
 from hf_latent.tasks import SudokuTask
+from hf_latent.training.report import describe_training
 from hf_latent.viz import plot_accuracy_over_forwards
 
 
@@ -46,18 +45,6 @@ def decoder_grid(num_tokens: int) -> list[dict[str, Any]]:
     return grid
 
 
-def earlier_results(folder: Path, num_puzzles: int, seed: int, givens: tuple[int, ...]) -> list[DecodingResult]:
-    """What an earlier run of this script measured on the same puzzles, so that a new card measures nothing twice."""
-    path, task = folder / "decoding_results.json", folder / "task.json"
-    if not path.exists() or json.loads(task.read_text(encoding="utf-8"))["num_givens"] != list(givens):
-        return []
-    report = json.loads(path.read_text(encoding="utf-8"))
-    if report["seed"] != seed or report["results"][0]["num_examples"] != num_puzzles:
-        return []
-    names = [field.name for field in fields(DecodingResult) if field.name != "correct"]
-    return [DecodingResult(**{name: r[name] for name in names}, correct=()) for r in report["results"]]
-
-
 def solvable_boards(task: SudokuTask, path: Path) -> tuple[list[dict[str, str]], int]:
     """Boards of a JSON lines file that have a solution, formatted for the model, and how many boards there are."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -66,46 +53,18 @@ def solvable_boards(task: SudokuTask, path: Path) -> tuple[list[dict[str, str]],
     return [{"puzzle": p, "prompt": task.format({"puzzle": p, "solution": p})["prompt"]} for p in solvable], len(lines)
 
 
-def describe(settings: dict[str, Any]) -> str:
-    knobs = [f"{name}={value}" for name, value in settings.items() if name not in ("decoding", "seed")]
-    return ", ".join([settings["decoding"], *knobs])
-
-
-def evaluation_of(task_name: str, result: DecodingResult) -> Evaluation:
-    return Evaluation(
-        task=task_name,
-        decoding=describe(result.settings),
-        metric="accuracy",
-        value=result.accuracy,
-        standard_error=result.standard_error,
-        num_examples=result.num_examples,
-        forwards=result.forwards_per_example,
-        tokens_per_forward=result.tokens_per_forward,
+def training_data(run: dict[str, Any]) -> str:
+    script = run["script"]
+    data = (
+        f"{script['num_train_examples']:,} puzzles with one solution and {script['min_givens']}-"
+        f"{script['max_givens']} given cells"
     )
-
-
-def training_section(run: Path, recipe: str) -> str:
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    script, training = settings["script"], settings["training"]
-    device = results["run"]["environment"]["device"].replace("1 threads", "1 thread")
-    size = (
-        f"{script['num_train_examples']:,} puzzles with one solution and {script['min_givens']}-{script['max_givens']}"
-    )
-    data = f"{size} given cells"
     if script["num_ambiguous_examples"]:
         data += (
             f", and {script['num_ambiguous_examples']:,} with {script['min_ambiguous_givens']}-"
             f"{script['max_ambiguous_givens']} given cells and one or more solutions"
         )
-    return (
-        f"From scratch on {data}, made by `SudokuTask` (version {results['task']['version']}): "
-        f"{results['steps']:,} updates of {training['per_device_train_batch_size']} puzzles in "
-        f"{results['train_seconds'] / 60:.0f} minutes ({device}, shared with other work), float32. "
-        f"Only solution tokens are masked, each with probability t ~ U(0, 1); every masked token counts the same.\n\n"
-        f"```\n{recipe}\n```\n\n![training curve](training_curve.png)\n\n"
-        "Every setting: `run.json`; every logged value: `training_log.jsonl`."
-    )
+    return f"{data}, made by `SudokuTask` (version {SudokuTask.version})"
 
 
 def boards_section(rows: list[tuple[str, int, int, DecodingResult]]) -> str:
@@ -206,12 +165,14 @@ def main() -> None:
     givens = tuple(args.givens or (run["script"]["min_givens"], run["script"]["max_givens"]))
     puzzles = [p | task.format(p) for p in task.generate(args.num_puzzles, args.seed, split="test", num_givens=givens)]
 
-    results = earlier_results(args.folder, args.num_puzzles, args.seed, givens)
-    for settings in decoder_grid(task.completion_length)[len(results) :]:
-        results.append(solve_puzzles(model, tokenizer, task, puzzles, batch_size=args.batch_size, seed=0, **settings))
-        print(
-            f"{describe(settings):55} {results[-1].accuracy:.4f} {results[-1].forwards_per_example:8.2f}", flush=True
-        )
+    shown = f"python {shlex.join(command)}"
+
+    def measure(settings: dict[str, Any]) -> DecodingResult:
+        return solve_puzzles(model, tokenizer, task, puzzles, batch_size=args.batch_size, **settings)
+
+    grid = [{**settings, "seed": 0} for settings in decoder_grid(task.completion_length)]
+    header = {"command": shown, "seed": args.seed, "threads": args.threads}
+    results = measure_all(grid, measure, args.folder / "decoding_results.json", header)
 
     # Once more, for which puzzles it solves.
     settings = best_med(results).settings
@@ -224,7 +185,6 @@ def main() -> None:
             result = solve_puzzles(model, tokenizer, task, solvable, batch_size=args.batch_size, seed=0, **settings)
             boards.append((path.stem, len(solvable), total, result))
 
-    shown = f"python {shlex.join(command)}"
     model.generation_config.decoding = "med"
     model.generation_config.entropy_threshold = threshold
     model.generation_config.max_new_tokens = task.completion_length
@@ -233,15 +193,8 @@ def main() -> None:
     (args.folder / "task.json").write_text(
         json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n"
     )
-    report = {
-        "command": shown,
-        "hf_latent": hf_latent.__version__,
-        "torch": torch.__version__,
-        "seed": args.seed,
-        "threads": args.threads,
-        "results": [result.to_dict() for result in results],
-        "boards": [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards],
-    }
+    report = json.loads((args.folder / "decoding_results.json").read_text(encoding="utf-8"))
+    report["boards"] = [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards]
     (args.folder / "decoding_results.json").write_text(json.dumps(report, indent=1) + "\n")
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
@@ -258,7 +211,7 @@ def main() -> None:
             f"{task.size}x{task.size} Sudoku with {givens[0]} to {givens[1]} given cells. "
             f"{headline(results, puzzles)}\n\n![accuracy over forwards](accuracy_over_forwards.png)"
         ),
-        training=training_section(args.run, recipe),
+        training=describe_training(args.run, training_data(run), recipe),
         evaluations=[evaluation_of(name, result) for result in results],
         command=shown,
         notes="\n\n".join(

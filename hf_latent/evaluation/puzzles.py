@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.template import ReasoningTemplate
+from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.tasks.task import Task
 
 
@@ -24,6 +26,9 @@ class DecodingResult:
         tokens_per_forward: tokens written divided by forwards, over all puzzles.
         seconds: wall time of everything, in batches.
         correct: which puzzles were solved, in order.
+        leftmost_share, leftmost_distance: means of the puzzles' own; see `DiffusionGenerateOutput`.
+        exit_share: share of puzzles that stopped reasoning early; 0 without a template.
+        refinement_share: share of the forwards that only refined.
     """
 
     settings: dict[str, Any]
@@ -33,6 +38,10 @@ class DecodingResult:
     tokens_per_forward: float
     seconds: float
     correct: tuple[bool, ...]
+    leftmost_share: float = float("nan")
+    leftmost_distance: float = float("nan")
+    exit_share: float = 0.0
+    refinement_share: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -48,6 +57,7 @@ class DecodingResult:
         """For JSON; without the list of single puzzles."""
         values = asdict(self)
         values.pop("correct")
+        values = {name: None if value != value else value for name, value in values.items()}  # JSON has no nan
         return values | {"accuracy": self.accuracy, "standard_error": self.standard_error}
 
 
@@ -57,6 +67,7 @@ def solve_puzzles(
     task: Task,
     puzzles: Sequence[dict[str, Any]],
     *,
+    template: ReasoningTemplate | None = None,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
     **generation_kwargs: Any,
@@ -66,40 +77,57 @@ def solve_puzzles(
 
     Args:
         puzzles: instances of the task, with the `prompt` that `task.format` gives.
+        template: what to fill in behind each prompt; without it `task.completion_length` tokens are appended.
         on_batch: called with the number of puzzles done since the last call, for a progress bar.
         generation_kwargs: arguments of `generate`, e.g. `decoding="med"`.
     """
     if not puzzles:
         raise ValueError("`puzzles` must hold at least one puzzle, got none.")
     correct: list[bool] = []
-    forwards = committed = 0
+    reports: list[DiffusionGenerateOutput] = []
+    committed = 0
     start = time.perf_counter()
     for first in range(0, len(puzzles), batch_size):
         batch = [puzzles[i] for i in range(first, min(first + batch_size, len(puzzles)))]
-        inputs = tokenizer([p["prompt"] for p in batch], padding=True, padding_side="left", return_tensors="pt")
+        prompts = [p["prompt"] for p in batch]
+        if template is None:
+            inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            length = {"max_new_tokens": task.completion_length}
+        else:
+            inputs, length = template.apply(tokenizer, prompts), {}
         output = model.generate(
-            inputs["input_ids"].to(model.device),
-            attention_mask=inputs["attention_mask"].to(model.device),
-            max_new_tokens=task.completion_length,
+            **{name: values.to(model.device) for name, values in inputs.items()},
             return_dict_in_generate=True,
+            **length,
             **generation_kwargs,
         )
-        texts = tokenizer.batch_decode(output.sequences[:, inputs["input_ids"].shape[1] :])
+        # Padded on the left, a template's masks end where the rows end.
+        start = inputs["input_ids"].shape[1] - (0 if template is None else task.completion_length)
+        texts = tokenizer.batch_decode(output.sequences[:, start:])
         correct += [task.is_solved(p, text) for p, text in zip(batch, texts, strict=True)]
-        forwards += int(output.num_forward_passes.sum())
+        reports.append(output)
         committed += int((output.commit_step >= 0).sum())
         if on_batch is not None:
             on_batch(len(batch))
     if model.device.type == "cuda":
         torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    forwards = sum(int(report.num_forward_passes.sum()) for report in reports)
+    refined = [report.num_refinement_passes for report in reports if report.num_refinement_passes is not None]
+    exits = [report.exit_step >= 0 for report in reports if report.exit_step is not None]
     return DecodingResult(
         settings=dict(generation_kwargs),
         num_correct=sum(correct),
         num_examples=len(correct),
         forwards_per_example=forwards / len(correct),
         tokens_per_forward=committed / max(forwards, 1),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         correct=tuple(correct),
+        leftmost_share=float(torch.cat([report.leftmost_share for report in reports]).nanmean()),
+        leftmost_distance=float(torch.cat([report.leftmost_distance for report in reports]).nanmean()),
+        exit_share=sum(int(exit.sum()) for exit in exits) / len(correct),
+        refinement_share=sum(int(r.sum()) for r in refined) / max(forwards, 1),
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from hf_latent.evaluation import DecodingResult, describe
+
 LICENSE = "apache-2.0"
 
 
@@ -34,6 +36,20 @@ class Evaluation:
     num_examples: int
     forwards: float
     tokens_per_forward: float
+
+
+def evaluation_of(task: str, result: DecodingResult) -> Evaluation:
+    """A row of a card from what `solve_puzzles` has measured."""
+    return Evaluation(
+        task=task,
+        decoding=describe(result.settings),
+        metric="accuracy",
+        value=result.accuracy,
+        standard_error=result.standard_error,
+        num_examples=result.num_examples,
+        forwards=result.forwards_per_example,
+        tokens_per_forward=result.tokens_per_forward,
+    )
 
 
 def write_card(
@@ -142,4 +158,4 @@ def _results(evaluations: Sequence[Evaluation], command: str) -> str:
     return "## Results\n\n" + "\n".join(lines) + f"\n\n± is one standard error. Made by\n\n```\n{command}\n```"
 
 
-__all__ = ["Evaluation", "write_card"]
+__all__ = ["Evaluation", "evaluation_of", "write_card"]

@@ -54,6 +54,21 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def describe_training(folder: Path, data: str, recipe: str) -> str:
+    """The training section of a card, from what a run has left in `folder`; `recipe`: the command that repeats it."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    training = json.loads((folder / "run.json").read_text(encoding="utf-8"))["training"]
+    device = results["run"]["environment"]["device"].replace("1 threads", "1 thread")
+    batch_size = training["per_device_train_batch_size"]
+    return (
+        f"From scratch on {data}: {results['steps']:,} updates of {batch_size} examples in "
+        f"{results['train_seconds'] / 60:.0f} minutes ({device}, shared with other work), float32. Only completion "
+        f"tokens are masked, each with probability t ~ U(0, 1); every masked token counts the same.\n\n"
+        f"```\n{recipe}\n```\n\n![training curve](training_curve.png)\n\n"
+        "Every setting: `run.json`; every logged value: `training_log.jsonl`."
+    )
+
+
 def plot_training_curve(history: list[dict[str, Any]], path: Path) -> None:
     """Plot bound and task accuracy of a trainer's log over optimizer steps; what was not logged is left out."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state

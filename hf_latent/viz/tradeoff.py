@@ -1,6 +1,6 @@
 """Accuracy over forwards for a set of decoders, one line a commit rule."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,14 +8,19 @@ from matplotlib.figure import Figure
 from hf_latent.evaluation.puzzles import DecodingResult
 
 
-def plot_accuracy_over_forwards(results: Sequence[DecodingResult], path: str | Path, title: str = "") -> Path:
-    """Draw the results grouped by `decoding`, with one standard error, forwards on a logarithmic axis."""
+def plot_accuracy_over_forwards(
+    results: Sequence[DecodingResult],
+    path: str | Path,
+    title: str = "",
+    group: Callable[[DecodingResult], str] = lambda result: str(result.settings.get("decoding", "default")),
+) -> Path:
+    """Draw the results, one line a `group`, with one standard error, forwards on a logarithmic axis."""
     figure = Figure(figsize=(8.5, 4.4), layout="constrained")
     axis = figure.subplots()
-    names = list(dict.fromkeys(str(result.settings.get("decoding", "default")) for result in results))
-    markers = "osD^v<>P*X"
+    names = list(dict.fromkeys(map(group, results)))
+    markers = "osD^v<>P*Xhd8p"
     for number, name in enumerate(names):
-        points = [result for result in results if str(result.settings.get("decoding", "default")) == name]
+        points = [result for result in results if group(result) == name]
         points.sort(key=lambda result: result.forwards_per_example)
         axis.errorbar(
             [p.forwards_per_example for p in points],

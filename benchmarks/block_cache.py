@@ -1,0 +1,106 @@
+"""
+What a block cache saves on long prompts, against what the skipped positions predict.
+
+The same prompts are decoded without a cache, with the prefix cache and with the dual cache, in as many forwards. The
+prediction counts positions: forwards times length without a cache, the windows that are really read with one. Random
+weights: this is about time, not about what is written.
+
+    python benchmarks/block_cache.py --repeats 5 --json benchmarks/block_cache.json
+
+Wall seconds, medians over the repeats of interleaved runs, one thread unless told otherwise.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from datetime import date
+
+import torch
+import transformers
+from generation_overhead import build_model
+
+NEW_TOKENS, BLOCK_LENGTH = 64, 32
+
+
+@torch.no_grad()
+def compare(model: torch.nn.Module, prompt_length: int, batch_size: int, repeats: int) -> list[dict]:
+    prompt = torch.randint(0, model.config.vocab_size - 2, (batch_size, prompt_length))
+    settings = {"max_new_tokens": NEW_TOKENS, "block_length": BLOCK_LENGTH, "eos_token_id": None}
+    settings |= {"decoding": "med", "max_denoising_steps": 16}
+    kinds = (None, "prefix", "dual")
+    positions: dict[str | None, int] = dict.fromkeys(kinds, 0)
+    seconds: dict[str | None, list[float]] = {kind: [] for kind in kinds}
+    for kind in kinds:  # also warms up
+
+        def count(module: torch.nn.Module, args: tuple, kwargs: dict, kind: str | None = kind) -> None:
+            positions[kind] += kwargs["input_ids"].numel()
+
+        handle = model.register_forward_pre_hook(count, with_kwargs=True)
+        model.generate(prompt, block_cache=kind, **settings)
+        handle.remove()
+    for repeat in range(repeats):
+        for kind in kinds[:: 1 if repeat % 2 else -1]:
+            start = time.perf_counter()
+            model.generate(prompt, block_cache=kind, **settings)
+            seconds[kind].append(time.perf_counter() - start)
+    rows = []
+    for kind in ("prefix", "dual"):
+        ratios = [plain / cached for plain, cached in zip(seconds[None], seconds[kind], strict=True)]
+        rows.append(
+            {
+                "block_cache": kind,
+                "prompt_length": prompt_length,
+                "batch": batch_size,
+                "seconds_without": statistics.median(seconds[None]),
+                "seconds": statistics.median(seconds[kind]),
+                "predicted": positions[None] / positions[kind],
+                "measured": statistics.median(ratios),
+                "measured_min": min(ratios),
+                "measured_max": max(ratios),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", help="also write the JSON line to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = build_model(4096)
+    rows = [row for n, b in ((256, 1), (512, 1), (512, 4), (1024, 1)) for row in compare(model, n, b, args.repeats)]
+    print(
+        f"{'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  min-max"
+    )
+    for r in rows:
+        print(
+            f"{r['block_cache']:>7} {r['prompt_length']:>6} {r['batch']:>5} {r['seconds_without']:>9.2f} "
+            f"{r['seconds']:>7.2f} {r['predicted']:>9.2f} {r['measured']:>8.2f}  "
+            f"{r['measured_min']:.2f}-{r['measured_max']:.2f}"
+        )
+    result = {
+        "date": date.today().isoformat(),
+        "command": "python benchmarks/block_cache.py",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "threads": args.threads,
+        "new_tokens": NEW_TOKENS,
+        "block_length": BLOCK_LENGTH,
+        "forwards": 16,
+        "repeats": args.repeats,
+        "rows": rows,
+    }
+    line = json.dumps(result)
+    print(line)
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
