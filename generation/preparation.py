@@ -76,8 +76,8 @@ def read_inputs(
         raise ValueError("Pass prompts as `inputs` or as `input_ids`, not as both.")
     input_ids = inputs if inputs is not None else tensors.get("input_ids")
     input_ids = check_input_ids(input_ids, model.config.vocab_size).to(model.device)
-    eos_token_ids = eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
-    pad_token_id = config.pad_token_id if config.pad_token_id is not None else model.config.pad_token_id
+    eos_token_ids = eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
+    pad_token_id = config.pad_token_id if config.pad_token_id is not None else _model_token_id(model, "pad_token_id")
     check_token_ids("pad_token_id", [config.pad_token_id], model.config.vocab_size)
     # Neither an end-of-sequence token nor a mask in the prompt is padding, whatever the pad token.
     not_padding = [*eos_token_ids, find_mask_token_id(model, config)]
@@ -87,7 +87,9 @@ def read_inputs(
 
 def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
     """The mask token of this call, or `ValueError` if nobody says which it is."""
-    mask_token_id = config.mask_token_id if config.mask_token_id is not None else model.config.mask_token_id
+    mask_token_id = config.mask_token_id
+    if mask_token_id is None:
+        mask_token_id = _model_token_id(model, "mask_token_id")
     if mask_token_id is None:
         raise ValueError(
             "`mask_token_id` is not set: give the id of the mask token in the model configuration, the generation "
@@ -102,8 +104,8 @@ def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig
 
 def find_fill_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
     """What stands behind a row's end: padding, or end-of-sequence where there is none."""
-    candidates = [config.pad_token_id, model.config.pad_token_id]
-    candidates += eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
+    candidates = [config.pad_token_id, _model_token_id(model, "pad_token_id")]
+    candidates += eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
     vocabulary, mask_token_id = range(model.config.vocab_size), find_mask_token_id(model, config)
     return next((token for token in candidates if token in vocabulary and token != mask_token_id), 0)
 
@@ -162,7 +164,7 @@ def make_belief_reader(
     mask_token_id = find_mask_token_id(model, config)
     if len({*(config.suppress_tokens or ()), mask_token_id}) == model.config.vocab_size:
         raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
-    ends = eos_list(config.eos_token_id) or eos_list(model.config.eos_token_id)
+    ends = eos_list(config.eos_token_id) or eos_list(_model_token_id(model, "eos_token_id"))
     check_token_ids("eos_token_id", ends, model.config.vocab_size)
     return BeliefReader(
         mask_token_id=mask_token_id,
@@ -219,7 +221,14 @@ def _refinement(config: DiffusionGenerationConfig) -> RefinementSettings:
 
 def position_limit(model: PreTrainedModel) -> int | None:
     """Most tokens of a row, where the model's configuration says so."""
-    return getattr(model.config, "max_position_embeddings", None)
+    # LLaDA's own configuration calls it `max_sequence_length`.
+    names = ("max_position_embeddings", "max_sequence_length")
+    return next((limit for name in names if (limit := getattr(model.config, name, None)) is not None), None)
+
+
+def _model_token_id(model: PreTrainedModel, name: str) -> Any:
+    """A special token of the model's configuration; that of a model which is not ours need not have the field."""
+    return getattr(model.config, name, None)
 
 
 def eos_list(eos_token_id: int | list[int] | None) -> list[int]:

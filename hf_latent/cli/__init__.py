@@ -3,6 +3,7 @@
 import typer
 
 from hf_latent.cli.bundle import bundle
+from hf_latent.cli.bundle_decoder import bundle_decoder
 from hf_latent.cli.demo import demo
 from hf_latent.cli.generate import generate
 from hf_latent.cli.train import train
@@ -20,6 +21,7 @@ app.command()(generate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(view)
 app.command()(bundle)
+app.command()(bundle_decoder)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,18 +91,27 @@ def bundle(
             tokenizer.save_pretrained(written)
         if verify:
             check_loads_without_us(written)
-        _keep_other_files(folder, written)
+        keep_other_files(folder, written, _is_checkpoint)
         if not (written / "README.md").exists():
             write_card(written, model)
-        _swap(written, folder)
+        swap(written, folder)
     return folder
 
 
 def check_loads_without_us(folder: Path) -> None:
     """Raise `RuntimeError` unless `folder` loads in a process where `import hf_latent` fails."""
+    run_without_us(_LOAD_WITHOUT_US, folder)
+
+
+def run_without_us(program: str, folder: Path) -> None:
+    """
+    Run `program` in a process with an empty cache of remote code and no network; `sys.argv[1]` is `folder`.
+
+    The program itself says `sys.modules["hf_latent"] = None`. Raises `RuntimeError` if it fails.
+    """
     with tempfile.TemporaryDirectory() as modules:
         run = subprocess.run(
-            [sys.executable, "-c", _LOAD_WITHOUT_US, str(folder)],
+            [sys.executable, "-c", program, str(folder)],
             capture_output=True,
             text=True,
             env={**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"},
@@ -111,21 +121,26 @@ def check_loads_without_us(folder: Path) -> None:
         raise RuntimeError(f"{folder.name} does not load without hf-latent:\n{run.stderr[-2000:]}")
 
 
-def _keep_other_files(old: Path, new: Path) -> None:
+def keep_other_files(old: Path, new: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Copy to `new` the files of `old` that it lacks, but for those that, by their relative path, `is_ours`."""
     if not old.exists():
         return
     for path in sorted(old.rglob("*")):
         relative = path.relative_to(old)
-        is_checkpoint = len(relative.parts) == 1 and (
-            path.suffix in CHECKPOINT_SUFFIXES or path.name in CHECKPOINT_FILES
-        )
-        if not path.is_file() or is_checkpoint or path.suffix in PICKLE_SUFFIXES or (new / relative).exists():
+        if not path.is_file() or is_ours(relative) or (new / relative).exists():
             continue
         (new / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, new / relative)
 
 
-def _swap(new: Path, folder: Path) -> None:
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file, by its path in the folder, is replaced or dropped with the checkpoint."""
+    at_top = len(path.parts) == 1 and (path.suffix in CHECKPOINT_SUFFIXES or path.name in CHECKPOINT_FILES)
+    return at_top or path.suffix in PICKLE_SUFFIXES
+
+
+def swap(new: Path, folder: Path) -> None:
+    """Put `new`, a folder beside, in the place of `folder`."""
     if not folder.exists():
         new.rename(folder)
         return
@@ -134,4 +149,4 @@ def _swap(new: Path, folder: Path) -> None:
     new.rename(folder)
 
 
-__all__ = ["bundle", "check_loads_without_us"]
+__all__ = ["bundle", "check_loads_without_us", "keep_other_files", "run_without_us", "swap"]
