@@ -92,7 +92,10 @@ class MaskedDiffusionHead:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        hidden_states = self.align(outputs.last_hidden_state, attention_mask, position_ids)
+        # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
+        # state is a row's first, even where the window is as wide as the mask.
+        mask = attention_mask if kwargs.get("past_key_values") is None else None
+        hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
         logits = self.project(select_positions(hidden_states, logits_to_keep))
 
         loss = None
