@@ -123,6 +123,7 @@ def denoise(
         if canvas.has_answer:
             exits = _find_exits(canvas, rows, at, belief, settings, progress)
             commit = torch.where(exits[:, None], canvas.masked & canvas.answer, commit)
+            hold = None if hold is None else hold & ~exits
         if settings.with_statistics:
             by_rule = commit
             for others in (stop, exits):

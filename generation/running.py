@@ -38,11 +38,7 @@ def run_generate(
     """`DiffusionGenerationMixin.generate` for `model`, which need not have that mixin; see there."""
     if kwargs.get("answer_mask") is not None:
         return run_infill(model, inputs, generation_config, logits_processor, streamer, row_indices, **kwargs)
-    if kwargs.get("early_exit_threshold") is not None:
-        raise ValueError(
-            f"`early_exit_threshold`={kwargs['early_exit_threshold']!r} needs an `answer_mask` that says where the "
-            "answer is: see `ReasoningTemplate`."
-        )
+    _refuse_exit(generation_config, kwargs)
     config, kwargs = resolve_config(model, generation_config, kwargs)
     input_ids, valid = read_inputs(model, inputs, config, kwargs)
     mask_token_id = find_mask_token_id(model, config)
@@ -74,15 +70,25 @@ def run_infill(
                 f"`{name}`={kwargs[name]!r} has no meaning for `infill` and with `answer_mask`: the "
                 "masks say what is written."
             )
+    if kwargs.get("answer_mask") is None:
+        _refuse_exit(generation_config, kwargs)
     config, kwargs = resolve_config(model, generation_config, kwargs)
     config.append_blocks, config.min_new_tokens = False, None
     input_ids, valid = read_inputs(model, inputs, config, kwargs)
     masked = check_masks(input_ids, valid, find_mask_token_id(model, config), infilling=True)
     check_length(int(valid.sum(-1).max()), position_limit(model), "The longest row")
     answer = check_answer_mask(kwargs.get("answer_mask"), masked)
-    if answer is None and config.early_exit_threshold is not None and generation_config is not None:
-        raise ValueError("`early_exit_threshold` needs an `answer_mask` that says where the answer is.")
     return _run(model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, ends=False)
+
+
+def _refuse_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
+    """Raise `ValueError` if a call without an answer asks for early exit; a default of the model asks for nothing."""
+    asked = kwargs.get("early_exit_threshold", getattr(generation_config, "early_exit_threshold", None))
+    if asked is not None:
+        raise ValueError(
+            f"`early_exit_threshold`={asked!r} needs an `answer_mask` that says where the answer is: see "
+            "`ReasoningTemplate`."
+        )
 
 
 def _run(
