@@ -74,7 +74,8 @@ def main() -> None:
     model = build_model(4096)
     rows = [row for n, b in ((256, 1), (512, 1), (512, 4), (1024, 1)) for row in compare(model, n, b, args.repeats)]
     print(
-        f"{'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  min-max"
+        f"{'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  "
+        "min-max"
     )
     for r in rows:
         print(

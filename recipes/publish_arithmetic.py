@@ -220,9 +220,6 @@ def main() -> None:
     plot_accuracy_over_forwards(uncached, args.folder / "accuracy_over_forwards.png", title, group=line_of)
     run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
     notes = (
-        f"## Decoders side by side\n\nBlocks of {BLOCK_LENGTH} tokens, the answer a block of its own; fillers and the "
-        "punctuation of the reasoning are among the tokens that are written, and are easy. Seconds are wall time for "
-        f"all problems ({args.threads} CPU thread(s), batches of {args.batch_size}).\n\n{comparison(results)}\n\n"
         f"## Latent refinement and its parts\n\n{ablation(results)}\n\n"
         f"## Examples\n\n{examples(task, model, tokenizer, template, problems[:200])}\n\n"
         "## Limits\n\nIt knows the sentences of one generator and numbers from 10 to 99, and nothing else. One "
@@ -242,7 +239,12 @@ def main() -> None:
             f"{run['script']['num_train_examples']:,} problems made by `ArithmeticTask` (version {task.version})",
             "OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/arithmetic.yaml",
         ),
-        evaluations=[evaluation_of(name, result) for result in uncached],
+        evaluations=[evaluation_of(name, result) for result in results],
+        results=(
+            f"Blocks of {BLOCK_LENGTH} tokens, the answer a block of its own. Fillers and punctuation are among the "
+            "tokens that are written, and are easy. Seconds are wall time for all problems "
+            f"({args.threads} CPU thread(s), batches of {args.batch_size}).\n\n{comparison(results)}"
+        ),
         command=shown,
         notes=notes,
         example_prompt=problems[0]["prompt"],

@@ -25,6 +25,7 @@ DECODERS: list[dict[str, Any]] = [
     {"decoding": "entropy_bound", "entropy_bound": 0.01},
     {"decoding": "med", "entropy_threshold": None},
 ]
+REASONING_CHECKPOINT = "arithmetic"
 SHOWN = ("left_to_right", "low_confidence", "confidence_threshold", "med")
 
 
@@ -42,7 +43,8 @@ def demo(
     threads: Annotated[int, typer.Option(help="CPU threads; a model this small gains nothing by more.", min=1)] = 1,
 ) -> None:
     """
-    Watch a masked diffusion model solve Sudokus it has never seen, then compare decoders on it.
+    Watch a masked diffusion model solve Sudokus it has never seen, compare decoders on it, and see another model leave
+    its reasoning as soon as its answer is decided.
 
     Needs no network. The puzzles are held out: which side a puzzle belongs to is a function of the puzzle itself.
     """
@@ -50,11 +52,13 @@ def demo(
     from rich.console import Console
 
     from hf_latent.cli.loading import load, packaged_checkpoints, resolve
+    from hf_latent.cli.reasoning import show_early_exit
     from hf_latent.tasks import SudokuTask
 
     torch.set_num_threads(threads)
     console = Console()
-    name = checkpoint or max(packaged_checkpoints(), key=lambda known: known, default=None)
+    boards = [known for known in packaged_checkpoints() if known.startswith("sudoku")]
+    name = checkpoint or max(boards, default=None)
     if name is None:
         raise ValueError("no checkpoint comes with this installation: give `--checkpoint` a folder.")
     description = Path(resolve(name)) / "task.json"
@@ -76,6 +80,8 @@ def demo(
     print_table(console, compare(console, model, tokenizer, task, instances[:puzzles], decoders))
     draw_order(model, tokenizer, task, instances[0], [d for d in decoders if d["decoding"] in SHOWN], output)
     console.print(f"\nOrder in which the cells of the first puzzle were written: [bold]{output}[/]")
+    if REASONING_CHECKPOINT in packaged_checkpoints():
+        show_early_exit(console, REASONING_CHECKPOINT, puzzles, seed, delay)
 
 
 def solve_live(

@@ -60,6 +60,7 @@ def write_card(
     description: str = "",
     training: str = "",
     evaluations: Sequence[Evaluation] = (),
+    results: str = "",
     command: str = "",
     notes: str = "",
     base_model: str | None = None,
@@ -68,7 +69,8 @@ def write_card(
     """
     Write `README.md` of a checkpoint folder, with its evaluations as `model-index` metadata.
 
-    `command` is what made the evaluations; it is required with them. Empty parts are said to be missing.
+    `command` is what made the evaluations; it is required with them. `results` says them in other words than the table
+    that is written otherwise. Empty parts are said to be missing.
     """
     if evaluations and not command:
         raise ValueError("`command` must say how the `evaluations` were made, got an empty string.")
@@ -100,7 +102,7 @@ def write_card(
         _how_to_load(model, example_prompt),
         _architecture(model),
         "## Training\n\n" + (training or "Not described when this checkpoint was bundled."),
-        _results(evaluations, command),
+        _results(evaluations, results, command),
         notes,
         f"## Licence\n\n{LICENSE.capitalize()} for weights and code.",
     ]
@@ -143,9 +145,11 @@ def _architecture(model: PreTrainedModel) -> str:
     return "## Architecture\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
 
-def _results(evaluations: Sequence[Evaluation], command: str) -> str:
+def _results(evaluations: Sequence[Evaluation], text: str, command: str) -> str:
     if not evaluations:
         return "## Results\n\nNot measured."
+    if text:
+        return f"## Results\n\n{text}\n\n± is one standard error. Made by\n\n```\n{command}\n```"
     lines = [
         "| task | decoding | metric | value | n | forwards per instance | tokens per forward |",
         "|---|---|---|---|---|---|---|",

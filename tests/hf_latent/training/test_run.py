@@ -28,7 +28,7 @@ def run(folder: Path, *more: str, recipe: str = "sudoku_4x4.yaml") -> dict[str, 
     return main(*parse(arguments))
 
 
-@pytest.mark.parametrize("recipe", ["sudoku_4x4.yaml", "sudoku_6x6.yaml"])
+@pytest.mark.parametrize("recipe", ["arithmetic.yaml", "sudoku_4x4.yaml", "sudoku_6x6.yaml"])
 def test_a_recipe_runs_and_leaves_everything_beside_the_checkpoint(tmp_path: Path, recipe: str) -> None:
     results = run(tmp_path, "--eval_generation_steps", "1", recipe=recipe)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -44,7 +44,8 @@ def test_a_recipe_runs_and_leaves_everything_beside_the_checkpoint(tmp_path: Pat
     resolved = json.loads((tmp_path / "run.json").read_text())
     assert resolved["training"]["max_steps"] == 2
     assert resolved["training"]["loss_weighting"] == "uniform"
-    assert resolved["script"]["task_size"] == int(recipe[7])
+    assert recipe.startswith(resolved["script"]["task"])
+    assert resolved["script"]["task"] != "sudoku" or resolved["script"]["task_size"] == int(recipe[7])
     assert resolved["environment"]["packages"]["torch"] == torch.__version__
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path)

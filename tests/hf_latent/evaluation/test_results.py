@@ -1,0 +1,53 @@
+"""Results on disk: written as they come, never measured twice, measured anew under another header."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from hf_latent.evaluation import DecodingResult, describe, measure_all
+
+GRID = [{"decoding": "entropy"}, {"decoding": "med", "entropy_threshold": 0.1}, {"decoding": "med", "block_length": 4}]
+
+
+def result_of(settings: dict) -> DecodingResult:
+    return DecodingResult(settings, 3, 4, 5.5, 2.0, 0.25, (True, True, True, False), 0.5, float("nan"), 0.25, 0.1)
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
+    path, header, calls = tmp_path / "folder" / "results.json", {"command": "x", "seed": 1}, []
+
+    def measure(settings: dict) -> DecodingResult:
+        calls.append(settings)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return result_of(settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_all(GRID, measure, path, header, say=lambda line: None)
+    assert [r["settings"] for r in json.loads(path.read_text())["results"]] == GRID[:2]
+    lines: list[str] = []
+    results = measure_all(GRID, measure, path, header, say=lines.append)
+    assert calls == [*GRID, GRID[2]]
+    assert [result.settings for result in results] == GRID
+    assert math.isnan(results[0].leftmost_distance) and results[0].exit_share == 0.25
+    assert results[0].accuracy == 0.75 and results[0].correct == ()
+    assert "med, entropy_threshold=0.1" in lines[1] and "0.7500" in lines[1]
+    measure_all(GRID, measure, path, header | {"seed": 2}, say=lambda line: None)
+    assert len(calls) == 7, "another header: nothing is taken over"
+
+
+def test_the_file_is_json_that_everyone_reads(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    measure_all(GRID[:1], result_of, path, {"command": "x"}, say=lambda line: None)
+    text = path.read_text()
+    assert "NaN" not in text
+    report = json.loads(text)
+    assert report["command"] == "x" and {"hf_latent", "torch", "transformers"} <= report.keys()
+    assert report["results"][0]["leftmost_distance"] is None
+    assert "correct" not in report["results"][0]
+
+
+def test_settings_are_described_without_what_changes_nothing() -> None:
+    assert describe({"decoding": "med", "entropy_threshold": 0.1, "seed": 0}) == "med, entropy_threshold=0.1"
