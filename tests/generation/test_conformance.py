@@ -11,8 +11,8 @@ FOLDERS = ("llada-tiny", "llada-tiny-gqa", "dream-tiny")
 DREAM_RULES = {"maskgit_plus": "low_confidence", "topk_margin": "margin", "entropy": "entropy"}
 # In the ids of cases that are not compared, and why.
 NOT_COVERED = {
-    "fast-block": "Dream's cached reference takes each block's first token from the full forward, as its window does not "
-    "hold the state before it; ours does",
+    "fast-block": "Dream's cached reference takes each block's first token from the full forward, as its window lacks "
+    "the state before it; ours has it",
     "seeded": "needs the very draws of torch's generator, in the reference's order",
 }
 # The cached reference runs a second forward in a block that its first has completed: nothing is left to commit.
