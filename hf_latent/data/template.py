@@ -145,6 +145,9 @@ class ReasoningTemplate:
             tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
             for text in (self.delimiter, self.suffix)
         )
+        for name, tokens in (("delimiter", delimiter), ("suffix", suffix)):
+            if mask in tokens:
+                raise ValueError(f"`{name}` holds the mask token ({mask}).")
         ids = [mask] * self.reasoning_length + delimiter + [mask] * self.answer_length + suffix
         before = self.reasoning_length + len(delimiter)
         return ids, [False] * before + [True] * self.answer_length + [False] * len(suffix)
