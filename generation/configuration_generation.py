@@ -259,7 +259,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         for name in ("refinement_kl", "stop_kl"):
             check_number(name, getattr(self, name), 0.0)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
-        check_integer("refinement_steps", self.refinement_steps, low=0)
+        check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
         check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
         check_integer("min_new_tokens", self.min_new_tokens, low=0)
         for name in ("max_new_tokens", "block_length", "max_denoising_steps", "max_tokens_per_step", "top_k"):
@@ -332,9 +332,11 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
 
 
-def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> None:
-    """Raise `ValueError` unless `value` is None or an int in [`low`, `high`]."""
-    if value is None:
+def check_integer(
+    name: str, value: Any, low: int | None = None, high: int | None = None, optional: bool = True
+) -> None:
+    """Raise `ValueError` unless `value` is an int in [`low`, `high`], or None where `optional`."""
+    if value is None and optional:
         return
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if not is_integer or (low is not None and value < low) or (high is not None and value > high):

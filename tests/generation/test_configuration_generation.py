@@ -57,16 +57,74 @@ BAD_VALUES = [
     ("suppress_tokens", 5, "list of token ids, got 5"),
     ("suppress_tokens", [1.5], r"got \[1.5\]"),
     ("deferred_tokens", [-2], r"got \[-2\]"),
+    ("latent_refinement", 1, "True or False, got 1"),
+    ("latent_refinement", None, "True or False, got None"),
+    ("refinement_top_p", 1.1, r"in \[0.0, 1.0\], got 1.1"),
+    ("refinement_top_p", None, "got None"),
+    ("refinement_ratio", -0.1, r"in \[0.0, 1.0\], got -0.1"),
+    ("refinement_ratio", float("nan"), "got nan"),
+    ("refinement_steps", None, "integer of at least 0, got None"),
+    ("refinement_steps", -1, "integer of at least 0, got -1"),
+    ("refinement_steps", 2.0, "got 2.0"),
+    ("refinement_kl", -0.1, "at least 0.0, got -0.1"),
+    ("refinement_kl", None, "got None"),
+    ("stop_kl", "0.1", "at least 0.0, got '0.1'"),
+    ("stop_kl", None, "got None"),
+    ("early_exit_threshold", -0.1, "at least 0.0, got -0.1"),
+    ("early_exit_threshold", "sure", "got 'sure'"),
+    ("early_exit_threshold", True, "got True"),
+    ("answer_entropy_reduction", "mean", "'sum', 'max', got 'mean'"),
+    ("answer_entropy_reduction", None, "got None"),
+    ("block_cache", "duall", "'prefix', 'dual', got 'duall'. Did you mean 'dual'"),
+    ("block_cache", True, "'prefix', 'dual', got True"),
+    ("cache_refresh_interval", 0, "integer of at least 1, got 0"),
+    ("cache_refresh_interval", 1.5, "got 1.5"),
+    ("append_blocks", "yes", "True or False, got 'yes'"),
+    ("min_new_tokens", -1, "integer of at least 0, got -1"),
+    ("min_new_tokens", 2.0, "got 2.0"),
     ("pace_to_schedule", 1, "True or False, got 1"),
     ("output_history", "yes", "got 'yes'"),
     ("do_sample", 0, "True or False, got 0"),
     ("return_dict_in_generate", "yes", "got 'yes'"),
 ]
+# What the newer decoders do where nothing is said.
+DEFAULTS = {
+    "latent_refinement": False,
+    "refinement_top_p": 0.9,
+    "refinement_ratio": 0.15,
+    "refinement_steps": 20,
+    "refinement_kl": 0.1,
+    "stop_kl": 0.1,
+    "early_exit_threshold": None,
+    "answer_entropy_reduction": "sum",
+    "block_cache": None,
+    "cache_refresh_interval": None,
+    "append_blocks": False,
+    "min_new_tokens": None,
+}
+# At the edge of what is allowed.
+GOOD_VALUES = {
+    "refinement_top_p": (0, 0.0, 1),
+    "refinement_ratio": (0, 1.0),
+    "refinement_steps": (0, 1000),
+    "refinement_kl": (0, float("inf")),
+    "stop_kl": (0.0, float("inf")),
+    "early_exit_threshold": (None, 0, float("inf")),
+    "answer_entropy_reduction": ("sum", "max"),
+    "block_cache": (None, "prefix", "dual"),
+    "cache_refresh_interval": (None, 1),
+    "append_blocks": (True, False),
+    "min_new_tokens": (None, 0, 3),
+}
 # Misspelt, or of other libraries: the name, and the nearest one that the message gives.
 UNKNOWN_NAMES = [
     ("entropy_treshold", "entropy_threshold"),
     ("max_new_token", "max_new_tokens"),
     ("temprature", "temperature"),
+    ("refinement_step", "refinement_steps"),
+    ("early_exit_treshold", "early_exit_threshold"),
+    ("append_block", "append_blocks"),
+    ("cache_refresh_intervall", "cache_refresh_interval"),
     ("block_size", None),
     ("steps", None),
     ("gen_length", None),
@@ -84,6 +142,16 @@ def test_a_bad_value_is_refused_by_name(config_class: type, name: str, value: ob
         config_class().update(**{name: value})
     with pytest.raises(ValueError, match=f"`{name}` must be .*{message}"):
         config_class.from_dict({name: value})
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_defaults_and_values_at_the_edge(config_class: type) -> None:
+    """Nothing new is on unasked; what is allowed is kept as it was given."""
+    config = config_class()
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    for name, values in GOOD_VALUES.items():
+        for value in values:
+            assert getattr(config_class(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize(("name", "near"), UNKNOWN_NAMES)
@@ -146,6 +214,18 @@ SET = {
     "eos_token_id": [2, 3],
     "max_new_tokens": 12,
     "do_sample": False,
+    "latent_refinement": True,
+    "refinement_top_p": 0.5,
+    "refinement_ratio": 0.3,
+    "refinement_steps": 7,
+    "refinement_kl": 0.0,
+    "stop_kl": 0.4,
+    "early_exit_threshold": 0.6,
+    "answer_entropy_reduction": "max",
+    "block_cache": "dual",
+    "cache_refresh_interval": 5,
+    "append_blocks": True,
+    "min_new_tokens": 2,
 }
 
 

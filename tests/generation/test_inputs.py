@@ -115,6 +115,31 @@ BAD_CALLS = {
         "`confidence_threshold` must .* got 2",
     ),
     "a block of nothing": ({"inputs": PROMPT, "block_length": 0}, "`block_length` must be an integer .* got 0"),
+    "appended blocks of no length": (
+        {"inputs": PROMPT, "append_blocks": True},
+        "`append_blocks`=True needs `block_length`, the tokens of a block, got None",
+    ),
+    "an unknown cache": ({"inputs": PROMPT, "block_cache": "static"}, "`block_cache` must be .* got 'static'"),
+    "no number of refinement steps": (
+        {"inputs": PROMPT, "refinement_steps": None},
+        "`refinement_steps` must be an integer of at least 0, got None",
+    ),
+    "early exit without an answer": (
+        {"inputs": PROMPT, "early_exit_threshold": 0.1},
+        "`early_exit_threshold`=0.1 needs an `answer_mask` that says where the answer is",
+    ),
+    "an answer in a prompt without masks": (
+        {"inputs": PROMPT, "answer_mask": PROMPT == 3, "max_new_tokens": None},
+        r"`input_ids` has nothing to infill: no token is the mask token \(47\)",
+    ),
+    "an answer and a length": (
+        {"inputs": HOLED, "answer_mask": HOLED == MASK},
+        "`max_new_tokens`=4 has no meaning for `infill` and with `answer_mask`",
+    ),
+    "ends beyond the vocabulary": (
+        {"inputs": PROMPT, "eos_token_id": 48},
+        r"`eos_token_id` must lie below `vocab_size` \(48\), got 48",
+    ),
     "a bad value set on the object": (
         {"inputs": PROMPT, "generation_config": "changed below"},
         "`entropy_bound` must be a number of at least 0.0, got -3",
@@ -146,6 +171,20 @@ BAD_INFILLS = {
     ),
     "a length": ({"inputs": HOLED, "max_new_tokens": 4}, "`max_new_tokens`=4 has no meaning for `infill`"),
     "a total length": ({"inputs": HOLED, "max_length": 4}, "`max_length`=4 has no meaning for `infill`"),
+    "a least length": ({"inputs": HOLED, "min_new_tokens": 2}, "`min_new_tokens`=2 has no meaning for `infill`"),
+    "appended blocks": ({"inputs": HOLED, "append_blocks": True}, "`append_blocks`=True has no meaning for `infill`"),
+    "an answer of another shape": (
+        {"inputs": HOLED, "answer_mask": mask([0, 1])},
+        r"`answer_mask` must have the shape of `input_ids`, \(1, 3\), got \(1, 2\)",
+    ),
+    "an answer of other values": (
+        {"inputs": HOLED, "answer_mask": mask([0, 2, 0])},
+        r"`answer_mask` must hold 0 and 1 \(the answer\) only",
+    ),
+    "an answer that is given": (
+        {"inputs": HOLED, "answer_mask": mask([1, 0, 1])},
+        "`answer_mask` marks no mask token of `input_ids` in row 0",
+    ),
     "beyond the positions": (
         {"inputs": HOLED.repeat(1, 50)},
         r"The longest row is 150 tokens, more than the model's `max_position_embeddings` \(128\)",
@@ -201,6 +240,16 @@ def test_masks_of_any_type_are_masks(llada: torch.nn.Module, dtype: torch.dtype)
     padded = torch.tensor([[46, 1, 2, 3]])
     out = llada.generate(padded, attention_mask=mask([0, 1, 1, 1]).to(dtype), max_new_tokens=4)
     assert torch.equal(out[:, 1:], llada.generate(PROMPT, max_new_tokens=4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_answers_are_marked_in_any_type(llada: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Given tokens and padding that the mask marks are no answer."""
+    ids = torch.tensor([[46, 1, MASK, 2, MASK]])
+    valid = mask([0, 1, 1, 1, 1])
+    out = llada.generate(ids, attention_mask=valid, answer_mask=mask([1, 0, 0, 1, 1]).to(dtype))
+    expected = llada.infill(ids, attention_mask=valid, decoding="left_to_right")
+    assert torch.equal(out, expected)
 
 
 def test_without_a_mask_pad_tokens_are_padding(llada: torch.nn.Module) -> None:
