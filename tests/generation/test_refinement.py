@@ -311,7 +311,7 @@ def test_the_cases_above_reach_every_phase(llada: nn.Module) -> None:
 def test_without_mixing_and_stopping_it_is_the_plain_decoder(
     model: nn.Module, decoding: str, data: st.DataObject
 ) -> None:
-    """To the bit: r_f = 0 or top_p = 0 is the baseline of the paper. Its noise too: no draw is spent on a hold."""
+    """To the bit: r_f = 0 or top_p = 0 is the baseline of the paper. Its noise is the same."""
     number = data.draw(st.integers(1, 8), "max_new_tokens")
     same = {
         "max_new_tokens": number,
