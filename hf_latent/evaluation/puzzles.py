@@ -103,8 +103,8 @@ def solve_puzzles(
             **generation_kwargs,
         )
         # Padded on the left, a template's masks end where the rows end.
-        start = inputs["input_ids"].shape[1] - (0 if template is None else task.completion_length)
-        texts = tokenizer.batch_decode(output.sequences[:, start:])
+        begin = inputs["input_ids"].shape[1] - (0 if template is None else task.completion_length)
+        texts = tokenizer.batch_decode(output.sequences[:, begin:])
         correct += [task.is_solved(p, text) for p, text in zip(batch, texts, strict=True)]
         reports.append(output)
         committed += int((output.commit_step >= 0).sum())
