@@ -44,7 +44,7 @@ class Reading:
     Args:
         at: rows and columns `(N,)` of the positions, row by row.
         counts: how many of them each row has.
-        facts: what `Predictor.plan` has found out, on the host.
+        facts: what `Predictor.plan` has found out about these rows, on the host.
         memory: latent refinement's, if it is on.
     """
 
@@ -113,15 +113,14 @@ class Predictor:
             return
         num_rows = len(self._age)
         self._window, self._cached_block, self._age = self._window[rows], self._cached_block[rows], self._age[rows]
-        self.cache.batch_select_indices(torch.cat([rows + copy * num_rows for copy in range(self.copies)]))
+        self.cache.batch_select_indices(self._doubled(rows, num_rows))
 
     def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
-        """Logits `(N, V)`; from what `plan` said, on the host, before rows were selected."""
+        """Logits `(N, V)`."""
         facts = list(reading.facts)
         ends = facts.pop(0) if self.settings.append_blocks else [canvas.ids.shape[1]]
-        length = max(ends)
-        view = _View(canvas, length, self._exists(canvas, block) if self.settings.append_blocks else canvas.valid)
-        view.hides = canvas.padded or min(ends) < length
+        exists = self._exists(canvas, block) if self.settings.append_blocks else canvas.valid
+        view = _View(canvas, max(ends), exists, hides=canvas.padded or min(ends) < max(ends))
         if self.cache is None:
             return self._guided(view, reading.at, reading.memory, None, None)
         return self._cached(view, block, reading, facts)
@@ -162,51 +161,65 @@ class Predictor:
         columns: torch.Tensor | None,
     ) -> torch.Tensor:
         """Logits of positions `at`, all within `rows` (None: every row), of a forward of `columns` (None: all)."""
-        canvas, length = view.canvas, view.length
-        ids, masked = canvas.ids[:, :length], canvas.masked[:, :length]
-        contents = [ids]
+        inputs = self._inputs(view, memory, rows, columns)
+        at_row, at_column = self._locate(view, at, rows, columns)
         if self.copies == 2:
-            contents.append(torch.where(canvas.writable[:, :length], ids, self.settings.mask_token_id))
-        inputs: dict[str, torch.Tensor] = {}
-        mixed = [None if memory is None else memory.embeddings(content, masked, length) for content in contents]
-        for name, parts in (("inputs_embeds", mixed), ("input_ids", contents)):
-            if parts[0] is not None:
-                picked = [_pick(part, rows, columns) for part in parts if part is not None]
-                inputs[name] = torch.cat(picked) if len(picked) > 1 else picked[0]
-                break
-        if columns is not None or view.hides:
-            inputs["position_ids"] = _pick(canvas.position_ids[:, :length], rows, columns).repeat(self.copies, 1)
-        if view.hides:
-            visible = view.exists[:, :length]
-            visible = visible if rows is None else visible[rows]
-            inputs["attention_mask"] = visible.long().repeat(self.copies, 1)
-        at_row, at_column = at
-        if rows is not None:
-            at_row = torch.empty_like(view.canvas.row).index_copy_(
-                0, rows, torch.arange(len(rows), device=rows.device)
-            )[at_row]
-        if columns is not None:
-            assert self._window is not None
-            at_column = (self._window.cumsum(-1) - 1)[at]
-        num_rows = len(canvas.ids) if rows is None else len(rows)
-        if self.copies == 2:
+            num_rows = len(view.canvas.ids) if rows is None else len(rows)
             at_row, at_column = torch.cat([at_row, at_row + num_rows]), at_column.repeat(2)
-        cache = None
         if self.cache is not None:
-            every = len(canvas.ids)
-            doubled = None if rows is None else torch.cat([rows + copy * every for copy in range(self.copies)])
-            cache = self.cache.place(doubled, None if columns is None else columns.repeat(self.copies, 1), length)
-        logits = self._forward(inputs, (at_row, at_column), cache)
+            cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
+            repeated = None if columns is None else columns.repeat(self.copies, 1)
+            self.cache.place(cached_rows, repeated, view.length)
+        logits = self._forward(inputs, (at_row, at_column))
         if self.copies == 1:
             return logits
         conditional, unconditional = logits.chunk(2)
         return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
 
-    def _forward(
-        self, inputs: dict[str, torch.Tensor], at: tuple[torch.Tensor, torch.Tensor], cache: WindowCache | None
-    ) -> torch.Tensor:
+    def _inputs(
+        self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, columns: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """What the model is given: ids or embeddings, where they stand, and what they may see."""
+        canvas, length = view.canvas, view.length
+        contents = [canvas.ids[:, :length]]
+        if self.copies == 2:
+            contents.append(torch.where(canvas.writable[:, :length], contents[0], self.settings.mask_token_id))
+        name = "input_ids"
+        if memory is not None and memory.mixes:
+            name = "inputs_embeds"
+            contents = [memory.embeddings(ids, canvas.masked[:, :length]) for ids in contents]
+        inputs = {name: torch.cat([_pick(content, rows, columns) for content in contents])}
+        if columns is not None or view.hides:
+            inputs["position_ids"] = _pick(canvas.position_ids[:, :length], rows, columns).repeat(self.copies, 1)
+        if view.hides:
+            inputs["attention_mask"] = _pick(view.exists[:, :length], rows, None).long().repeat(self.copies, 1)
+        return inputs
+
+    def _locate(
+        self,
+        view: "_View",
+        at: tuple[torch.Tensor, torch.Tensor],
+        rows: torch.Tensor | None,
+        columns: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the positions `at` of the canvas are in a forward of `rows` and `columns`."""
+        at_row, at_column = at
+        if columns is not None:
+            assert self._window is not None
+            at_column = (self._window.cumsum(-1) - 1)[at]
+        if rows is not None:
+            number = torch.empty_like(view.canvas.row)
+            number[rows] = torch.arange(len(rows), device=rows.device)
+            at_row = number[at_row]
+        return at_row, at_column
+
+    def _doubled(self, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+        """Rows of a cache of `num_rows`, and the same again in the second half that guidance adds."""
+        return torch.cat([rows + copy * num_rows for copy in range(self.copies)])
+
+    def _forward(self, inputs: dict[str, torch.Tensor], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         if self.selects:
-            extra = {} if cache is None else {"past_key_values": cache}
+            extra = {} if self.cache is None else {"past_key_values": self.cache}
             return self.model(**inputs, **extra, logits_to_keep=at, return_dict=True).logits
         return self._foreign(inputs)[at]
 
@@ -231,14 +244,14 @@ class Predictor:
         return shifted
 
 
-@dataclass
+@dataclass(frozen=True)
 class _View:
-    """The canvas as a forward sees it: `length` columns, of which those in `exists` `(A, L)` are not hidden."""
+    """The canvas as a forward sees it: `length` columns, of which only those in `exists` `(A, L)` are not hidden."""
 
     canvas: Canvas
     length: int
     exists: torch.Tensor
-    hides: bool = False
+    hides: bool  # whether any column is hidden
 
 
 def _columns_of(window: torch.Tensor, width: int) -> torch.Tensor:

@@ -87,15 +87,17 @@ class Memory:
         if self.settings.mixes:
             self._mixed = mix_embeddings(logits, self.embed, self.mask_token_id, self.settings)
 
-    def embeddings(self, ids: torch.Tensor, masked: torch.Tensor, length: int) -> torch.Tensor | None:
-        """
-        Input embeddings `(A, length, D)` of the first columns of a canvas, mixed where it is open and remembered; None
-        if nothing is mixed.
-        """
-        if self._slot is None or self._mixed is None or len(self._mixed) == 0:
-            return None
-        slot = self._slot[:, :length]
+    @property
+    def mixes(self) -> bool:
+        """Whether `embeddings` differ from plain ones: not before the first forward."""
+        return self._mixed is not None and len(self._mixed) > 0
+
+    def embeddings(self, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Input embeddings `(A, L', D)` of the first columns of a canvas, mixed where it is open and remembered."""
         plain = self.embed(ids)
+        if self._slot is None or self._mixed is None:
+            return plain
+        slot = self._slot[:, : ids.shape[1]]
         mixed = self._mixed[slot.clamp(min=0)].to(plain.dtype)
         return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
 

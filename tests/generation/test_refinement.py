@@ -115,7 +115,8 @@ def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -
     at = torch.tensor([0]), torch.tensor([1])
     memory.remember(at, torch.tensor([HALVES]).log(), torch.tensor([True]), torch.Size([1, 2]))
     ids = torch.tensor([[0, 3]])
-    assert memory.embeddings(ids, ids == 3, 2) is None
+    assert not memory.mixes
+    assert torch.equal(memory.embeddings(ids, ids == 3), memory.embed(ids))
 
 
 def test_only_open_remembered_positions_are_mixed() -> None:
@@ -129,10 +130,10 @@ def test_only_open_remembered_positions_are_mixed() -> None:
     expected = TABLE[ids]
     expected[0, 2] = expected[1, 0] = torch.tensor(soft)
     for length in (4, 3):
-        found = memory.embeddings(ids[:, :length], ids[:, :length] == 3, length)
+        found = memory.embeddings(ids[:, :length], ids[:, :length] == 3)
         assert torch.allclose(found, expected[:, :length], atol=1e-6)
     memory.select(torch.tensor([1]))
-    assert torch.allclose(memory.embeddings(ids[1:], ids[1:] == 3, 4), expected[1:], atol=1e-6)
+    assert torch.allclose(memory.embeddings(ids[1:], ids[1:] == 3), expected[1:], atol=1e-6)
 
 
 def test_the_divergence_is_from_the_newer_belief_to_the_older() -> None:
