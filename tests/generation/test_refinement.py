@@ -504,3 +504,17 @@ def test_only_open_positions_of_current_blocks_meet_the_vocabulary(
     assert remembered == [(4, 1000), (4, 1000), (2, 1000)] * 2
     assert out.num_forward_passes.tolist() == [6, 6]
     assert largest.elements < 1000 * 44
+
+
+@pytest.mark.parametrize("decoding", ["low_confidence", "random"])
+def test_forwards_that_only_refine_spend_no_noise(llada: torch.nn.Module, decoding: str) -> None:
+    """With a mixture too small to see, a sampled run is the plain one, two forwards of each block later."""
+    knobs = {"max_new_tokens": 8, "block_length": 4, "decoding": decoding, "temperature": 0.9, "seed": 5}
+    knobs |= {"eos_token_id": None, "return_dict_in_generate": True}
+    plain = llada.generate(torch.tensor([[1, 2, 3]]), **knobs)
+    held = {"latent_refinement": True, "refinement_ratio": 1e-9, "refinement_steps": 2, "refinement_kl": 0.0}
+    refined = llada.generate(torch.tensor([[1, 2, 3]]), **held, stop_kl=0.0, **knobs)
+    assert torch.equal(refined.sequences, plain.sequences)
+    late = refined.commit_step[0, 3:] - plain.commit_step[0, 3:]
+    assert late.tolist() == [2] * 4 + [4] * 4
+    assert refined.num_refinement_passes.tolist() == [4]
