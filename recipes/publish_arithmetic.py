@@ -53,7 +53,7 @@ CACHED: list[dict[str, Any]] = [
 
 def decoder_grid() -> list[dict[str, Any]]:
     """Every decoder, from one token a forward to all at once."""
-    grid: list[dict[str, Any]] = [ONE_TOKEN, {"decoding": "low_confidence"}, {"decoding": "left_to_right"}]
+    grid: list[dict[str, Any]] = [ONE_TOKEN, {"decoding": "left_to_right"}]
     # k tokens a forward, the surest first: a bound that lets everything through, and a ceiling.
     grid += [{"decoding": "entropy_bound", "entropy_bound": 1e6, "max_tokens_per_step": k} for k in (2, 4, 8)]
     grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.99, 0.95, 0.9, 0.8)]

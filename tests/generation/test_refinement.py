@@ -11,7 +11,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_latent.generation import denoising
-from hf_latent.generation.refinement import FIRST_NUCLEUS, Memory, RefinementSettings, mix_embeddings, nucleus
+from hf_latent.generation.refinement import (
+    SMALL_NUCLEUS,
+    Memory,
+    RefinementSettings,
+    large_nucleus,
+    log_probabilities,
+    mix_embeddings,
+    small_nucleus,
+)
 from hf_latent.generation.rules import RULES
 
 EOS, PAD, MASK = 45, 46, 47
@@ -49,7 +57,8 @@ def test_the_mixture_is_that_of_the_paper(case: str) -> None:
     expected = [(1 - alpha) * m + alpha * x for m, x in zip([8.0, 4.0], mixture, strict=True)]
     for offset in (0.0, 30.0, -30.0):  # logits are no log-probabilities
         logits = torch.tensor([p]).log() + offset
-        found = mix_embeddings(logits, nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
+        parts = [log_probabilities(logits)]
+        found = mix_embeddings(parts, nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
         assert found[0].tolist() == pytest.approx(expected, abs=2e-5)
 
 
@@ -83,13 +92,14 @@ def mix_plainly(logits: list[float], table: list[list[float]], mask: int, top_p:
 def test_the_mixture_of_random_beliefs(
     vocabulary: int, scale: float, top_p: float, suppressed: int, seed: int
 ) -> None:
-    """Flat beliefs over a vocabulary beyond the first nucleus included, in one call with sharp ones."""
+    """Flat beliefs over a vocabulary beyond a small nucleus included, in one call with sharp ones."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, vocabulary, generator=generator, dtype=torch.float64) * torch.tensor([[scale], [9.0], [1]])
     logits[:, :suppressed] = -math.inf
     table = torch.randn(vocabulary, 3, generator=generator, dtype=torch.float64)
     expected = [mix_plainly(row, table.tolist(), 0, top_p, 0.7) for row in logits.tolist()]
-    found = mix_embeddings(logits.float(), nn.Embedding.from_pretrained(table), 0, settings_of(top_p, 0.7))
+    parts = [log_probabilities(rows) for rows in logits.float().split([1, 2])]
+    found = mix_embeddings(parts, nn.Embedding.from_pretrained(table), 0, settings_of(top_p, 0.7))
     assert found.tolist() == [pytest.approx(row, abs=2e-3 / vocabulary**0.5) for row in expected]
 
 
@@ -98,15 +108,27 @@ def test_the_mixture_of_random_beliefs(
 def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: float, seed: int) -> None:
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
-        share, tokens = nucleus(logits, top_p)
-        for p, s, t in zip(logits.double().softmax(-1), share, tokens, strict=True):
+        small = small_nucleus(logits.softmax(-1), top_p)
+        assert small is not None or vocabulary > SMALL_NUCLEUS
+        large = large_nucleus(logits.softmax(-1), top_p), torch.arange(vocabulary).expand(4, -1)
+        rows = [row for found in (small, large) if found is not None for row in zip(range(4), *found, strict=True)]
+        for i, s, t in rows:
+            p = logits[i].double().softmax(-1)
             kept = t[s > 0]
             best = p.sort(descending=True)
             size = int((best.values.cumsum(-1) < top_p - 1e-6).sum()) + 1
             assert sorted(kept.tolist()) == sorted(best.indices[:size].tolist())
             assert torch.allclose(s[s > 0].double(), p[kept] / p[kept].sum(), atol=1e-5)
-    if vocabulary > FIRST_NUCLEUS and scale < 1:
-        assert tokens.shape[1] > FIRST_NUCLEUS, "the flat case is to leave the first nucleus"
+    if vocabulary > SMALL_NUCLEUS and scale < 1:
+        assert small is None, "the flat case is to leave the small nucleus"
+
+
+def test_equal_tokens_are_in_a_large_nucleus_together() -> None:
+    p = torch.tensor([[0.3, 0.1, 0.3, 0.1, 0.2], [0.2] * 5])
+    share = large_nucleus(p, 0.5)
+    assert share[0].tolist() == pytest.approx([0.5, 0.0, 0.5, 0.0, 0.0])
+    assert share[1].tolist() == pytest.approx([0.2] * 5)
+    assert large_nucleus(p, 1.0).tolist() == [pytest.approx(row) for row in p.tolist()]
 
 
 @pytest.mark.parametrize(("top_p", "ratio"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
