@@ -162,7 +162,7 @@ def examples(
     task: ArithmeticTask, model: Any, tokenizer: Any, template: ReasoningTemplate, problems: list[dict[str, Any]]
 ) -> str:
     """Right, wrong and early answers, verbatim."""
-    settings = {**MED, **EXIT, "block_length": BLOCK_LENGTH}
+    settings = {"decoding": "med", "entropy_threshold": model.generation_config.entropy_threshold, **EXIT}
     inputs = template.apply(tokenizer, [p["prompt"] for p in problems])
     output = model.generate(**inputs, return_dict_in_generate=True, **settings)
     answers = template.split(tokenizer, output.sequences, inputs["answer_mask"])
@@ -207,7 +207,12 @@ def main() -> None:
     header = {"command": shown, "seed": args.seed, "threads": args.threads}
     results = measure_all(decoder_grid(), measure, args.folder / "decoding_results.json", header)
 
-    model.generation_config.update(**MED, block_length=BLOCK_LENGTH, max_new_tokens=task.completion_length)
+    # The checkpoint's own threshold: the fewest forwards at the accuracy of one token per forward.
+    one = find(results, ONE_TOKEN)
+    chosen = cheapest(results, {"decoding": "med", **EXIT}, one.accuracy - 0.005)
+    threshold = chosen.settings["entropy_threshold"]
+    model.generation_config.update(decoding="med", entropy_threshold=threshold, block_length=BLOCK_LENGTH)
+    model.generation_config.max_new_tokens = task.completion_length
     bundle(model, tokenizer, args.folder)
     layout = {name: getattr(task, name) for name in ("reasoning_length", "answer_length", "delimiter")}
     about = {"task": task.name, "version": task.version, **layout, "early_exit_threshold": 0.1}

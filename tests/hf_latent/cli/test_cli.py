@@ -3,19 +3,24 @@
 import json
 import re
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from typer.testing import CliRunner
 
 import hf_latent.cli as cli
+from hf_latent import LladaConfig, LladaForMaskedDiffusion
 from hf_latent.cli.demo import DECODERS
 from hf_latent.cli.generate import parse_knobs
 from hf_latent.cli.loading import packaged_checkpoints
+from hf_latent.cli.reasoning import show_early_exit
 from hf_latent.generation.rules import RULES
 from hf_latent.hub import bundle
+from hf_latent.tasks import ArithmeticTask, arithmetic_tokenizer
 
 
 @pytest.fixture
@@ -45,6 +50,24 @@ def test_demo_solves_prints_the_table_and_draws(checkpoint, tmp_path):
     for name in RULES:
         assert name in result.output
     assert picture.stat().st_size > 10_000
+
+
+def test_early_exit_is_shown_on_a_model_with_a_template(tmp_path):
+    """A threshold that every belief meets: the reasoning is left at the first forward."""
+    task, tokenizer = ArithmeticTask(), arithmetic_tokenizer()
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos")}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LladaForMaskedDiffusion(LladaConfig(vocab_size=len(tokenizer), **special, **sizes))
+    folder = bundle(model, tokenizer, tmp_path / "tiny", verify=False)
+    layout = {name: getattr(task, name) for name in ("reasoning_length", "answer_length", "delimiter")}
+    about = {"task": "arithmetic", **layout, "early_exit_threshold": 1e6}
+    (folder / "task.json").write_text(json.dumps(about))
+    console = Console(file=StringIO(), width=200)
+    show_early_exit(console, str(folder), num_problems=3, seed=0, delay=0.0)
+    text = console.file.getvalue()
+    assert "the answer is decided, the rest is left" in text
+    assert text.count("wrong") + text.count("right") >= 2
+    assert re.search(r"early_exit_threshold=1000000.0 .* 1\.0 .* 100 %", text)
 
 
 def test_demo_compares_every_rule_there_is():
@@ -128,5 +151,5 @@ def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
     from importlib import resources
 
     for name in packaged_checkpoints():
-        folder = resources.files("hf_latent.model_cards") / name
-        assert json.loads((folder / "task.json").read_text())["size"] in (4, 6, 9)
+        about = json.loads((resources.files("hf_latent.model_cards") / name / "task.json").read_text())
+        assert about["size"] in (4, 6, 9) if about["task"] == "sudoku" else about["reasoning_length"] > 0
