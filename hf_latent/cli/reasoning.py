@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,13 +59,15 @@ def _frame(
     from rich.panel import Panel
     from rich.text import Text
 
-    assert output.history is not None and output.candidate_history is not None and output.answer_entropy is not None
-    text = Text(tokenizer.decode(output.sequences[0, :start], skip_special_tokens=True), style="bold")
+    history, proposed = cast(tuple, output.history), cast(tuple, output.candidate_history)
+    commit_step, answer_entropy = cast(Any, output.commit_step), cast(Any, output.answer_entropy)
+    prompt = cast(Any, output.sequences)[0, :start]
+    text = Text(tokenizer.decode(prompt, skip_special_tokens=True), style="bold")
     special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-    tokens, candidates = output.history[step][0].tolist(), output.candidate_history[step][0].tolist()
+    tokens, candidates = history[step][0].tolist(), proposed[step][0].tolist()
     for column in range(start, len(tokens)):
         token = tokens[column]
-        written = int(output.commit_step[0, column])
+        written = int(commit_step[0, column])
         if token in special:
             continue
         if token != tokenizer.mask_token_id:
@@ -74,8 +76,8 @@ def _frame(
             text.append(tokenizer.decode([candidates[column]]), style="dim italic")
         else:
             text.append("·", style="dim")
-    entropy = float(output.answer_entropy[0, step])
-    left = "; the answer is decided, the rest is left" if int(output.exit_step[0]) == step else ""
+    entropy = float(answer_entropy[0, step])
+    left = "; the answer is decided, the rest is left" if int(cast(Any, output.exit_step)[0]) == step else ""
     return Panel(text, title=title, subtitle=f"forward {step + 1}, entropy of the answer {entropy:.2f} nats{left}")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
@@ -95,24 +96,19 @@ class ReasoningTemplate:
         for number, row in enumerate(rows):
             if mask in row:
                 raise ValueError(f"`questions` {number} holds the mask token ({mask}).")
-        length = max(map(len, rows)) + len(behind)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        if pad is None:
-            if any(len(row) < max(map(len, rows)) for row in rows):
-                raise ValueError("`questions` of unequal length need a padding token, which the tokenizer lacks.")
-            pad = 0
-        ids, valid, answer = [], [], []
-        for row in rows:
-            whole, padding = [*row, *behind], length - len(row) - len(behind)
-            flags = [False] * len(row) + in_answer
-            parts = ([pad] * padding, whole), ([0] * padding, [1] * len(whole)), ([False] * padding, flags)
-            for column, (filling, content) in zip((ids, valid, answer), parts, strict=True):
-                column.append(filling + content if padding_side == "left" else content + filling)
+        if pad is None and len({len(row) for row in rows}) > 1:
+            raise ValueError("`questions` of unequal length need a padding token, which the tokenizer lacks.")
+
+        def stack(values: list[list[Any]], filling: Any) -> torch.Tensor:
+            tensors = [torch.tensor(row) for row in values]
+            return pad_sequence(tensors, batch_first=True, padding_value=filling, padding_side=padding_side)
+
         return BatchEncoding(
             {
-                "input_ids": torch.tensor(ids),
-                "attention_mask": torch.tensor(valid),
-                "answer_mask": torch.tensor(answer),
+                "input_ids": stack([row + behind for row in rows], pad or 0),
+                "attention_mask": stack([[1] * len(row + behind) for row in rows], 0),
+                "answer_mask": stack([[False] * len(row) + in_answer for row in rows], False),
             }
         )
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ def solve_puzzles(
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    forwards = sum(int(report.num_forward_passes.sum()) for report in reports)
+    forwards = int(sum(cast(torch.Tensor, report.num_forward_passes).sum() for report in reports))
     refined = [report.num_refinement_passes for report in reports if report.num_refinement_passes is not None]
     exits = [report.exit_step >= 0 for report in reports if report.exit_step is not None]
     return DecodingResult(

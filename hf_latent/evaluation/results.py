@@ -55,12 +55,11 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, DecodingResult]:
     if any(report.get(name) != json.loads(json.dumps(value)) for name, value in header.items()):
         return {}
     names = {field.name for field in fields(DecodingResult)} - {"correct"}
-    return {
-        json.dumps(r["settings"]): DecodingResult(
-            **{name: float("nan") if r[name] is None else r[name] for name in names & r.keys()}, correct=()
-        )
-        for r in report["results"]
-    }
+    results = {}
+    for r in report["results"]:
+        values: dict[str, Any] = {name: float("nan") if r[name] is None else r[name] for name in names & r.keys()}
+        results[json.dumps(r["settings"])] = DecodingResult(**values, correct=())
+    return results
 
 
 __all__ = ["describe", "measure_all"]

@@ -30,7 +30,7 @@ class Task(Protocol):
     def generate(self, num: int, seed: int, /, *, split: str = "train") -> list[dict[str, Any]]:
         """Distinct instances of the "train" or "test" side, the same on every platform for the same arguments."""
 
-    def dataset(self, num: int, seed: int, /, **kwargs: Any) -> Dataset:
+    def dataset(self, num: int, seed: int, /, *, split: str = "train") -> Dataset:
         """Generated instances with the columns of `format`."""
 
     def format(self, instance: dict[str, Any], /) -> dict[str, str]:
