@@ -120,12 +120,33 @@ class ArithmeticTask:
         answer += "<eos>" * (self.answer_length - 1 - len(tokenize(answer)))
         return {"prompt": problem["question"] + "\n", "completion": reasoning + self.delimiter + answer}
 
-    def dataset(self, num_problems: int, seed: int, **kwargs: Any) -> Dataset:
-        """`generate(num_problems, seed, **kwargs)` as a dataset with the columns of `format` and of the problems."""
+    def format_partly(self, problem: dict[str, Any], rng: random.Random) -> dict[str, str]:
+        """
+        As `format`, with the reasoning given up to a random place: behind an equals sign, or anywhere.
+
+        Under random masks a result is seldom to be worked out: its operands are masked with it, or the next
+        calculation repeats it. Behind what is given, it is.
+        """
+        texts = self.format(problem)
+        tokens = tokenize(problem["reasoning"])
+        ends = [i + 1 for i, token in enumerate(tokens) if token == "="]
+        cut = len("".join(tokens[: rng.choice(ends) if rng.random() < 2 / 3 else rng.randrange(len(tokens))]))
+        return {"prompt": texts["prompt"] + texts["completion"][:cut], "completion": texts["completion"][cut:]}
+
+    def dataset(self, num_problems: int, seed: int, *, given_share: float = 0.0, **kwargs: Any) -> Dataset:
+        """
+        `generate(num_problems, seed, **kwargs)` as a dataset with the columns of `format` and of the problems.
+
+        `given_share`: share of the problems that come with a part of their reasoning (`format_partly`).
+        """
         from datasets import Dataset
 
-        problems = self.generate(num_problems, seed, **kwargs)
-        return Dataset.from_list([self.format(problem) | problem for problem in problems])
+        rng = random.Random(f"arithmetic given {seed}")
+        rows = []
+        for problem in self.generate(num_problems, seed, **kwargs):
+            is_given = rng.random() < given_share
+            rows.append((self.format_partly(problem, rng) if is_given else self.format(problem)) | problem)
+        return Dataset.from_list(rows)
 
     # Verifier
 

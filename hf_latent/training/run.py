@@ -42,6 +42,9 @@ class TrainArguments:
     task_seed: int = field(default=0, metadata={"help": "Seed of the instances."})
     num_train_examples: int = field(default=20_000, metadata={"help": "Instances of the task to train on."})
     num_eval_examples: int = field(default=200, metadata={"help": "Held-out instances of the task."})
+    given_share: float = field(
+        default=0.0, metadata={"help": "Share of the word problems that come with a part of their reasoning."}
+    )
     min_givens: int | None = field(default=None, metadata={"help": "Fewest given cells of a Sudoku."})
     max_givens: int | None = field(default=None, metadata={"help": "Most given cells of a Sudoku."})
     num_ambiguous_examples: int = field(
@@ -104,11 +107,10 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
     """Training set, evaluation set and task. Instances of a task never occur in both sets."""
     if arguments.task == "arithmetic":
         problems = ArithmeticTask()
-        train, test = (
-            problems.dataset(num, arguments.task_seed, split=split)
-            for split, num in (("train", arguments.num_train_examples), ("test", arguments.num_eval_examples))
+        train = problems.dataset(
+            arguments.num_train_examples, arguments.task_seed, split="train", given_share=arguments.given_share
         )
-        return train, test, problems
+        return train, problems.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), problems
     if arguments.task == "sudoku":
         task = SudokuTask(arguments.task_size)
         givens = None if arguments.min_givens is None else (arguments.min_givens, arguments.max_givens)

@@ -1,5 +1,6 @@
 """Word problems: what they ask is what the reasoning works out; no train problem is a test problem in other words."""
 
+import random
 import re
 
 import pytest
@@ -125,6 +126,30 @@ def test_texts_survive_the_tokenizer_and_fill_the_template(problems: list[dict])
         assert whole[: len(prompt)] == prompt
         assert len(whole) - len(prompt) == task.completion_length
         assert len(whole) <= tokenizer.model_max_length
+
+
+def test_reasoning_may_be_given_in_part(problems: list[dict]) -> None:
+    """Cut between tokens, mostly behind an equals sign; together the two parts are what they were."""
+    task, tokenizer, rng = ArithmeticTask(), arithmetic_tokenizer(), random.Random(0)
+    behind_equals = 0
+    for problem in problems[:200]:
+        whole, parts = task.format(problem), task.format_partly(problem, rng)
+        text = parts["prompt"] + parts["completion"]
+        assert text == whole["prompt"] + whole["completion"]
+        prompt = tokenizer(parts["prompt"])["input_ids"]
+        assert tokenizer(text)["input_ids"][: len(prompt)] == prompt
+        assert len(whole["prompt"]) <= len(parts["prompt"]) < len(whole["prompt"]) + len(problem["reasoning"])
+        behind_equals += parts["prompt"].endswith("=")
+    assert 110 < behind_equals < 170, "two in three, and some of the others"
+
+
+def test_a_share_of_a_dataset_is_given_in_part() -> None:
+    task = ArithmeticTask()
+    rows = task.dataset(100, 4, given_share=0.5)
+    given = sum(not row["prompt"].endswith("?\n") for row in rows)
+    assert 30 < given < 65
+    assert rows["prompt"] == task.dataset(100, 4, given_share=0.5)["prompt"]
+    assert all(prompt.endswith("?\n") for prompt in task.dataset(20, 4)["prompt"])
 
 
 def test_unknown_words_are_an_error() -> None:
