@@ -6,12 +6,13 @@ What happens
        `[question] [reasoning] delimiter [answer]`, block by block, with one token a forward, several tokens a forward,
        thresholds, MED, early exit, latent refinement (LRD) with its ablations, and all of them together, with and
        without block caches. An answer counts if it is the right number.
-    2. Results go to `decoding_results.json` as they come; the same command goes on where it was interrupted.
+    2. Results go to `decoding_results.json` as they come; the same command goes on where it was interrupted. With
+       `--part K N` as the last arguments, N processes share the work; the command without them then puts it together.
     3. The table, the plot, the card and the bundle are written.
 
 Accuracies, forwards and seconds come from one run of one command; seconds are wall time of everything, in batches.
 
-    python recipes/publish_arithmetic.py --run runs/arithmetic --folder model_cards/arithmetic --num_problems 1000
+    python recipes/publish_arithmetic.py --folder model_cards/arithmetic --num_problems 1000
 """
 
 import argparse
@@ -55,16 +56,16 @@ def decoder_grid() -> list[dict[str, Any]]:
     """Every decoder, from one token a forward to all at once."""
     grid: list[dict[str, Any]] = [ONE_TOKEN, {"decoding": "left_to_right"}]
     # k tokens a forward, the surest first: a bound that lets everything through, and a ceiling.
-    grid += [{"decoding": "entropy_bound", "entropy_bound": 1e6, "max_tokens_per_step": k} for k in (2, 4, 8)]
-    grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.99, 0.95, 0.9, 0.8)]
-    grid += [{"decoding": "entropy_bound", "entropy_bound": b} for b in (0.01, 0.1, 0.3, 1.0)]
-    grid += [{"decoding": "med", "entropy_threshold": h} for h in (0.02, 0.1, 0.2, 0.3, 0.5)]
-    grid += [{"decoding": "med", "entropy_threshold": h, **EXIT} for h in (0.02, 0.1, 0.2, 0.3, 0.5)]
-    grid += [{**MED, "early_exit_threshold": g} for g in (0.01, 0.5)]
+    grid += [{"decoding": "entropy_bound", "entropy_bound": 1e6, "max_tokens_per_step": k} for k in (2, 4)]
+    grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.95, 0.9, 0.8)]
+    grid += [{"decoding": "entropy_bound", "entropy_bound": b} for b in (0.1, 0.3, 1.0)]
+    grid += [{"decoding": "med", "entropy_threshold": h} for h in (0.02, 0.1, 0.3)]
+    grid += [{"decoding": "med", "entropy_threshold": h, **EXIT} for h in (0.02, 0.1, 0.3)]
+    grid += [{**MED, "early_exit_threshold": 0.5}]
     lrd = {"decoding": "entropy", **LRD}
     grid += [lrd]
     grid += [{**lrd, "refinement_steps": 0}, {**lrd, "refinement_ratio": 0.0}, {**lrd, "stop_kl": 0.0}]
-    grid += [{**lrd, "stop_kl": 0.01}, {**MED, **LRD}, {**MED, **LRD, **EXIT}, NO_REASONING]
+    grid += [{**MED, **LRD}, {**MED, **LRD, **EXIT}, NO_REASONING]
     grid += [{**settings, "block_cache": cache} for cache in CACHES for settings in CACHED]
     return [{**settings, "block_length": BLOCK_LENGTH} for settings in grid]
 
@@ -145,7 +146,6 @@ def ablation(results: list[DecodingResult]) -> str:
         "LRD without refinement": {**lrd, "refinement_steps": 0},
         "LRD without mixing": {**lrd, "refinement_ratio": 0.0},
         "LRD without early stop": {**lrd, "stop_kl": 0.0},
-        "LRD, stop at 0.01 nats": {**lrd, "stop_kl": 0.01},
     }
     one = find(results, ONE_TOKEN)
     lines = ["| | accuracy | forwards | times fewer | forwards that only refined |", "|---|---|---|---|---|"]
@@ -182,15 +182,20 @@ def examples(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="output_dir of recipes/arithmetic.py")
+    parser.add_argument("--run", type=Path, default="runs/arithmetic_second", help="output_dir of the second stage")
+    parser.add_argument("--first_run", type=Path, default="runs/arithmetic", help="output_dir of the first stage")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write, e.g. model_cards/arithmetic")
     parser.add_argument("--num_problems", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--batch_size", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("K", "N"), help="measure every N-th decoder from K, only"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    shown = f"python {shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}"
+    without_part = sys.argv[1 : sys.argv.index("--part")] if args.part else sys.argv[1:]
+    shown = f"python {shlex.join([Path(sys.argv[0]).as_posix(), *without_part])}"
 
     model = AutoModelForCausalLM.from_pretrained(args.run).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.run)
@@ -205,7 +210,15 @@ def main() -> None:
         )
 
     header = {"command": shown, "seed": args.seed, "threads": args.threads}
-    results = measure_all(decoder_grid(), measure, args.folder / "decoding_results.json", header)
+    if args.part:
+        first, every = args.part
+        path = args.folder / f"decoding_results_{first}.json"
+        measure_all(decoder_grid()[first::every], measure, path, header)
+        return
+    parts = sorted(args.folder.glob("decoding_results_*.json"))
+    results = measure_all(decoder_grid(), measure, args.folder / "decoding_results.json", header, known=parts)
+    for path in parts:
+        path.unlink()
 
     # The checkpoint's own threshold: the fewest forwards at the accuracy of one token per forward.
     one = find(results, ONE_TOKEN)
@@ -219,6 +232,7 @@ def main() -> None:
     (args.folder / "task.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
+    shutil.copy2(args.first_run / "training_log.jsonl", args.folder / "training_log_first.jsonl")
     name = args.folder.name
     uncached = [r for r in results if "block_cache" not in r.settings]
     title = f"{name}, {args.num_problems} held-out problems"
@@ -239,10 +253,16 @@ def main() -> None:
             "of two to five steps by writing out its calculations, in place of masks before an answer that can be "
             f"read at any time. {headline(results)}\n\n![accuracy over forwards](accuracy_over_forwards.png)"
         ),
-        training=describe_training(
-            args.run,
-            f"{run['script']['num_train_examples']:,} problems made by `ArithmeticTask` (version {task.version})",
-            "OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/arithmetic.yaml",
+        training=(
+            "In two stages, both described in `recipes/arithmetic.py`: 5,500 updates of 32 problems with random masks "
+            "over whole completions (log: `training_log_first.jsonl`), from random weights; then the one below, in "
+            f"which {100 * run['script']['given_share']:.0f} % of the problems come with part of their reasoning.\n\n"
+            + describe_training(
+                args.run,
+                f"{run['script']['num_train_examples']:,} problems made by `ArithmeticTask` (version {task.version})",
+                "OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/arithmetic.yaml\n"
+                "OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/arithmetic_second.yaml",
+            )
         ),
         evaluations=[evaluation_of(name, result) for result in results],
         results=(

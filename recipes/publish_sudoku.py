@@ -64,7 +64,7 @@ def training_data(run: dict[str, Any]) -> str:
             f", and {script['num_ambiguous_examples']:,} with {script['min_ambiguous_givens']}-"
             f"{script['max_ambiguous_givens']} given cells and one or more solutions"
         )
-    return f"{data}, made by `SudokuTask` (version {SudokuTask.version})"
+    return f"{data}, from random weights, made by `SudokuTask` (version {SudokuTask.version})"
 
 
 def boards_section(rows: list[tuple[str, int, int, DecodingResult]]) -> str:

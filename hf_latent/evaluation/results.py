@@ -25,19 +25,23 @@ def measure_all(
     path: Path,
     header: dict[str, Any],
     say: Callable[[str], None] = print,
+    known: Sequence[Path] = (),
 ) -> list[DecodingResult]:
     """
     Measure every setting of `grid` and write `path` after each: `header`, versions and the results so far.
 
-    A result that the file already has, under the same header, is taken from there: an interrupted run goes on.
+    A result that the file, or one of the files `known`, already has under the same header is taken from there: an
+    interrupted run goes on.
     """
     from hf_latent import __version__
 
-    known = _read(path, header)
+    found = {}
+    for source in (*known, path):
+        found.update(_read(source, header))
     report = {**header, "hf_latent": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     results = []
     for settings in grid:
-        result = known.get(json.dumps(settings)) or measure(settings)
+        result = found.get(json.dumps(settings)) or measure(settings)
         results.append(result)
         say(
             f"{describe(settings):78} {result.accuracy:.4f} {result.forwards_per_example:8.2f} {result.seconds:8.1f} s"

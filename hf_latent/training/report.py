@@ -61,7 +61,7 @@ def describe_training(folder: Path, data: str, recipe: str) -> str:
     device = results["run"]["environment"]["device"].replace("1 threads", "1 thread")
     batch_size = training["per_device_train_batch_size"]
     return (
-        f"From scratch on {data}: {results['steps']:,} updates of {batch_size} examples in "
+        f"On {data}: {results['steps']:,} updates of {batch_size} examples in "
         f"{results['train_seconds'] / 60:.0f} minutes ({device}, shared with other work), float32. Only completion "
         f"tokens are masked, each with probability t ~ U(0, 1); every masked token counts the same.\n\n"
         f"```\n{recipe}\n```\n\n![training curve](training_curve.png)\n\n"

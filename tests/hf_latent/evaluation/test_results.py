@@ -38,6 +38,16 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(calls) == 7, "another header: nothing is taken over"
 
 
+def test_parts_that_were_measured_elsewhere_are_put_together(tmp_path: Path) -> None:
+    header, quiet = {"command": "x"}, lambda line: None
+    for i in range(2):
+        measure_all(GRID[i::2], result_of, tmp_path / f"part_{i}.json", header, say=quiet)
+    parts = [tmp_path / "part_0.json", tmp_path / "part_1.json"]
+    results = measure_all(GRID, pytest.fail, tmp_path / "all.json", header, say=quiet, known=parts)
+    assert [result.settings for result in results] == GRID
+    assert [r["settings"] for r in json.loads((tmp_path / "all.json").read_text())["results"]] == GRID
+
+
 def test_the_file_is_json_that_everyone_reads(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     measure_all(GRID[:1], result_of, path, {"command": "x"}, say=lambda line: None)
