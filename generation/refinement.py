@@ -17,7 +17,7 @@ ELEMENTS_AT_ONCE = 2**18
 # A nucleus of up to so many tokens is gathered; a larger one, of a flat distribution, is summed over the vocabulary.
 SMALL_NUCLEUS = 64
 # (shift, width) of the bits of a float32 in [0, 1], from its exponent down.
-RADIX = ((18, 12), (8, 10), (0, 8))
+RADIX = ((18, 12), (6, 12))
 # Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
 LEAST_LOG_PROBABILITY = -1e4
 
@@ -159,24 +159,22 @@ def small_nucleus(p: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Te
 def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
     """
     Renormalised shares `(N, V)`, 0 outside the smallest sets with a mass of at least `top_p`, of float32 `p`; tokens
-    that are equal are in a set together.
+    within 2^-17 of the least of a set are in it, too.
 
-    A radix selection of the least probability of a set: floats that are not negative are ordered like their bits, so
-    three histograms of the mass over ever lower bits find it, in a tenth of the time of a sort.
+    A radix selection: floats that are not negative are ordered like their bits, so two histograms of the mass over
+    ever lower bits find the least probability of a set, in a tenth of the time of a sort.
     """
-    bits = p.view(torch.int32)
-    least = torch.zeros_like(bits[:, :1])
-    above = torch.zeros_like(p[:, :1])
+    order = (2**30 - 1) - p.view(torch.int32)  # the likelier, the smaller
+    rest, above, bound = p, torch.zeros_like(p[:, :1]), torch.zeros_like(order[:, :1])
     for shift, width in RADIX:
-        inside = (bits >> (shift + width)) == least
-        digit = ((bits >> shift) & (2**width - 1)).long()
-        mass = p.new_zeros(len(p), 2**width + 1).scatter_add_(1, digit, p * inside)
-        mass[:, -1:] = above
-        at_least = mass.flip(-1).cumsum(-1).flip(-1)  # of tokens with this digit or a higher one
-        found = ((at_least[:, :-1] >= top_p).sum(-1, keepdim=True) - 1).clamp_(min=0)
-        above = at_least.gather(1, found + 1)
-        least = (least << width) | found.int()
-    kept = (bits >= least) * p
+        digit = ((order >> shift) & (2**width - 1)).long()
+        mass = p.new_zeros(len(p), 2**width).scatter_add_(1, digit, rest)
+        reached = above + mass.cumsum(-1)
+        found = (reached < top_p).sum(-1, keepdim=True).clamp_(max=2**width - 1)
+        above = (reached - mass).gather(1, found)
+        rest = rest * (digit == found)
+        bound = bound + (found << shift).int()
+    kept = p * (order < bound + 2 ** RADIX[-1][0])
     return kept / kept.sum(-1, keepdim=True)
 
 

@@ -133,11 +133,25 @@ class ArithmeticTask:
         cut = len("".join(tokens[: rng.choice(ends) if rng.random() < 2 / 3 else rng.randrange(len(tokens))]))
         return {"prompt": texts["prompt"] + texts["completion"][:cut], "completion": texts["completion"][cut:]}
 
-    def dataset(self, num_problems: int, seed: int, *, given_share: float = 0.0, **kwargs: Any) -> Dataset:
+    def drill(self, rng: random.Random) -> tuple[str, str]:
+        """Calculations that have nothing to do with each other, as text, and the same with `~` for their results."""
+        text = hidden = ""
+        for _ in range(11):
+            ((a, sign, b, c),) = _chain(rng, rng.randint(SMALLEST, LARGEST), 1)
+            asked = f"{rng.choice(NAMES + DAYS)} {a}{sign}{b}="
+            text, hidden = f"{text}{asked}{c}. ", f"{hidden}{asked}~~. "
+        return text, hidden
+
+    def dataset(
+        self, num_problems: int, seed: int, *, given_share: float = 0.0, num_drills: int = 0, **kwargs: Any
+    ) -> Dataset:
         """
         `generate(num_problems, seed, **kwargs)` as a dataset with the columns of `format` and of the problems.
 
-        `given_share`: share of the problems that come with a part of their reasoning (`format_partly`).
+        Args:
+            given_share: share of the problems that come with a part of their reasoning (`format_partly`).
+            num_drills: rows of calculations to add, of which only the results are to be predicted (`drill`). The
+                dataset then has `input_ids` and `labels` instead of texts, and is shuffled.
         """
         from datasets import Dataset
 
@@ -146,7 +160,22 @@ class ArithmeticTask:
         for problem in self.generate(num_problems, seed, **kwargs):
             is_given = rng.random() < given_share
             rows.append((self.format_partly(problem, rng) if is_given else self.format(problem)) | problem)
-        return Dataset.from_list(rows)
+        if not num_drills:
+            return Dataset.from_list(rows)
+        tokenizer = self.tokenizer()
+        tokenized = []
+        for row in rows:
+            prompt, completion = (tokenizer(row[name])["input_ids"] for name in ("prompt", "completion"))
+            completion.append(tokenizer.eos_token_id)
+            tokenized.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+        for _ in range(num_drills):
+            text, hidden = self.drill(rng)
+            ids = tokenizer(text)["input_ids"]
+            is_result = [token == "~" for token in tokenize(hidden)]
+            labels = [token if flag else -100 for token, flag in zip(ids, is_result, strict=True)]
+            tokenized.append({"input_ids": ids, "labels": labels})
+        rng.shuffle(tokenized)
+        return Dataset.from_list(tokenized)
 
     # Verifier
 

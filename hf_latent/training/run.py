@@ -45,6 +45,7 @@ class TrainArguments:
     given_share: float = field(
         default=0.0, metadata={"help": "Share of the word problems that come with a part of their reasoning."}
     )
+    num_drills: int = field(default=0, metadata={"help": "Rows of calculations to train on beside the word problems."})
     min_givens: int | None = field(default=None, metadata={"help": "Fewest given cells of a Sudoku."})
     max_givens: int | None = field(default=None, metadata={"help": "Most given cells of a Sudoku."})
     num_ambiguous_examples: int = field(
@@ -108,7 +109,11 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
     if arguments.task == "arithmetic":
         problems = ArithmeticTask()
         train = problems.dataset(
-            arguments.num_train_examples, arguments.task_seed, split="train", given_share=arguments.given_share
+            arguments.num_train_examples,
+            arguments.task_seed,
+            split="train",
+            given_share=arguments.given_share,
+            num_drills=arguments.num_drills,
         )
         return train, problems.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), problems
     if arguments.task == "sudoku":
