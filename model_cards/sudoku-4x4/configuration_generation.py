@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
+from .generation_block_cache import BLOCK_CACHES
+from .generation_denoising import ANSWER_REDUCTIONS
 from .generation_rules import RULES
 from .generation_schedule import SCHEDULES
 
@@ -16,7 +18,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (None, 1),
     "early_stopping": (None, False),
     "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
     "stop_strings": (None,),
     "max_time": (None,),
     "cache_implementation": (None,),
@@ -53,6 +54,14 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 # Names that a stock configuration carries for itself.
 BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")
+FLAGS = (
+    "pace_to_schedule",
+    "latent_refinement",
+    "append_blocks",
+    "output_history",
+    "do_sample",
+    "return_dict_in_generate",
+)
 LARGEST_SEED = 2**63 - 1
 # Beyond these float32 logits overflow to inf and nan.
 SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1e30
@@ -93,6 +102,32 @@ class DiffusionGenerationConfig(GenerationConfig):
             0 takes the most likely token. Default 0, or 1 with `do_sample=True`; `do_sample=False` forces 0.
         top_k, top_p, min_p (*optional*): keep a part of the distribution, for the candidate and for the rule.
         repetition_penalty (`float`, *optional*): as in transformers, on the tokens of the canvas.
+        latent_refinement (`bool`, *optional*, defaults to `False`):
+            Latent Refinement Decoding (arXiv 2510.11052) around the commit rule: open positions of the block look like
+            a mixture of the mask and their prediction; a block starts with forwards that commit nothing, until the
+            belief rests, and ends at once when it rests later on.
+        refinement_top_p (`float`, *optional*, defaults to 0.9): nucleus of the mixture; 0 mixes nothing.
+        refinement_ratio (`float`, *optional*, defaults to 0.15):
+            r_f, share of the prediction in the embedding of a position that is certain of it; 0 mixes nothing.
+        refinement_steps (`int`, *optional*, defaults to 20): most forwards of a block that commit nothing.
+        refinement_kl (`float`, *optional*, defaults to 0.1):
+            nats; mean KL between two forwards below which a block starts to commit.
+        stop_kl (`float`, *optional*, defaults to 0.1):
+            nats; below it after a commit, the rest of the block is committed by argmax. 0 never stops.
+        early_exit_threshold (`float`, *optional*):
+            nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
+            leaves its reasoning as it is. `None` and 0 never exit.
+        answer_entropy_reduction (`str`, *optional*, defaults to `"sum"`):
+            Entropy of the answer: `"sum"` over its positions, a bound on the joint entropy, or their `"max"`.
+        block_cache (`str`, *optional*):
+            Within a block, read again only the block and what follows it (`"prefix"`) or the block alone (`"dual"`);
+            keys and values of the rest are those of the block's first forward. Approximate, faster (Fast-dLLM).
+        cache_refresh_interval (`int`, *optional*):
+            Forwards after which everything is read again; `None`: at the start of a block only.
+        append_blocks (`bool`, *optional*, defaults to `False`):
+            `generate` appends one block after the other, as long as a row has not ended, instead of starting with
+            masks for all of `max_new_tokens`. What is not there yet costs nothing, and no token can depend on it.
+        min_new_tokens (`int`, *optional*): no end-of-sequence token is written among the first so many new tokens.
         cfg_scale (`float`, *optional*, defaults to 0.0):
             Classifier-free guidance `l = l_u + (1 + cfg_scale) (l_c - l_u)`, the given tokens masked in `l_u`.
         suppress_tokens (`list[int]`, *optional*): ids that are never written.
@@ -121,6 +156,17 @@ class DiffusionGenerationConfig(GenerationConfig):
         "confidence_threshold": 0.9,
         "entropy_threshold": 0.2,
         "entropy_bound": 0.1,
+        "latent_refinement": False,
+        "refinement_top_p": 0.9,
+        "refinement_ratio": 0.15,
+        "refinement_steps": 20,
+        "refinement_kl": 0.1,
+        "stop_kl": 0.1,
+        "early_exit_threshold": None,
+        "answer_entropy_reduction": "sum",
+        "block_cache": None,
+        "cache_refresh_interval": None,
+        "append_blocks": False,
         "cfg_scale": 0.0,
         "deferred_tokens": None,
         "seed": None,
@@ -206,6 +252,17 @@ class DiffusionGenerationConfig(GenerationConfig):
     def _check_own(self) -> None:
         check_choice("decoding", self.decoding, RULES)
         check_choice("denoising_schedule", self.denoising_schedule, SCHEDULES)
+        check_choice("answer_entropy_reduction", self.answer_entropy_reduction, ANSWER_REDUCTIONS)
+        if self.block_cache is not None:
+            check_choice("block_cache", self.block_cache, BLOCK_CACHES)
+        for name in ("refinement_top_p", "refinement_ratio"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        for name in ("refinement_kl", "stop_kl"):
+            check_number(name, getattr(self, name), 0.0)
+        check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
+        check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
+        check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
+        check_integer("min_new_tokens", self.min_new_tokens, low=0)
         for name in ("max_new_tokens", "block_length", "max_denoising_steps", "max_tokens_per_step", "top_k"):
             check_integer(name, getattr(self, name), low=0 if name == "top_k" else 1)
         check_integer("num_return_sequences", self.num_return_sequences, low=1)
@@ -225,7 +282,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         for name, high in {"temperature": LARGEST_SCALE, "top_p": 1.0, "min_p": 1.0}.items():
             check_number(name, getattr(self, name), 0.0, high, optional=True)
         check_number("repetition_penalty", self.repetition_penalty, SMALLEST_SCALE, LARGEST_SCALE, optional=True)
-        for name in ("pace_to_schedule", "output_history", "do_sample", "return_dict_in_generate"):
+        for name in FLAGS:
             value = getattr(self, name)
             if not isinstance(value, bool) and not (value is None and name not in self.own_defaults):
                 raise ValueError(f"`{name}` must be True or False, got {value!r}.")
@@ -276,9 +333,11 @@ def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
 
 
-def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> None:
-    """Raise `ValueError` unless `value` is None or an int in [`low`, `high`]."""
-    if value is None:
+def check_integer(
+    name: str, value: Any, low: int | None = None, high: int | None = None, optional: bool = True
+) -> None:
+    """Raise `ValueError` unless `value` is an int in [`low`, `high`], or None where `optional`."""
+    if value is None and optional:
         return
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if not is_integer or (low is not None and value < low) or (high is not None and value > high):

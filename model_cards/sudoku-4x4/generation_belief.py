@@ -5,7 +5,7 @@ What the loop reads from logits: candidate, confidence, entropy, margin.
 `N` selected positions, `V` vocabulary. Only what a rule reads is computed, in float32, for positions that are read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import LogitsProcessorList
@@ -24,11 +24,18 @@ class Belief:
         token (`torch.LongTensor` of shape `(N,)`): candidate, greedy or sampled.
         statistic (`torch.FloatTensor` of shape `(N,)`, *optional*): what the commit rule reads.
         entropy (`torch.FloatTensor` of shape `(N,)`, *optional*): nats, if asked for.
+        confidence (`torch.FloatTensor` of shape `(N,)`, *optional*): probability of `token`, if asked for.
+        logits (`torch.FloatTensor` of shape `(N, V)`, *optional*):
+            after suppression and processors, before filters and temperature, if asked for.
+        most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
     """
 
     token: torch.Tensor
     statistic: torch.Tensor | None
     entropy: torch.Tensor | None
+    confidence: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    most_likely: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class BeliefReader:
             positions that predict them are committed last.
         reads (`str`, *optional*): the statistic to compute.
         with_entropy (`bool`): whether to give the entropy whatever the rule reads.
+        with_confidence (`bool`): whether to give the probability of the candidate whatever the rule reads.
+        with_logits (`bool`): whether to give the logits, and the most likely token when sampling.
+        ends (`torch.LongTensor`, *optional*): ids that are not predicted at the first `min_new_tokens` positions.
+        min_new_tokens (`int`): counted from the row's first writable position.
     """
 
     mask_token_id: int
@@ -59,40 +70,68 @@ class BeliefReader:
     deferred: torch.Tensor | None
     reads: Statistic | None
     with_entropy: bool
+    with_confidence: bool = False
+    with_logits: bool = False
+    ends: torch.Tensor | None = None
+    min_new_tokens: int = 0
+
+    @property
+    def ends_later(self) -> bool:
+        """Whether `offset` is looked at."""
+        return self.min_new_tokens > 0 and self.ends is not None
 
     @property
     def reads_canvas(self) -> bool:
         """Whether `canvas_ids` is looked at: filters read scores only."""
         return len(self.processors) > 0
 
-    def __call__(self, logits: torch.Tensor, canvas_ids: torch.Tensor | None, noise: torch.Tensor | None) -> Belief:
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        canvas_ids: torch.Tensor | None,
+        noise: torch.Tensor | None,
+        offset: torch.Tensor | None = None,
+    ) -> Belief:
         """
         Read `(N, V)` logits, which are overwritten.
 
         Args:
             canvas_ids: `(N, L)`, each position's row, for `processors`; not needed without them.
             noise: `(N,)` uniform numbers, for sampling.
+            offset: `(N,)` int64, tokens between the row's first writable position and this one; for `ends_later`.
         """
         logits = logits.float()
-        self._suppress(logits)
+        self._suppress(logits, offset)
         if self.processors:
             logits = self.processors(canvas_ids, logits)
-            self._suppress(logits)  # one that writes all scores anew does not bring them back
+            self._suppress(logits, offset)  # one that writes all scores anew does not bring them back
+        kept_logits = None
+        if self.with_logits:
+            kept_logits = logits.clone() if self.deferred is not None else logits
         tempered = logits / self.temperature if self.temperature > 0 else logits
         if self.filters:
             kept = self.filters(canvas_ids, tempered)
             logits = logits.masked_fill(kept == float("-inf"), float("-inf"))
             tempered = kept
         token = sample(tempered, noise) if self.temperature > 0 else logits.argmax(-1)
-        return self._with_statistics(logits, token)
+        belief = self._with_statistics(logits, token)
+        if kept_logits is None:
+            return belief
+        return replace(
+            belief, logits=kept_logits, most_likely=kept_logits.argmax(-1) if self.temperature > 0 else None
+        )
 
-    def _suppress(self, logits: torch.Tensor) -> None:
+    def _suppress(self, logits: torch.Tensor, offset: torch.Tensor | None) -> None:
         logits[:, self.mask_token_id] = float("-inf")
         if self.suppressed is not None:
             logits[:, self.suppressed] = float("-inf")
+        if self.ends_later and self.ends is not None and offset is not None:
+            early = (offset < self.min_new_tokens)[:, None]
+            logits[:, self.ends] = logits[:, self.ends].masked_fill(early, float("-inf"))
 
     def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor) -> Belief:
         entropy = entropy_of(logits) if self.with_entropy or self.reads == "entropy" else None
+        confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
         statistic = is_deferred = None
         if self.deferred is not None:
             is_deferred = torch.isin(token, self.deferred)
@@ -107,7 +146,7 @@ class BeliefReader:
         if is_deferred is not None and statistic is not None:
             last = float("inf") if self.reads == "entropy" else 0.0
             statistic = statistic.masked_fill(is_deferred, last)
-        return Belief(token, statistic, entropy)
+        return Belief(token, statistic, entropy, confidence)
 
 
 def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

@@ -1,23 +1,23 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
 """The denoising loop: the one loop of all masked diffusion models, with everything that differs plugged in."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from .generation_belief import Belief, BeliefReader
 from .generation_canvas import Canvas
 from .generation_noise import uniform
+from .generation_predictor import Predictor, Reading
+from .generation_progress import OnStep, Progress
+from .generation_refinement import Memory, RefinementSettings
 from .generation_rules import CommitRule, RuleInputs, choose
 from .generation_schedule import dream_quota, steps_of_block, uniform_quota
 
 CANDIDATE_STREAM, RULE_STREAM = 0, 1
-
-# (canvas, rows of the selected positions (N,), their columns (N,)) to logits (N, V)
-PredictLogits = Callable[[Canvas, torch.Tensor, torch.Tensor], torch.Tensor]
-# Called with the state after every step.
-OnStep = Callable[["Progress"], None]
+AnswerReduction = Literal["sum", "max"]
+ANSWER_REDUCTIONS: tuple[AnswerReduction, ...] = ("sum", "max")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class DenoisingSettings:
     """
     Values of the generation config that the loop reads, typed.
 
-    See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `eos_token_ids` is None
-    where a row does not end early, `fill_token_id` is what is written behind a row's end.
+    See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None
+    without latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is
+    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices.
     """
 
     rule: CommitRule
@@ -39,36 +40,25 @@ class DenoisingSettings:
     seed: int
     eos_token_ids: torch.Tensor | None
     fill_token_id: int
-
-
-@dataclass
-class Progress:
-    """
-    What the loop has done. `B` rows of the whole batch, `L` canvas length.
-
-    Args:
-        ids, commit_step, commit_entropy: `(B, L)`; num_forward_passes: `(B,)`. See `DiffusionGenerateOutput`.
-        masked: `(B, L)` bool, positions still to be written.
-        current_block_end: `(B,)` int64, first column behind the block that the row is at.
-    """
-
-    ids: torch.Tensor
-    masked: torch.Tensor
-    commit_step: torch.Tensor
-    commit_entropy: torch.Tensor
-    num_forward_passes: torch.Tensor
-    current_block_end: torch.Tensor
+    refinement: RefinementSettings | None = None
+    early_exit_threshold: float | None = None
+    answer_reduction: AnswerReduction = "sum"
+    with_statistics: bool = True
 
 
 @dataclass
 class _Rows:
-    """State of the rows that are still being written, `(A,)` int64 each: `A` of the batch's `B` rows."""
+    """State of the rows that are still being written, `(A,)` each: `A` of the batch's `B` rows."""
 
     index: torch.Tensor  # where the row is in the batch
     block: torch.Tensor  # block it is at
-    step: torch.Tensor  # steps done in that block
+    step: torch.Tensor  # steps done in that block; forwards that only refine are none
     num_at_start: torch.Tensor  # masks the block had at its start
     total_steps: torch.Tensor  # forwards so far
+    drawn: torch.Tensor  # those of them that did not only refine: the clock of the noise
+    refined: torch.Tensor  # forwards of the block that only refined
+    refining: torch.Tensor  # bool: whether the block is in its first phase
+    moved: torch.Tensor  # bool: whether the last forward of the block committed something
 
     def select(self, rows: torch.Tensor) -> "_Rows":
         return _Rows(*(value[rows] for value in vars(self).values()))
@@ -77,7 +67,7 @@ class _Rows:
 @torch.no_grad()
 def denoise(
     canvas: Canvas,
-    predict_logits: PredictLogits,
+    predictor: Predictor,
     read_belief: BeliefReader,
     settings: DenoisingSettings,
     on_step: OnStep | None = None,
@@ -86,63 +76,74 @@ def denoise(
     Write the masked positions of a canvas.
 
     1. Move rows whose block is written to their next block; drop rows that are done, they cost nothing any more.
-    2. Predict the masked positions of every row's current block, in one forward.
-    3. Read the belief, choose what to commit, commit it.
-    4. End rows that have written an end-of-sequence token with nothing open before it.
+    2. Predict the masked positions of every row's current block, and of its answer, in one forward.
+    3. Read the belief. With latent refinement, see whether it still moves: hold rows, or stop their block.
+    4. Choose what to commit; leave the reasoning of rows whose answer is decided; commit.
+    5. End rows that have written an end-of-sequence token with nothing open before it.
 
     A row takes the same steps, with the same noise, alone and in any batch.
     """
-    progress = _start(canvas)
-    rows = _first_rows(canvas)
+    progress = Progress.of(canvas)
+    rows = _first_rows(canvas, settings)
+    memory = None
+    if settings.refinement is not None:
+        memory = Memory(predictor.embed, read_belief.mask_token_id, settings.refinement)
     while True:
-        # 1. The one host sync of a step: who is done, and how many positions are selected.
+        # 1. The one host sync of a step: who is done, how many positions are read, what the predictor must know.
         _enter_next_blocks(canvas, rows, settings)
         selected = canvas.masked & (canvas.block_index == rows.block[:, None])
+        read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
         done = rows.block >= canvas.num_blocks
-        is_done, num_selected = torch.stack([done.long(), selected.sum(-1)]).tolist()
-        if any(is_done):
-            keep = torch.tensor([i for i, flag in enumerate(is_done) if not flag], device=done.device)
-            if len(keep) == 0:
+        known = torch.cat(
+            [torch.stack([done.long(), read.sum(-1)]), predictor.plan(canvas, rows.block, read)]
+        ).tolist()
+        if any(known[0]):
+            kept = [i for i, flag in enumerate(known[0]) if not flag]
+            if not kept:
                 return progress
-            canvas, rows, selected = canvas.select(keep), rows.select(keep), selected[keep]
+            keep = torch.tensor(kept, device=done.device)
+            canvas, rows, selected, read = canvas.select(keep), rows.select(keep), selected[keep], read[keep]
+            known = [[values[i] for i in kept] for values in known]
+            predictor.select(keep)
+            if memory is not None:
+                memory.select(keep)
         # 2.
-        at_row, at_column = _indices(selected, sum(num_selected))
-        logits = predict_logits(canvas, at_row, at_column)
+        _, counts, *facts = known
+        at = _indices(read, sum(counts))
+        logits = predictor(canvas, rows.block, Reading(at, counts, facts, memory))
         # 3.
-        position = canvas.position_ids[at_row, at_column]
-        noise = None
-        if read_belief.temperature > 0:
-            step = rows.total_steps[at_row]
-            noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[at_row], step, position)
-        seen = None
-        if read_belief.reads_canvas:
-            # Padding looks unwritten: a penalty on tokens in the text would count it otherwise.
-            seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[at_row]
-        belief = read_belief(logits, seen, noise)
-        commit = _decide(canvas, rows, selected, (at_row, at_column), belief, settings)
-        _commit(canvas, rows, commit, (at_row, at_column), belief, progress)
+        belief = _read(canvas, rows, at, logits, read_belief, settings)
+        hold = stop = None
+        if memory is not None:
+            hold, stop = _refine(canvas, rows, selected, at, belief, memory, settings, progress)
         # 4.
+        commit = _decide(canvas, rows, selected, at, belief, settings)
+        if hold is not None and stop is not None:
+            commit = torch.where(stop[:, None], selected, commit & ~hold[:, None])
+        exits = None
+        if canvas.has_answer:
+            exits = _find_exits(canvas, rows, at, belief, settings, progress)
+            commit = torch.where(exits[:, None], canvas.masked & canvas.answer, commit)
+            hold = None if hold is None else hold & ~exits
+        if settings.with_statistics:
+            by_rule = commit
+            for others in (stop, exits):
+                by_rule = by_rule if others is None else by_rule & ~others[:, None]
+            progress.count_choices(rows.index, selected, by_rule)
+        _commit(canvas, rows, commit, at, belief, stop, progress)
+        _advance(rows, commit, hold, stop, progress)
+        if exits is not None:
+            _leave_open(canvas, rows, exits, settings, progress)
+        # 5.
         if settings.eos_token_ids is not None:
             _end_rows(canvas, rows, settings, progress)
         progress.masked[rows.index] = canvas.masked
         if on_step is not None:
-            progress.current_block_end[rows.index] = _block_end(canvas, rows)
+            _show(canvas, rows, at, belief, progress)
             on_step(progress)
 
 
-def _start(canvas: Canvas) -> Progress:
-    batch_size, device = canvas.ids.shape[0], canvas.ids.device
-    return Progress(
-        ids=canvas.ids.clone(),
-        masked=canvas.masked.clone(),
-        commit_step=torch.full_like(canvas.ids, -1),
-        commit_entropy=torch.full(canvas.ids.shape, float("nan"), device=device),
-        num_forward_passes=torch.zeros(batch_size, dtype=torch.long, device=device),
-        current_block_end=torch.zeros(batch_size, dtype=torch.long, device=device),
-    )
-
-
-def _first_rows(canvas: Canvas) -> _Rows:
+def _first_rows(canvas: Canvas, settings: DenoisingSettings) -> _Rows:
     zeros = torch.zeros(canvas.ids.shape[0], dtype=torch.long, device=canvas.ids.device)
     in_first_block = (canvas.masked & (canvas.block_index == 0)).sum(-1)
     return _Rows(
@@ -151,7 +152,15 @@ def _first_rows(canvas: Canvas) -> _Rows:
         step=zeros.clone(),
         num_at_start=in_first_block,
         total_steps=zeros.clone(),
+        drawn=zeros.clone(),
+        refined=zeros.clone(),
+        refining=zeros == (0 if _refines(settings) else 1),
+        moved=zeros > 0,
     )
+
+
+def _refines(settings: DenoisingSettings) -> bool:
+    return settings.refinement is not None and settings.refinement.refines
 
 
 def _enter_next_blocks(canvas: Canvas, rows: _Rows, settings: DenoisingSettings) -> None:
@@ -164,12 +173,67 @@ def _enter_next_blocks(canvas: Canvas, rows: _Rows, settings: DenoisingSettings)
     rows.step = torch.where(finished, 0, rows.step)
     in_block = canvas.masked & (canvas.block_index == rows.block[:, None])
     rows.num_at_start = torch.where(finished, in_block.sum(-1), rows.num_at_start)
+    rows.refined = torch.where(finished, 0, rows.refined)
+    rows.refining = (rows.refining | finished) if _refines(settings) else rows.refining
+    rows.moved = rows.moved & ~finished
 
 
 def _indices(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
     flat = (~selected).flatten().to(torch.uint8).argsort(stable=True)[:count]
     return flat // selected.shape[1], flat % selected.shape[1]
+
+
+def _read(
+    canvas: Canvas,
+    rows: _Rows,
+    at: tuple[torch.Tensor, torch.Tensor],
+    logits: torch.Tensor,
+    read_belief: BeliefReader,
+    settings: DenoisingSettings,
+) -> Belief:
+    at_row, _ = at
+    position, noise, seen, offset = canvas.position_ids[at], None, None, None
+    if read_belief.temperature > 0:
+        noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[at_row], rows.drawn[at_row], position)
+    if read_belief.reads_canvas:
+        # Padding looks unwritten: a penalty on tokens in the text would count it otherwise.
+        seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[at_row]
+    if read_belief.ends_later:
+        first = torch.where(canvas.writable, canvas.position_ids, canvas.ids.shape[1]).amin(-1)
+        offset = position - first[at_row]
+    return read_belief(logits, seen, noise, offset)
+
+
+def _refine(
+    canvas: Canvas,
+    rows: _Rows,
+    selected: torch.Tensor,
+    at: tuple[torch.Tensor, torch.Tensor],
+    belief: Belief,
+    memory: Memory,
+    settings: DenoisingSettings,
+    progress: Progress,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Rows `(A,)` that commit nothing yet, and rows whose block is decided (arXiv 2510.11052, both phases).
+
+    A row leaves its first phase with the forward that shows the belief at rest, and commits by that belief. In the
+    second phase, a belief that rests although tokens were committed since the forward before is final.
+    """
+    knobs = settings.refinement
+    assert knobs is not None and belief.logits is not None
+    in_block = selected[at]
+    kl = memory.compare(at, belief.logits)
+    compared = in_block & ~kl.isnan()
+    zeros = torch.zeros(len(selected), device=kl.device)
+    total = zeros.index_add(0, at[0], torch.where(compared, kl, 0.0))
+    mean = total / zeros.index_add(0, at[0], compared.float())  # nan where nothing was compared
+    progress.trace(progress.belief_kl, rows.index, mean)
+    hold = rows.refining & ~(mean < knobs.refinement_kl) & (rows.refined < knobs.max_steps)
+    stop = ~hold & rows.moved & (mean < knobs.stop_kl)
+    memory.remember(at, belief.logits, in_block, selected.shape)
+    return hold, stop
 
 
 def _decide(
@@ -182,9 +246,7 @@ def _decide(
 ) -> torch.Tensor:
     statistic = None
     if settings.rule.reads == "noise":
-        statistic = uniform(
-            settings.seed, RULE_STREAM, canvas.row[:, None], rows.total_steps[:, None], canvas.position_ids
-        )
+        statistic = uniform(settings.seed, RULE_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
     elif belief.statistic is not None:
         statistic = torch.zeros(selected.shape, device=selected.device).index_put_(at, belief.statistic)
     score, eligible = settings.rule.decide(RuleInputs(selected, statistic, settings.threshold))
@@ -222,15 +284,48 @@ def _bounds(
     return floor, ceiling
 
 
+def _find_exits(
+    canvas: Canvas,
+    rows: _Rows,
+    at: tuple[torch.Tensor, torch.Tensor],
+    belief: Belief,
+    settings: DenoisingSettings,
+    progress: Progress,
+) -> torch.Tensor:
+    """
+    Rows `(A,)` whose answer is decided while they still reason (arXiv 2510.19990, early exit).
+
+    The sum of the entropies of the answer's open positions bounds their joint entropy from above.
+    """
+    assert belief.entropy is not None
+    entropy = torch.where((canvas.masked & canvas.answer)[at], belief.entropy, 0.0)
+    zeros = torch.zeros(len(canvas.ids), device=entropy.device)
+    if settings.answer_reduction == "sum":
+        value = zeros.index_add(0, at[0], entropy)
+    else:
+        value = zeros.scatter_reduce(0, at[0], entropy, "amax")
+    progress.trace(progress.answer_entropy, rows.index, value)
+    if settings.early_exit_threshold is None:
+        return torch.zeros_like(rows.moved)
+    reasons = (canvas.masked & ~canvas.answer).any(-1)
+    exits = canvas.answer.any(-1) & reasons & (value < settings.early_exit_threshold)
+    progress.exit_step[rows.index] = torch.where(exits, rows.total_steps, -1)
+    return exits
+
+
 def _commit(
     canvas: Canvas,
     rows: _Rows,
     commit: torch.Tensor,
     at: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
+    stop: torch.Tensor | None,
     progress: Progress,
 ) -> None:
-    token = torch.zeros_like(canvas.ids).index_put_(at, belief.token)
+    chosen = belief.token
+    if stop is not None and belief.most_likely is not None:
+        chosen = torch.where(stop[at[0]], belief.most_likely, chosen)
+    token = torch.zeros_like(canvas.ids).index_put_(at, chosen)
     canvas.ids = torch.where(commit, token, canvas.ids)
     canvas.masked = canvas.masked & ~commit
     progress.ids[rows.index] = canvas.ids
@@ -239,9 +334,37 @@ def _commit(
     if belief.entropy is not None:
         entropy = torch.zeros(commit.shape, device=commit.device).index_put_(at, belief.entropy)
         progress.commit_entropy[rows.index] = torch.where(commit, entropy, progress.commit_entropy[rows.index])
-    rows.step = rows.step + 1
+
+
+def _advance(
+    rows: _Rows, commit: torch.Tensor, hold: torch.Tensor | None, stop: torch.Tensor | None, progress: Progress
+) -> None:
+    """Count the forward."""
+    stepped: torch.Tensor | int = 1
+    if hold is not None and stop is not None:
+        stepped = (~hold).long()
+        rows.refined = rows.refined + hold
+        rows.refining = rows.refining & hold
+        progress.num_refinement_passes.index_add_(0, rows.index, hold.long())
+        rows.moved = commit.any(-1)
+    rows.step = rows.step + stepped
+    if stop is not None:
+        # Past any schedule: a decided block takes no idle steps.
+        rows.step = torch.where(stop, torch.iinfo(torch.int32).max, rows.step)
+    rows.drawn = rows.drawn + stepped
     rows.total_steps = rows.total_steps + 1
     progress.num_forward_passes[rows.index] = rows.total_steps
+
+
+def _leave_open(
+    canvas: Canvas, rows: _Rows, exits: torch.Tensor, settings: DenoisingSettings, progress: Progress
+) -> None:
+    """Finish the rows `exits` with whatever is still open in them."""
+    left = canvas.masked & exits[:, None]
+    canvas.ids = canvas.ids.masked_fill(left, settings.fill_token_id)
+    canvas.masked = canvas.masked & ~left
+    rows.block = torch.where(exits, canvas.num_blocks, rows.block)
+    progress.ids[rows.index] = canvas.ids
 
 
 def _end_rows(canvas: Canvas, rows: _Rows, settings: DenoisingSettings, progress: Progress) -> None:
@@ -259,9 +382,19 @@ def _end_rows(canvas: Canvas, rows: _Rows, settings: DenoisingSettings, progress
     progress.commit_entropy[rows.index] = progress.commit_entropy[rows.index].masked_fill(behind, float("nan"))
 
 
-def _block_end(canvas: Canvas, rows: _Rows) -> torch.Tensor:
+def _show(
+    canvas: Canvas, rows: _Rows, at: tuple[torch.Tensor, torch.Tensor], belief: Belief, progress: Progress
+) -> None:
+    """What only someone who watches wants to know."""
     columns = torch.arange(1, canvas.ids.shape[1] + 1, device=canvas.ids.device)
-    return (columns * (canvas.writable & (canvas.block_index <= rows.block[:, None]))).amax(-1)
+    ends = (columns * (canvas.writable & (canvas.block_index <= rows.block[:, None]))).amax(-1)
+    progress.current_block_end[rows.index] = ends
+    if belief.confidence is None:
+        return
+    where = rows.index[at[0]], at[1]
+    progress.candidate = torch.full_like(progress.ids, -1).index_put_(where, belief.token)
+    unknown = torch.full(progress.ids.shape, float("nan"), device=progress.ids.device)
+    progress.confidence = unknown.index_put_(where, belief.confidence)
 
 
-__all__ = ["DenoisingSettings", "Progress", "denoise"]
+__all__ = ["ANSWER_REDUCTIONS", "AnswerReduction", "DenoisingSettings", "denoise"]

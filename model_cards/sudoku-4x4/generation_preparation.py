@@ -14,10 +14,11 @@ from transformers.generation import (
 )
 
 from .generation_belief import BeliefReader
-from .generation_canvas import Canvas
-from .configuration_generation import DiffusionGenerationConfig
-from .generation_denoising import DenoisingSettings, PredictLogits
+from .configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
+from .generation_denoising import DenoisingSettings
 from .generation_inputs import check_attention_mask, check_input_ids, check_token_ids
+from .generation_predictor import Predictor, PredictorSettings
+from .generation_refinement import RefinementSettings
 from .generation_rules import RULES
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -35,12 +36,13 @@ def resolve_config(
             "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "
             "parameters of a sharded model before generating."
         )
-    names = ("input_ids", "attention_mask")
+    names = ("input_ids", "attention_mask", "answer_mask")
     tensors = {name: kwargs.pop(name) for name in names if name in kwargs}
-    model.generation_config_class.refuse_unknown(kwargs)
+    config_class = find_config_class(model)
+    config_class.refuse_unknown(kwargs)
     config = copy.deepcopy(model.generation_config)
     if not isinstance(config, DiffusionGenerationConfig):
-        config = model.generation_config_class.from_dict(config.to_dict())
+        config = config_class.from_dict(config.to_dict())
     if generation_config is not None:
         # What it leaves unset keeps the model's value, as in transformers.
         config.overlay(generation_config)
@@ -58,6 +60,15 @@ def resolve_config(
     return config, tensors
 
 
+def find_config_class(model: PreTrainedModel) -> type[DiffusionGenerationConfig]:
+    """The model's own class of generation configurations or, for a model that is not ours, its family's."""
+    own = getattr(model, "generation_config_class", GenerationConfig)
+    if issubclass(own, DiffusionGenerationConfig):
+        return own
+    is_dream = getattr(model.config, "model_type", "").lower() == "dream"
+    return DreamGenerationConfig if is_dream else DiffusionGenerationConfig
+
+
 def read_inputs(
     model: PreTrainedModel, inputs: torch.Tensor | None, config: DiffusionGenerationConfig, tensors: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,8 +77,8 @@ def read_inputs(
         raise ValueError("Pass prompts as `inputs` or as `input_ids`, not as both.")
     input_ids = inputs if inputs is not None else tensors.get("input_ids")
     input_ids = check_input_ids(input_ids, model.config.vocab_size).to(model.device)
-    eos_token_ids = eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
-    pad_token_id = config.pad_token_id if config.pad_token_id is not None else model.config.pad_token_id
+    eos_token_ids = eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
+    pad_token_id = config.pad_token_id if config.pad_token_id is not None else _model_token_id(model, "pad_token_id")
     check_token_ids("pad_token_id", [config.pad_token_id], model.config.vocab_size)
     # Neither an end-of-sequence token nor a mask in the prompt is padding, whatever the pad token.
     not_padding = [*eos_token_ids, find_mask_token_id(model, config)]
@@ -77,7 +88,9 @@ def read_inputs(
 
 def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
     """The mask token of this call, or `ValueError` if nobody says which it is."""
-    mask_token_id = config.mask_token_id if config.mask_token_id is not None else model.config.mask_token_id
+    mask_token_id = config.mask_token_id
+    if mask_token_id is None:
+        mask_token_id = _model_token_id(model, "mask_token_id")
     if mask_token_id is None:
         raise ValueError(
             "`mask_token_id` is not set: give the id of the mask token in the model configuration, the generation "
@@ -92,8 +105,8 @@ def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig
 
 def find_fill_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
     """What stands behind a row's end: padding, or end-of-sequence where there is none."""
-    candidates = [config.pad_token_id, model.config.pad_token_id]
-    candidates += eos_list(config.eos_token_id) + eos_list(model.config.eos_token_id)
+    candidates = [config.pad_token_id, _model_token_id(model, "pad_token_id")]
+    candidates += eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
     vocabulary, mask_token_id = range(model.config.vocab_size), find_mask_token_id(model, config)
     return next((token for token in candidates if token in vocabulary and token != mask_token_id), 0)
 
@@ -109,34 +122,25 @@ def count_new_tokens(config: DiffusionGenerationConfig, prompt_length: int) -> i
     return config.max_length - prompt_length
 
 
-def make_predictor(model: PreTrainedModel, config: DiffusionGenerationConfig) -> PredictLogits:
-    """The model as the loop calls it: logits of selected positions, guided if asked for."""
-    mask_token_id = find_mask_token_id(model, config)
-
-    def forward(canvas: Canvas, ids: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        padding = {}
-        if canvas.padded:
-            copies = len(ids) // len(canvas.ids)
-            padding = {
-                "attention_mask": canvas.valid.long().repeat(copies, 1),
-                "position_ids": canvas.position_ids.repeat(copies, 1),
-            }
-        return model(input_ids=ids, logits_to_keep=at, return_dict=True, **padding).logits
-
-    def predict(canvas: Canvas, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        if config.cfg_scale == 0:
-            return forward(canvas, canvas.ids, (rows, columns))
-        unconditional = torch.where(canvas.writable, canvas.ids, mask_token_id)
-        both = torch.cat([canvas.ids, unconditional])
-        at = torch.cat([rows, rows + len(canvas.ids)]), columns.repeat(2)
-        conditional, unconditional = forward(canvas, both, at).chunk(2)
-        return unconditional + (config.cfg_scale + 1) * (conditional - unconditional)
-
-    return predict
+def make_predictor(model: PreTrainedModel, config: DiffusionGenerationConfig) -> Predictor:
+    """The model as the loop calls it."""
+    return Predictor(
+        model,
+        PredictorSettings(
+            mask_token_id=find_mask_token_id(model, config),
+            cfg_scale=config.cfg_scale,
+            block_cache=config.block_cache,
+            cache_refresh_interval=config.cache_refresh_interval,
+            append_blocks=config.append_blocks,
+        ),
+    )
 
 
 def make_belief_reader(
-    model: PreTrainedModel, config: DiffusionGenerationConfig, logits_processor: LogitsProcessorList | None
+    model: PreTrainedModel,
+    config: DiffusionGenerationConfig,
+    logits_processor: LogitsProcessorList | None,
+    has_answer: bool,
 ) -> BeliefReader:
     """What turns logits into candidates and the rule's statistic, with this call's processors and filters."""
     if logits_processor is not None and not isinstance(logits_processor, list):
@@ -161,6 +165,8 @@ def make_belief_reader(
     mask_token_id = find_mask_token_id(model, config)
     if len({*(config.suppress_tokens or ()), mask_token_id}) == model.config.vocab_size:
         raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
+    ends = eos_list(config.eos_token_id) or eos_list(_model_token_id(model, "eos_token_id"))
+    check_token_ids("eos_token_id", ends, model.config.vocab_size)
     return BeliefReader(
         mask_token_id=mask_token_id,
         temperature=config.effective_temperature,
@@ -169,7 +175,11 @@ def make_belief_reader(
         suppressed=tensor("suppress_tokens"),
         deferred=tensor("deferred_tokens"),
         reads=RULES[config.decoding].reads,
-        with_entropy=bool(config.return_dict_in_generate),
+        with_entropy=bool(config.return_dict_in_generate) or has_answer,
+        with_confidence=config.output_history,
+        with_logits=config.latent_refinement,
+        ends=torch.tensor(ends, device=model.device) if ends else None,
+        min_new_tokens=config.min_new_tokens or 0,
     )
 
 
@@ -193,7 +203,33 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         seed=seed,
         eos_token_ids=torch.tensor(eos_token_ids, device=model.device) if ends and eos_token_ids else None,
         fill_token_id=find_fill_token_id(model, config),
+        refinement=_refinement(config) if config.latent_refinement else None,
+        early_exit_threshold=config.early_exit_threshold,
+        answer_reduction=config.answer_entropy_reduction,
+        with_statistics=bool(config.return_dict_in_generate),
     )
+
+
+def _refinement(config: DiffusionGenerationConfig) -> RefinementSettings:
+    return RefinementSettings(
+        top_p=config.refinement_top_p,
+        ratio=config.refinement_ratio,
+        max_steps=config.refinement_steps,
+        refinement_kl=config.refinement_kl,
+        stop_kl=config.stop_kl,
+    )
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Most tokens of a row, where the model's configuration says so."""
+    # LLaDA's own configuration calls it `max_sequence_length`.
+    names = ("max_position_embeddings", "max_sequence_length")
+    return next((limit for name in names if (limit := getattr(model.config, name, None)) is not None), None)
+
+
+def _model_token_id(model: PreTrainedModel, name: str) -> Any:
+    """A special token of the model's configuration; that of a model which is not ours need not have the field."""
+    return getattr(model.config, name, None)
 
 
 def eos_list(eos_token_id: int | list[int] | None) -> list[int]:
@@ -211,6 +247,7 @@ __all__ = [
     "make_belief_reader",
     "make_predictor",
     "make_settings",
+    "position_limit",
     "read_inputs",
     "resolve_config",
 ]

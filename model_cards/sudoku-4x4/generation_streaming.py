@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .generation_denoising import Progress
+from .generation_progress import Progress
 
 
 class DraftStream:

@@ -74,14 +74,19 @@ def travelling_sources(config_class: type[TravellingConfigMixin], checkpoint: st
     """
     module = config_class.__module__
     if module.split(".")[0] == PACKAGE:
-        return _from_package([module, *config_class.travels_with])
+        return package_sources([module, *config_class.travels_with])
     names = [flat_name(module), *map(flat_name, config_class.travels_with)]
     loaded = Path(sys.modules[module].__file__ or "").parent
     is_complete = all((loaded / f"{name}.py").exists() for name in names)
     return _from_folder(loaded if is_complete else Path(checkpoint), names)
 
 
-def _from_package(modules: list[str]) -> dict[str, str]:
+def package_sources(modules: list[str], header: str = HEADER) -> dict[str, str]:
+    """
+    File name to text of `modules` and of every module of this package that they import, for a flat folder.
+
+    Each file starts with `header`. Raises `ValueError` for a module without a source file.
+    """
     sources: dict[str, str] = {}
     pending = list(modules)
     while pending:
@@ -91,10 +96,10 @@ def _from_package(modules: list[str]) -> dict[str, str]:
             continue
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
-            raise ValueError(f"Module `{module}` is needed to save this checkpoint and has no source file.")
+            raise ValueError(f"Module `{module}` is needed outside of this package and has no source file.")
         text = Path(spec.origin).read_text(encoding="utf-8")
         pending += [match.group(2) for match in _PACKAGE_IMPORT.finditer(text)]
-        sources[name] = HEADER + _PACKAGE_IMPORT.sub(
+        sources[name] = header + _PACKAGE_IMPORT.sub(
             lambda m: f"{m.group(1)}from .{flat_name(m.group(2))} import", text
         )
     return sources
@@ -126,4 +131,4 @@ def write_atomically(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-__all__ = ["TravellingConfigMixin", "flat_name", "travelling_sources", "write_atomically"]
+__all__ = ["TravellingConfigMixin", "flat_name", "package_sources", "travelling_sources", "write_atomically"]

@@ -5,7 +5,7 @@ The canvas: which tokens are given, which are to be written, in which blocks, an
 `B` rows, `L` columns. Everything is relative to a row's own tokens, so that padding on either side changes nothing.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,49 +21,63 @@ class Canvas:
         writable (`torch.BoolTensor` of shape `(B, L)`): positions that were to be written at the start.
         valid (`torch.BoolTensor` of shape `(B, L)`): positions that are not padding.
         position_ids (`torch.LongTensor` of shape `(B, L)`): position within the row's tokens; 0 on padding.
+        answer (`torch.BoolTensor` of shape `(B, L)`): positions of the answer among those; they are the last block.
         block_index (`torch.LongTensor` of shape `(B, L)`): block of a writable position, 0, 1, ...; -1 elsewhere.
         num_blocks (`torch.LongTensor` of shape `(B,)`): blocks of the row that hold something to write.
         row (`torch.LongTensor` of shape `(B,)`): the row's number in its noise; see `generation.noise`.
         padded (`bool`): whether any position is padding.
+        has_answer (`bool`): whether any position belongs to an answer.
     """
 
     ids: torch.Tensor
     masked: torch.Tensor
     writable: torch.Tensor
     valid: torch.Tensor
+    answer: torch.Tensor
     position_ids: torch.Tensor
     block_index: torch.Tensor
     num_blocks: torch.Tensor
     row: torch.Tensor
     padded: bool
+    has_answer: bool
 
     def select(self, rows: torch.Tensor) -> "Canvas":
         """The canvas of some of the rows, in a copy."""
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "padded"}
-        return Canvas(padded=self.padded, **picked)
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if torch.is_tensor(value)})
 
 
 def build_canvas(
-    ids: torch.Tensor, valid: torch.Tensor, masked: torch.Tensor, row: torch.Tensor, block_length: int | None
+    ids: torch.Tensor,
+    valid: torch.Tensor,
+    masked: torch.Tensor,
+    row: torch.Tensor,
+    block_length: int | None,
+    answer: torch.Tensor | None = None,
 ) -> Canvas:
     """
     Canvas of token ids in which `masked` positions are to be written.
 
     Blocks of `block_length` tokens are counted from a row's first masked position; blocks without masks do not count.
-    `None` makes one block of everything.
+    `None` makes one block of everything. The positions of the `answer` `(B, L)` are one more block, the last, however
+    many they are.
     """
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0).masked_fill(~valid, 0)
-    block_index, num_blocks = _blocks(position_ids, masked, block_length or ids.shape[1])
+    has_answer = answer is not None
+    answer = torch.zeros_like(masked) if answer is None else answer & masked
+    block_index, num_blocks = _blocks(position_ids, masked & ~answer, block_length or ids.shape[1])
+    block_index = torch.where(answer, num_blocks[:, None], block_index)
     return Canvas(
         ids=ids.clone(),
         masked=masked.clone(),
         writable=masked,
         valid=valid,
+        answer=answer,
         position_ids=position_ids,
         block_index=block_index,
-        num_blocks=num_blocks,
+        num_blocks=num_blocks + answer.any(-1),
         row=row,
         padded=not bool(valid.all()),
+        has_answer=has_answer,
     )
 
 

@@ -69,6 +69,24 @@ def check_masks(input_ids: torch.Tensor, valid: torch.Tensor, mask_token_id: int
     return masked
 
 
+def check_answer_mask(answer_mask: torch.Tensor | None, masked: torch.Tensor) -> torch.Tensor | None:
+    """Return where the answer `(B, L)` is to be written, or raise `ValueError`: shape, values, nothing to write."""
+    if answer_mask is None:
+        return None
+    if not isinstance(answer_mask, torch.Tensor) or answer_mask.shape != masked.shape:
+        got = tuple(answer_mask.shape) if isinstance(answer_mask, torch.Tensor) else type(answer_mask).__name__
+        raise ValueError(f"`answer_mask` must have the shape of `input_ids`, {tuple(masked.shape)}, got {got}.")
+    if not bool(((answer_mask == 0) | (answer_mask == 1)).all()):
+        raise ValueError("`answer_mask` must hold 0 and 1 (the answer) only.")
+    answer = answer_mask.to(masked.device) == 1
+    if not bool((answer & masked).any(-1).all()):
+        row = int((~(answer & masked).any(-1)).nonzero()[0])
+        raise ValueError(
+            f"`answer_mask` marks no mask token of `input_ids` in row {row}: the answer is to be written."
+        )
+    return answer & masked
+
+
 def check_length(num_tokens: int, max_position_embeddings: int | None, what: str) -> None:
     """Raise `ValueError` if a row is longer than the model's positions."""
     if max_position_embeddings is not None and num_tokens > max_position_embeddings:
@@ -101,6 +119,7 @@ def check_token_ids(name: str, token_ids: list[int | None] | None, vocab_size: i
 
 
 __all__ = [
+    "check_answer_mask",
     "check_attention_mask",
     "check_input_ids",
     "check_length",

@@ -2,7 +2,7 @@
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ class MaskedDiffusionHead:
 
     model: nn.Module
     lm_head: nn.Linear
+    # Whether `align` moves states: a position is then predicted by the state of the one before.
+    reads_previous_state: ClassVar[bool] = False
     # From the family's `PreTrainedModel`:
     config: PreTrainedConfig
     config_class: type[PreTrainedConfig]
@@ -81,7 +83,8 @@ class MaskedDiffusionHead:
         Returns:
             `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
         """
-        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a cache.
+        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
+        # cache. Block-wise caches come as `past_key_values`, from `generate`.
         kwargs["use_cache"] = False
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -90,7 +93,10 @@ class MaskedDiffusionHead:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        hidden_states = self.align(outputs.last_hidden_state, attention_mask, position_ids)
+        # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
+        # state is a row's first, even where the window is as wide as the mask.
+        mask = attention_mask if kwargs.get("past_key_values") is None else None
+        hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
         logits = self.project(select_positions(hidden_states, logits_to_keep))
 
         loss = None
