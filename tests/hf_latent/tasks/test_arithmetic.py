@@ -152,6 +152,30 @@ def test_a_share_of_a_dataset_is_given_in_part() -> None:
     assert all(prompt.endswith("?\n") for prompt in task.dataset(20, 4)["prompt"])
 
 
+def test_drills_are_right_and_only_their_results_are_predicted() -> None:
+    task, tokenizer = ArithmeticTask(), arithmetic_tokenizer()
+    rows = task.dataset(30, 4, given_share=0.5, num_drills=20)
+    assert set(rows.column_names) == {"input_ids", "labels"} and len(rows) == 50
+    num_drills = 0
+    for row in rows:
+        assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
+        text = tokenizer.decode(row["input_ids"])
+        assert task.is_sound(text.partition("\nThe answer")[0])
+        assert len(row["input_ids"]) <= tokenizer.model_max_length
+        if "answer is" in text:
+            supervised = [label for label in row["labels"] if label != -100]
+            assert row["input_ids"][-len(supervised) :] == supervised, "a completion stands at the end, whole"
+            assert text.endswith("<eos>")
+            continue
+        num_drills += 1
+        asked = re.sub(r"=\d+", "=", text)
+        given = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
+        assert tokenizer.decode(given) == asked
+    assert num_drills == 20
+    firsts = ["answer is" in tokenizer.decode(ids) for ids in rows["input_ids"][:25]]
+    assert any(firsts) and not all(firsts), "shuffled"
+
+
 def test_unknown_words_are_an_error() -> None:
     with pytest.raises(Exception, match="UNK"):
         arithmetic_tokenizer()("Zoe has 12 apples.")
