@@ -54,14 +54,13 @@ CACHED: list[dict[str, Any]] = [
 
 def decoder_grid() -> list[dict[str, Any]]:
     """Every decoder, from one token a forward to all at once."""
-    grid: list[dict[str, Any]] = [ONE_TOKEN, {"decoding": "left_to_right"}]
+    grid: list[dict[str, Any]] = [ONE_TOKEN]
     # k tokens a forward, the surest first: a bound that lets everything through, and a ceiling.
     grid += [{"decoding": "entropy_bound", "entropy_bound": 1e6, "max_tokens_per_step": k} for k in (2, 4)]
-    grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.95, 0.9, 0.8)]
-    grid += [{"decoding": "entropy_bound", "entropy_bound": b} for b in (0.1, 0.3, 1.0)]
+    grid += [{"decoding": "confidence_threshold", "confidence_threshold": c} for c in (0.95, 0.9)]
+    grid += [{"decoding": "entropy_bound", "entropy_bound": b} for b in (0.1, 0.3)]
     grid += [{"decoding": "med", "entropy_threshold": h} for h in (0.02, 0.1, 0.3)]
     grid += [{"decoding": "med", "entropy_threshold": h, **EXIT} for h in (0.02, 0.1, 0.3)]
-    grid += [{**MED, "early_exit_threshold": 0.5}]
     lrd = {"decoding": "entropy", **LRD}
     grid += [lrd]
     grid += [{**lrd, "refinement_steps": 0}, {**lrd, "refinement_ratio": 0.0}, {**lrd, "stop_kl": 0.0}]

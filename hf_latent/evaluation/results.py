@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def measure_all(
     measure: Callable[[dict[str, Any]], DecodingResult],
     path: Path,
     header: dict[str, Any],
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
     known: Sequence[Path] = (),
 ) -> list[DecodingResult]:
     """
