@@ -20,12 +20,15 @@ def describe(settings: dict[str, Any]) -> str:
     return ", ".join([settings["decoding"], *knobs])
 
 
+say_at_once = partial(print, flush=True)
+
+
 def measure_all(
     grid: Sequence[dict[str, Any]],
     measure: Callable[[dict[str, Any]], DecodingResult],
     path: Path,
     header: dict[str, Any],
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] = say_at_once,
     known: Sequence[Path] = (),
 ) -> list[DecodingResult]:
     """
