@@ -64,7 +64,8 @@ def decoder_grid() -> list[dict[str, Any]]:
     lrd = {"decoding": "entropy", **LRD}
     grid += [lrd]
     grid += [{**lrd, "refinement_steps": 0}, {**lrd, "refinement_ratio": 0.0}, {**lrd, "stop_kl": 0.0}]
-    grid += [{**MED, **LRD}, {**MED, **LRD, **EXIT}, NO_REASONING]
+    grid += [{**lrd, "stop_kl": kl} for kl in (0.01, 0.001)]
+    grid += [{**MED, **LRD}, {**MED, **LRD, "stop_kl": 0.001}, {**MED, **LRD, **EXIT}, NO_REASONING]
     grid += [{**settings, "block_cache": cache} for cache in CACHES for settings in CACHED]
     return [{**settings, "block_length": BLOCK_LENGTH} for settings in grid]
 
@@ -145,6 +146,8 @@ def ablation(results: list[DecodingResult]) -> str:
         "LRD without refinement": {**lrd, "refinement_steps": 0},
         "LRD without mixing": {**lrd, "refinement_ratio": 0.0},
         "LRD without early stop": {**lrd, "stop_kl": 0.0},
+        "LRD, early stop at 0.01 nats": {**lrd, "stop_kl": 0.01},
+        "LRD, early stop at 0.001 nats": {**lrd, "stop_kl": 0.001},
     }
     one = find(results, ONE_TOKEN)
     lines = ["| | accuracy | forwards | times fewer | forwards that only refined |", "|---|---|---|---|---|"]

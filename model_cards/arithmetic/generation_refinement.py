@@ -1,0 +1,191 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""
+Latent refinement (LRD, arXiv 2510.11052): what open positions look like to the next forward, and how much the belief
+still moves.
+
+`N` predicted positions of a forward, `V` vocabulary, `D` width, `A` rows, `L` columns.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+# Rows of the vocabulary are worked on so many elements at a time, which stay in a processor's cache.
+ELEMENTS_AT_ONCE = 2**18
+# A nucleus of up to so many tokens is gathered; a larger one, of a flat distribution, is summed over the vocabulary.
+SMALL_NUCLEUS = 64
+# (shift, width) of the bits of a float32 in [0, 1], from its exponent down.
+RADIX = ((18, 12), (6, 12))
+# Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
+LEAST_LOG_PROBABILITY = -1e4
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """
+    The knobs of LRD.
+
+    Args:
+        top_p: mass of the nucleus that is mixed; 0 mixes nothing.
+        ratio: r_f, the share of the prediction in the embedding of a certain position; 0 mixes nothing.
+        max_steps: T_refine, forwards that commit nothing at the start of a block.
+        refinement_kl: tau_refine in nats, below which the first phase ends.
+        stop_kl: tau_decode in nats, below which the rest of a block is committed at once.
+    """
+
+    top_p: float
+    ratio: float
+    max_steps: int
+    refinement_kl: float
+    stop_kl: float
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an open position looks like anything but a mask."""
+        return self.top_p > 0 and self.ratio > 0
+
+    @property
+    def refines(self) -> bool:
+        """Whether blocks start with forwards that commit nothing: without mixing those would all be the same."""
+        return self.mixes and self.max_steps > 0
+
+
+class Memory:
+    """
+    The beliefs of a forward as the next one needs them: log-probabilities of the positions that were read, and their
+    mixed embeddings. What is made of them is done a few positions at a time.
+    """
+
+    def __init__(self, embed: nn.Module, mask_token_id: int, settings: RefinementSettings) -> None:
+        self.embed, self.mask_token_id, self.settings = embed, mask_token_id, settings
+        self._slot: torch.Tensor | None = None  # (A, L): index of a position in the following, -1 without
+        self._log_p: torch.Tensor | None = None  # (N, V)
+        self._mixed: torch.Tensor | None = None  # (N, D)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows."""
+        if self._slot is not None:
+            self._slot = self._slot[rows]
+
+    def compare(self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
+        """KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered."""
+        if self._slot is None or self._log_p is None or len(self._log_p) == 0:
+            return torch.full((len(logits),), float("nan"), device=logits.device)
+        slot, before = self._slot[at], self._log_p
+        size = _rows_at_once(logits)
+        pairs = zip(logits.split(size), slot.clamp(min=0).split(size), strict=True)
+        divergence = torch.cat([_kl(log_probabilities(now), before[index]) for now, index in pairs])
+        return divergence.masked_fill(slot < 0, float("nan"))
+
+    def remember(
+        self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor, keep: torch.Tensor, shape: torch.Size
+    ) -> None:
+        """Keep the beliefs `(N, V)` of the positions `keep` `(N,)` of a canvas of `shape`; forget all earlier ones."""
+        number = torch.arange(len(logits), device=logits.device).where(keep, -1)
+        self._slot = torch.full(shape, -1, dtype=torch.long, device=logits.device).index_put_(at, number)
+        rows = [log_probabilities(some) for some in logits.split(_rows_at_once(logits))]
+        self._log_p = torch.cat(rows)
+        if self.settings.mixes:
+            self._mixed = mix_embeddings(rows, self.embed, self.mask_token_id, self.settings)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `embeddings` differ from plain ones: not before the first forward."""
+        return self._mixed is not None and len(self._mixed) > 0
+
+    def embeddings(self, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Input embeddings `(A, L', D)` of the first columns of a canvas, mixed where it is open and remembered."""
+        plain = self.embed(ids)
+        if self._slot is None or self._mixed is None:
+            return plain
+        slot = self._slot[:, : ids.shape[1]]
+        mixed = self._mixed[slot.clamp(min=0)].to(plain.dtype)
+        return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Log-softmax of `(N, V)` in nats, bounded from below."""
+    return logits.log_softmax(-1).clamp_(min=LEAST_LOG_PROBABILITY)
+
+
+def mix_embeddings(
+    log_p: Sequence[torch.Tensor], embed: nn.Module, mask_token_id: int, settings: RefinementSettings
+) -> torch.Tensor:
+    """
+    Soft mask embeddings `(N, D)` of log-probabilities `(N, V)`, which come in parts:
+    `(1 - alpha) E[mask] + alpha sum_{v in nucleus} p(v) E[v]`.
+
+    alpha = ratio (1 - H / log V) with the entropy H over the whole vocabulary; p is renormalised on the nucleus, the
+    smallest set of tokens with a mass of at least top_p. arXiv 2510.11052, section 3.
+    """
+    mask = embed(torch.full((1,), mask_token_id, device=log_p[0].device)).float()
+    return torch.cat([_mix(rows, embed, mask, settings) for rows in log_p])
+
+
+def _mix(log_p: torch.Tensor, embed: nn.Module, mask: torch.Tensor, settings: RefinementSettings) -> torch.Tensor:
+    p = log_p.exp()
+    certainty = 1 + torch.linalg.vecdot(p, log_p) / math.log(p.shape[-1])
+    alpha = settings.ratio * certainty[:, None]
+    return (1 - alpha) * mask + alpha * _expected_embedding(p, embed, settings.top_p)
+
+
+def _expected_embedding(p: torch.Tensor, embed: nn.Module, top_p: float) -> torch.Tensor:
+    """Mean embedding `(N, D)` over the nuclei of probabilities `(N, V)`."""
+    if bool((p.amax(-1) * SMALL_NUCLEUS >= top_p).all()) or p.shape[-1] <= SMALL_NUCLEUS:
+        small = small_nucleus(p, top_p)
+        if small is not None:
+            return torch.einsum("nk,nkd->nd", small[0], embed(small[1]).float())
+    share = large_nucleus(p, top_p)
+    table = embed.weight if type(embed) is nn.Embedding else embed(torch.arange(p.shape[-1], device=p.device))
+    return (share.to(table.dtype) @ table).float()
+
+
+def small_nucleus(p: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """
+    Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`; None if one is large.
+
+    What is beyond a position's set has share 0.
+    """
+    share, tokens = p.topk(min(SMALL_NUCLEUS, p.shape[-1]))
+    mass = share.cumsum(-1)
+    if share.shape[-1] < p.shape[-1] and not bool((mass[:, -1] >= top_p).all()):
+        return None
+    share = share.masked_fill(mass - share >= top_p, 0.0)
+    return share / share.sum(-1, keepdim=True), tokens
+
+
+def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
+    """
+    Renormalised shares `(N, V)`, 0 outside the smallest sets with a mass of at least `top_p`, of float32 `p`; tokens
+    within 2^-17 of the least of a set are in it, too.
+
+    A radix selection: floats that are not negative are ordered like their bits, so two histograms of the mass over
+    ever lower bits find the least probability of a set, in a tenth of the time of a sort.
+    """
+    order = (2**30 - 1) - p.view(torch.int32)  # the likelier, the smaller
+    rest, above, bound = p, torch.zeros_like(p[:, :1]), torch.zeros_like(order[:, :1])
+    for shift, width in RADIX:
+        digit = ((order >> shift) & (2**width - 1)).long()
+        mass = p.new_zeros(len(p), 2**width).scatter_add_(1, digit, rest)
+        reached = above + mass.cumsum(-1)
+        found = (reached < top_p).sum(-1, keepdim=True).clamp_(max=2**width - 1)
+        above = (reached - mass).gather(1, found)
+        rest = rest * (digit == found)
+        bound = bound + (found << shift).int()
+    kept = p * (order < bound + 2 ** RADIX[-1][0])
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def _kl(log_now: torch.Tensor, log_before: torch.Tensor) -> torch.Tensor:
+    p = log_now.exp()
+    return (torch.linalg.vecdot(p, log_now) - torch.linalg.vecdot(p, log_before)).clamp_(min=0.0)
+
+
+def _rows_at_once(logits: torch.Tensor) -> int:
+    return max(1, ELEMENTS_AT_ONCE // logits.shape[-1])
+
+
+__all__ = ["Memory", "RefinementSettings", "large_nucleus", "mix_embeddings", "small_nucleus"]

@@ -1,0 +1,156 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import TransformersKwargs
+
+
+class MaskedDiffusionHead:
+    """
+    Forward of a masked diffusion model. Comes first among the bases of a head class, before
+    `DiffusionGenerationMixin` and the family's `PreTrainedModel`; the class sets `self.model` (a bidirectional base
+    model) and `self.lm_head`, then calls `prepare_head` and `post_init`.
+    """
+
+    model: nn.Module
+    lm_head: nn.Linear
+    # Whether `align` moves states: a position is then predicted by the state of the one before.
+    reads_previous_state: ClassVar[bool] = False
+    # From the family's `PreTrainedModel`:
+    config: PreTrainedConfig
+    config_class: type[PreTrainedConfig]
+    register_load_state_dict_pre_hook: Callable
+
+    def prepare_head(self) -> None:
+        """Choose the loss (targets are not shifted) and make training resumable under the original key names."""
+        if type(self.config) is not self.config_class and type(self.config).__name__ == self.config_class.__name__:
+            # Of a checkpoint that carries its code, transformers loads the configuration's file twice, from a folder
+            # without and one with the model's. Saves look for all of the code beside the configuration's class.
+            self.config.__class__ = self.config_class
+        self.loss_function = ForMaskedLMLoss
+        self.register_load_state_dict_pre_hook(rename_original_keys)
+
+    def align(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """States `[B, L, D]` such that state `i` predicts token `i`."""
+        return hidden_states
+
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits `[..., V]` of hidden states `[..., D]`."""
+        return self.lm_head(hidden_states)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        r"""
+        Predict every token from all others. `B` rows, `L` positions, `V` vocabulary, `N` selected positions.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`):
+                Tokens; positions to be predicted hold `config.mask_token_id`.
+            attention_mask (`torch.Tensor` of shape `(B, L)` or `(B, 1, L, L)`, *optional*):
+                1 for tokens, 0 for padding (either side); a 4-D float mask is used as it is.
+            position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Positions; 0, 1, ... of the columns if not given.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, L, D)`, *optional*):
+                Instead of `input_ids`.
+            labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Targets, not shifted; -100 is ignored. Gives `loss`, mean nats per target.
+            logits_to_keep (`int`, `torch.Tensor` or a pair of them, *optional*, defaults to 0):
+                Positions whose logits are computed: 0 all, `n` the last n, a 1-D index of columns, an integer
+                `(B, K)` index per row, or a bool `(B, L)` mask, which gives logits of shape `(N, V)`. A pair of
+                `(N,)` indices (rows, columns) gives `(N, V)` too, without the device sync that a mask costs.
+
+        Returns:
+            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
+        """
+        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
+        # cache. Block-wise caches come as `past_key_values`, from `generate`.
+        kwargs["use_cache"] = False
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
+        # state is a row's first, even where the window is as wide as the mask.
+        mask = attention_mask if kwargs.get("past_key_values") is None else None
+        hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
+        logits = self.project(select_positions(hidden_states, logits_to_keep))
+
+        loss = None
+        if labels is not None:
+            labels = select_positions(labels[..., None], logits_to_keep).squeeze(-1).contiguous()
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def select_positions(
+    states: torch.Tensor, positions: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """The states `[B, L, D]` at `positions`, as `logits_to_keep` of the head's forward says."""
+    if isinstance(positions, tuple):
+        # A model spread over devices has its last states elsewhere than its inputs.
+        return states[tuple(index.to(states.device) for index in positions)]
+    return slice_logits_to_keep(states, positions)
+
+
+def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """
+    Let a plain `load_state_dict` read a checkpoint with original key names.
+
+    `save_pretrained` writes original names, but `Trainer` resumes with a plain, non-strict `load_state_dict`: without
+    this every key would be missing, and training would go on from whatever the model held.
+    """
+    own = {prefix + name for name in module.state_dict()}
+    renames = get_model_conversion_mapping(module, add_legacy=False)
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
+        name = key.removeprefix(prefix)
+        for rename in renames:
+            name, _ = rename.rename_source_key(name)
+        if prefix + name in own and prefix + name not in state_dict:
+            state_dict[prefix + name] = state_dict.pop(key)
+    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own})
+
+
+def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
+    """
+    Raise `ValueError` for adapter weights of layers that got no adapter; peft would drop them without a word.
+
+    It happens with adapters made for the original code: peft translates the names of their weights, through the
+    conversion mapping, but not their `target_modules`.
+    """
+    targets = {name.split(".lora_")[0] for name in names if ".lora_" in name}
+    lost = sorted({target.rsplit(".", 1)[-1] for target in targets & {name for name, _ in module.named_modules()}})
+    if lost:
+        raise ValueError(
+            f"The adapter has weights for {', '.join(map(repr, lost))}, which its `target_modules` do not name. If "
+            "those are names of the original code, give the names here: `config = PeftConfig.from_pretrained(path)`, "
+            "`config.target_modules = [...]`, `PeftModel.from_pretrained(model, path, config=config)`."
+        )
+
+
+__all__ = ["MaskedDiffusionHead"]
