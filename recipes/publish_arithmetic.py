@@ -108,12 +108,13 @@ def comparison(results: list[DecodingResult]) -> str:
     ]
     for r in results:
         settings = {name: value for name, value in r.settings.items() if name != "block_length"}
+        has_chosen = r.leftmost_share == r.leftmost_share  # nan where no rule has chosen anything
+        choices = f"{100 * r.leftmost_share:.0f} % | {r.leftmost_distance:.1f}" if has_chosen else "|"
         exits = f"{100 * r.exit_share:.0f} %" if "early_exit_threshold" in settings else ""
         lines.append(
             f"| {describe(settings)} | {100 * r.accuracy:.1f} ± {100 * r.standard_error:.1f} | "
             f"{r.forwards_per_example:.2f} | {one.forwards_per_example / r.forwards_per_example:.1f} | "
-            f"{r.tokens_per_forward:.2f} | {r.seconds:.0f} | {100 * r.leftmost_share:.0f} % | "
-            f"{r.leftmost_distance:.1f} | {exits} |"
+            f"{r.tokens_per_forward:.2f} | {r.seconds:.0f} | {choices} | {exits} |"
         )
     return "\n".join(lines)
 
@@ -242,6 +243,10 @@ def main() -> None:
     run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
     notes = (
         f"## Latent refinement and its parts\n\n{ablation(results)}\n\n"
+        "The early stop takes a belief that rests for one that is decided. Here what is committed first, one token a "
+        "forward, are fillers and punctuation: they change nothing, so that the belief rests at once although the "
+        "results are open. Under MED more is decided before it rests. Without early stop the mixed embeddings change "
+        "the accuracy by less than its error.\n\n"
         f"## Examples\n\n{examples(task, model, tokenizer, template, problems[:200])}\n\n"
         "## Limits\n\nIt knows the sentences of one generator and numbers from 10 to 99, and nothing else. One "
         "training seed."

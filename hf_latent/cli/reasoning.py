@@ -77,7 +77,7 @@ def _frame(
         else:
             text.append("·", style="dim")
     entropy = float(answer_entropy[0, step])
-    left = "; the answer is decided, the rest is left" if int(cast(Any, output.exit_step)[0]) == step else ""
+    left = ": decided, stops here" if int(cast(Any, output.exit_step)[0]) == step else ""
     return Panel(text, title=title, subtitle=f"forward {step + 1}, entropy of the answer {entropy:.2f} nats{left}")
 
 

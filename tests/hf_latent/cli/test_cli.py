@@ -65,7 +65,7 @@ def test_early_exit_is_shown_on_a_model_with_a_template(tmp_path):
     console = Console(file=StringIO(), width=200)
     show_early_exit(console, str(folder), num_problems=3, seed=0, delay=0.0)
     text = console.file.getvalue()
-    assert "the answer is decided, the rest is left" in text
+    assert "nats: decided, stops here" in text
     assert text.count("wrong") + text.count("right") >= 2
     assert re.search(r"early_exit_threshold=1000000.0 .* 1\.0 .* 100 %", text)
 
