@@ -1,7 +1,24 @@
-"""Objectives and trainers."""
+"""Objectives and trainers. What needs trl is loaded on first use: `hf_latent.training.objectives` needs torch only."""
 
-from hf_latent.training.collator import MaskedDiffusionCollator
-from hf_latent.training.config import MaskedDiffusionConfig
-from hf_latent.training.trainer import MaskedDiffusionTrainer
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_latent.training.collator import MaskedDiffusionCollator
+    from hf_latent.training.config import MaskedDiffusionConfig
+    from hf_latent.training.trainer import MaskedDiffusionTrainer
+
+_MODULES = {
+    "MaskedDiffusionCollator": "collator",
+    "MaskedDiffusionConfig": "config",
+    "MaskedDiffusionTrainer": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"hf_latent.training.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'hf_latent.training' has no attribute {name!r}")
+
 
 __all__ = ["MaskedDiffusionCollator", "MaskedDiffusionConfig", "MaskedDiffusionTrainer"]

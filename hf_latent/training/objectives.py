@@ -62,7 +62,12 @@ def _hash(*words: int | torch.Tensor) -> torch.Tensor:
 
 
 def sample_times(
-    example_ids: torch.Tensor, *, seed: int, epoch: int, sampling: str = "low_discrepancy", epsilon: float = 0.0
+    example_ids: torch.Tensor,
+    *,
+    seed: int,
+    epoch: int | torch.Tensor,
+    sampling: str = "low_discrepancy",
+    epsilon: float = 0.0,
 ) -> torch.Tensor:
     """
     Time of each example in one epoch, uniform on [epsilon, 1).
@@ -75,7 +80,8 @@ def sample_times(
     Args:
         example_ids (`torch.LongTensor` of shape `(B,)`): identity of each example in its dataset.
         seed (`int`): of the whole run.
-        epoch (`int`): passes over the data so far; evaluation uses -1.
+        epoch (`int` or `torch.LongTensor` of shape `(B,)`): passes over the data so far; evaluation uses numbers
+            below 0, which training never does.
         sampling (`str`): one of `TIME_SAMPLINGS`.
         epsilon (`float`): smallest time. Above 0 the estimated NELBO leaves out what lies below `epsilon`, about
             `epsilon` times the loss of one token alone masked, per token.
@@ -93,7 +99,9 @@ def sample_times(
     return epsilon + (1 - epsilon) * _to_uniform(state)
 
 
-def sample_noise(example_ids: torch.Tensor, maskable: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
+def sample_noise(
+    example_ids: torch.Tensor, maskable: torch.Tensor, *, seed: int, epoch: int | torch.Tensor
+) -> torch.Tensor:
     """
     Uniform number in [0, 1) of each maskable position, a hash of (seed, epoch, example, rank among the maskable ones).
 
