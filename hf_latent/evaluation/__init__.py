@@ -1,6 +1,16 @@
-"""Measuring: tasks solved by generation, decoders side by side."""
+"""Measuring: tasks solved by generation, decoders side by side, likelihoods."""
 
+from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
 from hf_latent.evaluation.puzzles import DecodingResult, solve_puzzles
 from hf_latent.evaluation.results import describe, measure_all
 
-__all__ = ["DecodingResult", "describe", "measure_all", "solve_puzzles"]
+__all__ = [
+    "DecodingResult",
+    "LikelihoodResult",
+    "LogLikelihood",
+    "describe",
+    "evaluate_likelihood",
+    "log_likelihood",
+    "measure_all",
+    "solve_puzzles",
+]

@@ -1,16 +1,14 @@
 """Puzzles solved by `generate`: accuracy and what it cost, for one setting of the decoder."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.generation.output import DiffusionGenerateOutput
+from hf_latent.evaluation.solving import Layout, Solved, solve
 from hf_latent.tasks.task import Task
 
 
@@ -24,7 +22,7 @@ class DecodingResult:
         num_correct, num_examples: solved puzzles of all.
         forwards_per_example: mean forwards of a puzzle.
         tokens_per_forward: tokens written divided by forwards, over all puzzles.
-        seconds: wall time of everything, in batches.
+        seconds: wall time of all batches, added up over processes.
         correct: which puzzles were solved, in order.
         leftmost_share, leftmost_distance: means of the puzzles' own; see `DiffusionGenerateOutput`.
         exit_share: share of puzzles that stopped reasoning early; 0 without a template.
@@ -53,12 +51,43 @@ class DecodingResult:
         """Of the accuracy, from the binomial distribution."""
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_examples)
 
+    @classmethod
+    def of(cls, settings: dict[str, Any], solved: Sequence[Solved]) -> "DecodingResult":
+        """The result of examples that were solved, wherever and whenever."""
+        if not solved:
+            raise ValueError("`solved` must hold at least one example, got none.")
+        num = len(solved)
+        forwards, refined = (sum(getattr(s, name) for s in solved) for name in ("forwards", "refinement_forwards"))
+        return cls(
+            settings=dict(settings),
+            num_correct=sum(s.correct for s in solved),
+            num_examples=num,
+            forwards_per_example=forwards / num,
+            tokens_per_forward=sum(s.tokens for s in solved) / max(forwards, 1),
+            seconds=math.fsum(s.seconds for s in solved),
+            correct=tuple(s.correct for s in solved),
+            leftmost_share=_mean_of_known([s.leftmost_share for s in solved]),
+            leftmost_distance=_mean_of_known([s.leftmost_distance for s in solved]),
+            exit_share=sum(s.exited for s in solved) / num,
+            refinement_share=refined / max(forwards, 1),
+        )
+
+    @property
+    def seconds_per_example(self) -> float:
+        """Wall time of an example, in batches."""
+        return self.seconds / self.num_examples
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; without the list of single puzzles."""
         values = asdict(self)
         values.pop("correct")
         values = {name: None if value != value else value for name, value in values.items()}  # JSON has no nan
         return values | {"accuracy": self.accuracy, "standard_error": self.standard_error}
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    known = [value for value in values if value == value]
+    return math.fsum(known) / len(known) if known else float("nan")
 
 
 def solve_puzzles(
@@ -75,6 +104,8 @@ def solve_puzzles(
     """
     Let `model` complete the `prompt` of every puzzle and verify the answers with `task`.
 
+    Noise is a function of `seed` and a puzzle's place, whatever the batch size.
+
     Args:
         puzzles: instances of the task, with the `prompt` that `task.format` gives.
         template: what to fill in behind each prompt; without it `task.completion_length` tokens are appended.
@@ -83,52 +114,21 @@ def solve_puzzles(
     """
     if not puzzles:
         raise ValueError("`puzzles` must hold at least one puzzle, got none.")
-    correct: list[bool] = []
-    reports: list[DiffusionGenerateOutput] = []
-    committed = 0
-    start = time.perf_counter()
-    for first in range(0, len(puzzles), batch_size):
-        batch = [puzzles[i] for i in range(first, min(first + batch_size, len(puzzles)))]
-        prompts = [p["prompt"] for p in batch]
-        if template is None:
-            inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            length = {"max_new_tokens": task.completion_length}
-        else:
-            inputs, length = template.apply(tokenizer, prompts), {}
-        output = model.generate(
-            **{name: values.to(model.device) for name, values in inputs.items()},
-            return_dict_in_generate=True,
-            **length,
-            **generation_kwargs,
-        )
-        # Padded on the left, a template's masks end where the rows end.
-        begin = inputs["input_ids"].shape[1] - (0 if template is None else task.completion_length)
-        texts = tokenizer.batch_decode(output.sequences[:, begin:])
-        correct += [task.is_solved(p, text) for p, text in zip(batch, texts, strict=True)]
-        reports.append(output)
-        committed += int((output.commit_step >= 0).sum())
+    layout = Layout(template, max_new_tokens=task.completion_length, completion_length=task.completion_length)
+    solved: list[Solved] = []
+    for batch in solve(
+        model,
+        tokenizer,
+        [puzzle["prompt"] for puzzle in puzzles],
+        lambda number, text: task.is_solved(puzzles[number], text),
+        layout=layout,
+        batch_size=batch_size,
+        **generation_kwargs,
+    ):
+        solved += batch
         if on_batch is not None:
             on_batch(len(batch))
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    forwards = int(sum(cast(torch.Tensor, report.num_forward_passes).sum() for report in reports))
-    refined = [report.num_refinement_passes for report in reports if report.num_refinement_passes is not None]
-    exits = [report.exit_step >= 0 for report in reports if report.exit_step is not None]
-    return DecodingResult(
-        settings=dict(generation_kwargs),
-        num_correct=sum(correct),
-        num_examples=len(correct),
-        forwards_per_example=forwards / len(correct),
-        tokens_per_forward=committed / max(forwards, 1),
-        seconds=seconds,
-        correct=tuple(correct),
-        leftmost_share=float(torch.cat([report.leftmost_share for report in reports]).nanmean()),
-        leftmost_distance=float(torch.cat([report.leftmost_distance for report in reports]).nanmean()),
-        exit_share=sum(int(exit.sum()) for exit in exits) / len(correct),
-        refinement_share=sum(int(r.sum()) for r in refined) / max(forwards, 1),
-    )
+    return DecodingResult.of(generation_kwargs, solved)
 
 
 __all__ = ["DecodingResult", "solve_puzzles"]
