@@ -9,6 +9,11 @@ from hf_latent.generation.configuration_generation import DiffusionGenerationCon
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
 from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
+from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
+from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import LatentDiffusionGenerationConfig
+from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
+from hf_latent.modeling.latent_diffusion.modeling_latent_denoiser import LatentDenoiser
+from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 
@@ -31,6 +36,11 @@ __all__ = [
     "DiffusionGenerationConfig",
     "DreamConfig",
     "DreamForMaskedDiffusion",
+    "LatentAutoencoder",
+    "LatentDenoiser",
+    "LatentDiffusionConfig",
+    "LatentDiffusionForConditionalGeneration",
+    "LatentDiffusionGenerationConfig",
     "LladaConfig",
     "LladaForMaskedDiffusion",
     "ReasoningTemplate",

@@ -1,13 +1,18 @@
 """Registration with transformers' Auto classes; importing `hf_latent` does it."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
 from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
+from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
+from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 
-MODELS = ((LladaConfig, LladaForMaskedDiffusion), (DreamConfig, DreamForMaskedDiffusion))
+MODELS = (
+    (LladaConfig, LladaForMaskedDiffusion),
+    (DreamConfig, DreamForMaskedDiffusion),
+)
 
 
 def register() -> None:
@@ -16,6 +21,9 @@ def register() -> None:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM):
             auto_class.register(config_class, model_class, exist_ok=True)
+    AutoConfig.register(LatentDiffusionConfig.model_type, LatentDiffusionConfig, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForSeq2SeqLM):
+        auto_class.register(LatentDiffusionConfig, LatentDiffusionForConditionalGeneration, exist_ok=True)
 
 
 __all__ = ["MODELS", "register"]

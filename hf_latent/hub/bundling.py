@@ -33,13 +33,13 @@ _LOAD_WITHOUT_US = """
 import sys
 sys.modules["hf_latent"] = None  # any import of it raises
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
-for auto_class in (AutoModel, AutoModelForCausalLM):
+import transformers
+config = transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+for name in set(config.auto_map) - {"AutoConfig"}:
     with torch.device("meta"):
-        model = auto_class.from_config(config, trust_remote_code=True)
-    if not hasattr(model, "infill"):
-        raise RuntimeError(f"{auto_class.__name__} gives {type(model).__name__}, which cannot generate")
+        model = getattr(transformers, name).from_config(config, trust_remote_code=True)
+    if not model.can_generate():
+        raise RuntimeError(f"{name} gives {type(model).__name__}, which cannot generate")
 """
 
 

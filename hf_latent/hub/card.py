@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
@@ -36,6 +37,22 @@ class Evaluation:
     num_examples: int
     forwards: float
     tokens_per_forward: float
+
+
+class _Kind(NamedTuple):
+    name: str
+    pipeline_tag: str
+    tags: list[str]
+    auto_class: str
+
+
+MASKED = _Kind("masked diffusion", "text-generation", ["masked-diffusion"], "AutoModelForCausalLM")
+# There is no pipeline for text to text any more: the tag is the Hub's.
+LATENT = _Kind("latent diffusion", "text2text-generation", ["latent-diffusion"], "AutoModelForSeq2SeqLM")
+
+
+def _kind(model: PreTrainedModel) -> _Kind:
+    return LATENT if model.config.is_encoder_decoder else MASKED
 
 
 def evaluation_of(task: str, result: DecodingResult) -> Evaluation:
@@ -74,18 +91,18 @@ def write_card(
     """
     if evaluations and not command:
         raise ValueError("`command` must say how the `evaluations` were made, got an empty string.")
-    name = title or folder.name
+    name, kind = title or folder.name, _kind(model)
     data = ModelCardData(
         language=None,
         license=LICENSE,
         library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["masked-diffusion", "diffusion-language-model", "hf-latent", "custom_code", model.config.model_type],
+        pipeline_tag=kind.pipeline_tag,
+        tags=[*kind.tags, "diffusion-language-model", "hf-latent", "custom_code", model.config.model_type],
         base_model=base_model,
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type="text-generation",
+                task_type=kind.pipeline_tag,
                 dataset_type=evaluation.task,
                 dataset_name=f"{evaluation.task}, {evaluation.num_examples} held-out instances",
                 metric_type=evaluation.metric,
@@ -98,7 +115,7 @@ def write_card(
     )
     parts = [
         f"# {name}",
-        description or "A masked diffusion language model. Nothing more was said about it when it was bundled.",
+        description or f"A {kind.name} language model. Nothing more was said about it when it was bundled.",
         _how_to_load(model, example_prompt),
         _architecture(model),
         "## Training\n\n" + (training or "Not described when this checkpoint was bundled."),
@@ -114,24 +131,35 @@ def write_card(
 
 
 def _how_to_load(model: PreTrainedModel, example_prompt: str) -> str:
-    config = model.generation_config
+    config, kind = model.generation_config, _kind(model)
+    if kind is LATENT:
+        packages = "transformers, torch and diffusers are"
+        steps = f"{config.num_inference_steps or model.config.num_train_timesteps} steps of `{config.sampler}`"
+        defaults = f"Without arguments it takes {steps}, from other noise in every call: pass `seed=0` for the same."
+    else:
+        packages = "transformers and torch are"
+        defaults = (
+            f"Without arguments it decodes with `{config.decoding}`. A transformers pipeline passes "
+            "`do_sample=True` and `temperature=0.7` unasked: pass `do_sample=False` there for the most likely tokens."
+        )
     length = "" if config.max_new_tokens is not None else ", max_new_tokens=64"
     return (
-        "## Use\n\nThe code travels with the weights; transformers and torch are enough.\n\n"
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"## Use\n\nThe code travels with the weights; {packages} enough.\n\n"
+        f"```python\nfrom transformers import {kind.auto_class}, AutoTokenizer\n\n"
         'path = "."  # this folder, or its name on the Hub\n'
-        "model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)\n"
+        f"model = {kind.auto_class}.from_pretrained(path, trust_remote_code=True)\n"
         "tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)\n"
         f'inputs = tokenizer({example_prompt!r}, return_tensors="pt", return_token_type_ids=False)\n'
         f"output = model.generate(**inputs{length})\n"
         "print(tokenizer.decode(output[0]))\n```\n\n"
-        f"Without arguments it decodes with `{config.decoding}`. A transformers pipeline passes "
-        "`do_sample=True` and `temperature=0.7` unasked: pass `do_sample=False` there for the most likely tokens."
+        f"{defaults}"
     )
 
 
 def _architecture(model: PreTrainedModel) -> str:
     config = model.config
+    if _kind(model) is LATENT:
+        return _latent_architecture(model)
     rows = {
         "class": type(model).__name__,
         "parameters": f"{model.num_parameters():,}",
@@ -142,6 +170,26 @@ def _architecture(model: PreTrainedModel) -> str:
         "positions": config.max_position_embeddings,
         "weights": str(model.dtype).removeprefix("torch."),
     }
+    return _table(rows)
+
+
+def _latent_architecture(model: PreTrainedModel) -> str:
+    config, text = model.config, model.config.text_config
+    rows = {
+        "class": type(model).__name__,
+        "parameters": f"{model.num_parameters():,}, of the denoiser {model.denoiser.num_parameters():,}",
+        "encoder-decoder": f"{text.model_type}, width {text.hidden_size}, vocabulary {text.vocab_size}",
+        "latent": f"{config.latent_length} vectors of width {config.latent_dim}, of `{config.representation}` states",
+        "denoiser": f"{config.denoiser_num_layers} layers of width {config.denoiser_hidden_size}, "
+        f"{config.denoiser_num_heads} heads, {config.diffusion_length} positions, `{config.conditioning}`",
+        "noise": f"T = {config.num_train_timesteps}, `{config.beta_schedule}`, "
+        f"{'learned' if config.learned_variance else 'fixed'} variance",
+        "weights": str(model.dtype).removeprefix("torch."),
+    }
+    return _table(rows)
+
+
+def _table(rows: dict[str, Any]) -> str:
     return "## Architecture\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
 
