@@ -1,8 +1,8 @@
 """Puzzles solved by `generate`: accuracy and what it cost, for one setting of the decoder."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,6 +71,13 @@ class DecodingResult:
             exit_share=sum(s.exited for s in solved) / num,
             refinement_share=refined / max(forwards, 1),
         )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DecodingResult":
+        """From what `to_dict` gave; other names are left out, as are the single puzzles."""
+        names = {field.name for field in fields(cls)} - {"correct"}
+        known = {name: float("nan") if values[name] is None else values[name] for name in names & values.keys()}
+        return cls(**known, correct=())
 
     @property
     def seconds_per_example(self) -> float:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,7 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, DecodingResult]:
     report = json.loads(path.read_text(encoding="utf-8"))
     if any(report.get(name) != json.loads(json.dumps(value)) for name, value in header.items()):
         return {}
-    names = {field.name for field in fields(DecodingResult)} - {"correct"}
-    results = {}
-    for r in report["results"]:
-        values: dict[str, Any] = {name: float("nan") if r[name] is None else r[name] for name in names & r.keys()}
-        results[json.dumps(r["settings"])] = DecodingResult(**values, correct=())
-    return results
+    return {json.dumps(r["settings"]): DecodingResult.from_dict(r) for r in report["results"]}
 
 
 __all__ = ["describe", "measure_all"]

@@ -1,4 +1,4 @@
-"""Accuracy over forwards for a set of decoders, one line a commit rule."""
+"""Accuracy over forwards, or over seconds, for a set of decoders, one line a commit rule."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,22 +8,50 @@ from matplotlib.figure import Figure
 from hf_latent.evaluation.puzzles import DecodingResult
 
 
+def rule_of(result: DecodingResult) -> str:
+    """The line a result is on if nothing else is said: its commit rule."""
+    return str(result.settings.get("decoding", "default"))
+
+
 def plot_accuracy_over_forwards(
     results: Sequence[DecodingResult],
     path: str | Path,
     title: str = "",
-    group: Callable[[DecodingResult], str] = lambda result: str(result.settings.get("decoding", "default")),
+    group: Callable[[DecodingResult], str] = rule_of,
+    unit: str = "puzzle",
 ) -> Path:
     """Draw the results, one line a `group`, with one standard error, forwards on a logarithmic axis."""
+    return _plot(results, path, title, group, unit, lambda result: result.forwards_per_example, "forwards")
+
+
+def plot_accuracy_over_seconds(
+    results: Sequence[DecodingResult],
+    path: str | Path,
+    title: str = "",
+    group: Callable[[DecodingResult], str] = rule_of,
+    unit: str = "puzzle",
+) -> Path:
+    """Draw the results, one line a `group`, with one standard error, wall time in batches on a logarithmic axis."""
+    return _plot(results, path, title, group, unit, lambda result: result.seconds_per_example, "seconds")
+
+
+def _plot(
+    results: Sequence[DecodingResult],
+    path: str | Path,
+    title: str,
+    group: Callable[[DecodingResult], str],
+    unit: str,
+    cost: Callable[[DecodingResult], float],
+    name_of_cost: str,
+) -> Path:
     figure = Figure(figsize=(8.5, 4.4), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(map(group, results)))
     markers = "osD^v<>P*Xhd8p"
     for number, name in enumerate(names):
-        points = [result for result in results if group(result) == name]
-        points.sort(key=lambda result: result.forwards_per_example)
+        points = sorted((result for result in results if group(result) == name), key=cost)
         axis.errorbar(
-            [p.forwards_per_example for p in points],
+            [cost(p) for p in points],
             [100 * p.accuracy for p in points],
             yerr=[100 * p.standard_error for p in points],
             marker=markers[number % len(markers)],
@@ -33,12 +61,12 @@ def plot_accuracy_over_forwards(
             label=name,
         )
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set(xlabel="forwards per puzzle", ylabel="puzzles solved, %", title=title)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axis.set(xlabel=f"{name_of_cost} per {unit}", ylabel=f"{unit}s solved, %", title=title)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
     return Path(path)
 
 
-__all__ = ["plot_accuracy_over_forwards"]
+__all__ = ["plot_accuracy_over_forwards", "plot_accuracy_over_seconds"]

@@ -1,0 +1,270 @@
+"""
+What is measured on a list of examples: exact match of what is generated, likelihood, choices.
+
+A measure turns examples into records (plain JSON, one an example, each a function of the example and the settings
+alone) and records into a summary. Who runs it, and where records are kept, is `hf_latent.evaluation.running`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_latent.evaluation.encoding import encode_example
+from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, log_likelihood, score_texts
+from hf_latent.evaluation.puzzles import DecodingResult
+from hf_latent.evaluation.solving import Layout, Solved, solve
+
+Record = dict[str, Any]
+Settings = dict[str, Any]
+SAMPLE_KNOBS = ("estimator", "num_samples", "seed")
+
+
+class Measure(Protocol):
+    """
+    Attributes:
+        name: of the task, e.g. `"sudoku-4x4"`.
+        kind: `"exact_match"`, `"likelihood"` or `"choice"`.
+        decodes: whether it depends on the decoder.
+        identity: what, beside model, settings and example, a record is a function of (JSON).
+        source: where the examples come from (JSON).
+        examples: JSON values that are all a record depends on of an example.
+    """
+
+    name: str
+    kind: str
+    decodes: bool
+    source: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def examples(self) -> Sequence[Any]: ...
+
+    def records(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        numbers: Sequence[int],
+        settings: Settings,
+        batch_size: int,
+    ) -> Iterator[list[Record]]:
+        """Records of the examples of these numbers, in order, in lists as they come."""
+
+    def summarize(self, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
+        """`metric`, `value`, `standard_error`, `num_examples`, `seconds` and more, as JSON without nan."""
+
+
+def without_nan(record: Mapping[str, Any]) -> Record:
+    """JSON has no nan: None instead."""
+    return {name: None if value != value else value for name, value in record.items()}
+
+
+def with_nan(record: Mapping[str, Any], names: Sequence[str]) -> Record:
+    """Nan again where `names` are None."""
+    return {name: float("nan") if name in names and value is None else value for name, value in record.items()}
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """
+    Answers that are generated, and right or wrong.
+
+    Args:
+        prompts: texts or lists of messages.
+        references: what the judge compares with, one a prompt (JSON).
+        judge: whether the text written for the example of this number is right.
+        layout: see `Layout`.
+        about: of the task, what its judge depends on: version, filter (JSON).
+        source: where the examples come from (JSON), for the reader of results.
+    """
+
+    name: str
+    prompts: Sequence[Any]
+    references: Sequence[Any]
+    judge: Callable[[int, str], bool]
+    layout: Layout
+    about: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    kind = "exact_match"
+    decodes = True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"task": self.name, "measure": self.kind, "layout": asdict(self.layout), **self.about}
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        return list(zip(self.prompts, self.references, strict=True))
+
+    def records(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        numbers: Sequence[int],
+        settings: Settings,
+        batch_size: int,
+    ) -> Iterator[list[Record]]:
+        solved = solve(
+            model,
+            tokenizer,
+            [self.prompts[number] for number in numbers],
+            lambda place, text: self.judge(numbers[place], text),
+            layout=self.layout,
+            batch_size=batch_size,
+            row_indices=numbers,
+            **settings,
+        )
+        for batch in solved:
+            yield [without_nan(asdict(example)) for example in batch]
+
+    def summarize(self, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
+        unknown = ("leftmost_share", "leftmost_distance")
+        result = DecodingResult.of(settings, [Solved(**with_nan(record, unknown)) for record in records])
+        values = result.to_dict()
+        values.pop("settings")
+        return {"metric": "accuracy", "value": values["accuracy"], **values}
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """
+    Bound, or chain, of the likelihood of completions given their prompts.
+
+    Args:
+        rows: `{"prompt", "completion"}`, `{"text"}` or `{"input_ids", "labels"}`.
+        chat: whether prompts given as text go through the chat template.
+        add_eos: whether completions end with the end-of-sequence token.
+        about, source: as in `ExactMatch`.
+    """
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    chat: bool = False
+    add_eos: bool = True
+    about: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    kind = "likelihood"
+    decodes = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        layout = {"chat": self.chat, "add_eos": self.add_eos}
+        return {"task": self.name, "measure": self.kind, "layout": layout, **self.about}
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        return self.rows
+
+    def records(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        numbers: Sequence[int],
+        settings: Settings,
+        batch_size: int,
+    ) -> Iterator[list[Record]]:
+        at_once = max(1, batch_size // settings["num_samples"])
+        options = {"chat": self.chat, "add_eos": self.add_eos}
+        for first in range(0, len(numbers), at_once):
+            some = numbers[first : first + at_once]
+            start = time.perf_counter()
+            texts = [encode_example(self.rows[number], number, tokenizer, **options) for number in some]
+            scores = score_texts(model, texts, batch_size=batch_size, **settings)
+            seconds = (time.perf_counter() - start) / len(some)
+            yield [without_nan(asdict(score) | {"seconds": seconds}) for score in scores]
+
+    def summarize(self, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
+        scores = []
+        for record in records:
+            values = with_nan(record, ("standard_error",))
+            scores.append(LogLikelihood(**{name: values[name] for name in ("value", "standard_error", "num_tokens")}))
+        seconds = math.fsum(record["seconds"] for record in records)
+        knobs = {name: settings[name] for name in SAMPLE_KNOBS}
+        values = LikelihoodResult.of(scores, seconds=seconds, **knobs).to_dict()
+        return {"metric": "nats_per_token", "value": values["nats_per_token"], **values}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    The most likely of several continuations.
+
+    Args:
+        contexts: one a question, texts or lists of messages.
+        choices: the continuations of each.
+        answers: index of the right one.
+        chat: whether contexts given as text go through the chat template.
+        about, source: as in `ExactMatch`.
+    """
+
+    name: str
+    contexts: Sequence[Any]
+    choices: Sequence[Sequence[str]]
+    answers: Sequence[int]
+    chat: bool = False
+    about: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    kind = "choice"
+    decodes = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"task": self.name, "measure": self.kind, "layout": {"chat": self.chat}, **self.about}
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        return list(zip(self.contexts, self.choices, self.answers, strict=True))
+
+    def records(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        numbers: Sequence[int],
+        settings: Settings,
+        batch_size: int,
+    ) -> Iterator[list[Record]]:
+        most = max(len(self.choices[number]) for number in numbers)
+        at_once = max(1, batch_size // (settings["num_samples"] * most))
+        for first in range(0, len(numbers), at_once):
+            some = numbers[first : first + at_once]
+            start = time.perf_counter()
+            pairs = [(self.contexts[number], choice) for number in some for choice in self.choices[number]]
+            contexts, continuations = zip(*pairs, strict=True)
+            scores = iter(
+                log_likelihood(
+                    model, tokenizer, contexts, continuations, chat=self.chat, batch_size=batch_size, **settings
+                )
+            )
+            found = [[next(scores) for _ in self.choices[number]] for number in some]
+            seconds = (time.perf_counter() - start) / len(some)
+            yield [self._record(number, of, seconds) for number, of in zip(some, found, strict=True)]
+
+    def _record(self, number: int, scores: Sequence[LogLikelihood], seconds: float) -> Record:
+        values = [score.value for score in scores]
+        per_byte = [value / len(c.encode()) for value, c in zip(values, self.choices[number], strict=True)]
+        errors = [None if score.standard_error != score.standard_error else score.standard_error for score in scores]
+        answer = self.answers[number]
+        return {
+            "scores": values,
+            "standard_errors": errors,
+            "correct": values.index(max(values)) == answer,
+            "correct_per_byte": per_byte.index(max(per_byte)) == answer,
+            "seconds": seconds,
+        }
+
+    def summarize(self, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
+        num = len(records)
+        values: dict[str, Any] = {"metric": "accuracy", "num_examples": num}
+        for suffix in ("", "_per_byte"):
+            share = sum(record[f"correct{suffix}"] for record in records) / num
+            values |= {f"accuracy{suffix}": share, f"standard_error{suffix}": math.sqrt(share * (1 - share) / num)}
+        values |= {name: settings[name] for name in SAMPLE_KNOBS}
+        return values | {"value": values["accuracy"], "seconds": math.fsum(record["seconds"] for record in records)}
+
+
+__all__ = ["Choice", "ExactMatch", "Likelihood", "Measure", "without_nan"]

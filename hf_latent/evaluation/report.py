@@ -1,0 +1,92 @@
+"""Results of `hf-latent eval`: one JSON file that only grows, a Markdown table, and plots."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_latent.evaluation.puzzles import DecodingResult
+from hf_latent.modeling.travel import write_atomically
+
+Entry = dict[str, Any]
+
+
+def read_entries(path: str | Path) -> list[Entry]:
+    """The entries of a `results.json`; none if there is no file."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+
+
+def put_entry(path: str | Path, entry: Entry) -> list[Entry]:
+    """
+    Write `entry` into `results.json`: in the place of the one with its `run` and number of examples, or at the end.
+
+    The file is replaced as a whole; an interruption leaves the previous one. Returns all entries.
+    """
+    path, entries = Path(path), read_entries(path)
+    places = [n for n, known in enumerate(entries) if identity_of(known) == identity_of(entry)]
+    if places:
+        entries[places[0]] = entry
+    else:
+        entries.append(entry)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"results": entries}, indent=1, allow_nan=False) + "\n")
+    return entries
+
+
+def identity_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes an entry another one: task, run, and the examples it is about."""
+    return tuple(json.dumps(entry.get(name)) for name in ("task", "run", "num_examples", "source"))
+
+
+def describe_settings(settings: Mapping[str, Any]) -> str:
+    """Settings in one line: the rule or estimator, then its knobs; not the seed."""
+    first = [str(settings[name]) for name in ("decoding", "estimator") if name in settings]
+    hidden = ("decoding", "estimator", "seed")
+    if settings.get("estimator") == "chain":
+        hidden = (*hidden, "num_samples")
+    return ", ".join([*first, *(f"{name}={value}" for name, value in settings.items() if name not in hidden)])
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Every entry a row, as Markdown."""
+    lines = [
+        "| task | measure | settings | metric | value | n | forwards | tokens per forward | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for e in entries:
+        scale, digits, unit = (100, 1, " %") if e["metric"].startswith("acc") else (1, 4, "")
+        value = f"{scale * e['value']:.{digits}f}"
+        if e.get("standard_error") is not None:
+            value += f" ± {scale * e['standard_error']:.{digits}f}"
+        costs = [f"{e[name]:.2f}" if name in e else "" for name in ("forwards_per_example", "tokens_per_forward")]
+        seconds = f"{e['seconds'] / e['num_examples']:.3f}"
+        cells = [e["task"], e["measure"], describe_settings(e["settings"]), e["metric"], value + unit]
+        lines.append("| " + " | ".join([*cells, str(e["num_examples"]), *costs, seconds]) + " |")
+    return "\n".join(lines)
+
+
+def results_of(entries: Sequence[Mapping[str, Any]], task: str) -> list[DecodingResult]:
+    """The exact matches of a task by decoder, for plots and cards."""
+    return [DecodingResult.from_dict(e) for e in entries if e["task"] == task and e["measure"] == "exact_match"]
+
+
+def write_report(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write `results.md` and, for tasks with more than one decoder, accuracy over forwards and over seconds."""
+    from hf_latent.viz import plot_accuracy_over_forwards, plot_accuracy_over_seconds
+
+    commands = list(dict.fromkeys(e["command"] for e in entries))
+    text = f"{table(entries)}\n\nSeconds are wall time of an example, in batches. Made by\n\n"
+    path = folder / "results.md"
+    write_atomically(path, text + "".join(f"    {command}\n" for command in commands))
+    written = [path]
+    for task in dict.fromkeys(e["task"] for e in entries):
+        results = results_of(entries, task)
+        if len(results) > 1:
+            for name, draw in (("forwards", plot_accuracy_over_forwards), ("seconds", plot_accuracy_over_seconds)):
+                plot = folder / f"{Path(task).stem}_accuracy_over_{name}.png"
+                written.append(draw(results, plot, f"{task}, {results[0].num_examples} examples", unit="example"))
+    return written
+
+
+__all__ = ["describe_settings", "put_entry", "read_entries", "results_of", "table", "write_report"]

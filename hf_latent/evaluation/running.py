@@ -1,0 +1,132 @@
+"""Run measures: share the examples among processes, keep every record, go on where an earlier run was interrupted."""
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_latent.evaluation.measures import Measure, Record, Settings
+from hf_latent.evaluation.records import RecordStore, digest
+
+PROBED = 64
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process this is, of how many: example `n` is the business of process `n % num_processes`."""
+
+    process: int = 0
+    num_processes: int = 1
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """
+    16 hexadecimal digits that change with the weights: of their names, shapes, and 64 values spread over each.
+
+    Retrained weights in the same folder, or another adapter, are another model; a copy of the folder is the same.
+    """
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.flatten()
+        step = max(1, flat.numel() // PROBED)
+        values = flat[::step][:PROBED].float().cpu().tolist()
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        found.update(struct.pack(f"{len(values)}f", *values))
+    return found.hexdigest()[:16]
+
+
+def run_key(model_fingerprint: str, measure: Measure, settings: Settings) -> str:
+    """Identity of a measurement: what its records are a function of, beside the examples."""
+    from hf_latent import __version__
+
+    return digest([__version__, model_fingerprint, measure.identity, settings])
+
+
+def example_keys(measure: Measure) -> list[str]:
+    """Identity of each example: its place, which its noise depends on, and all of its content."""
+    return [f"{number}-{digest(example)}" for number, example in enumerate(measure.examples)]
+
+
+def run(
+    measure: Measure,
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    store: RecordStore,
+    *,
+    batch_size: int,
+    share: Share = Share(),
+    on_done: Callable[[int], None] | None = None,
+) -> None:
+    """
+    Make the records of this process's examples that `store` lacks, and keep each list of them as it comes.
+
+    Args:
+        on_done: called with the number of records made since the last call.
+    """
+    keys, known = example_keys(measure), store.read()
+    numbers = [n for n in range(share.process, len(keys), share.num_processes) if keys[n] not in known]
+    if not numbers:
+        return
+    done = 0
+    for records in measure.records(model, tokenizer, numbers, settings, batch_size):
+        some = numbers[done : done + len(records)]
+        store.append({"key": keys[n], **record} for n, record in zip(some, records, strict=True))
+        done += len(records)
+        if on_done is not None:
+            on_done(len(records))
+
+
+def count_missing(measure: Measure, store: RecordStore, share: Share = Share()) -> int:
+    """How many records `run` would make."""
+    keys, known = example_keys(measure), store.read()
+    return sum(keys[n] not in known for n in range(share.process, len(keys), share.num_processes))
+
+
+def collect(measure: Measure, settings: Settings, store: RecordStore) -> dict[str, Any]:
+    """
+    The summary of all examples.
+
+    Raises:
+        ValueError: if records are missing.
+    """
+    keys, known = example_keys(measure), store.read()
+    missing = sum(key not in known for key in keys)
+    if missing:
+        raise ValueError(
+            f"{missing} of {len(keys)} examples of {measure.name} are not measured yet in {store.folder}."
+        )
+    return measure.summarize(settings, [_content(known[key]) for key in keys])
+
+
+def _content(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != "key"}
+
+
+def settings_of(measure: Measure, grid: Sequence[Settings], samples: Settings, seed: int) -> list[Settings]:
+    """What to run a measure with: every decoder of the grid, or the draws."""
+    return [{**settings, "seed": seed} for settings in grid] if measure.decodes else [{**samples, "seed": seed}]
+
+
+def store_of(folder: Path, key: str, share: Share) -> RecordStore:
+    """Where records of a measurement are kept in the `folder` of an evaluation."""
+    return RecordStore(folder / "records" / key, share.process)
+
+
+__all__ = [
+    "Share",
+    "collect",
+    "count_missing",
+    "example_keys",
+    "fingerprint",
+    "run",
+    "run_key",
+    "settings_of",
+    "store_of",
+]

@@ -1,0 +1,107 @@
+"""One call of `hf-latent eval`: every measure with every setting, shared among processes, reported as it comes."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_latent.evaluation.measures import Measure, Settings
+from hf_latent.evaluation.report import describe_settings, put_entry, write_report
+from hf_latent.evaluation.running import Share, collect, count_missing, fingerprint, run, run_key, store_of
+
+Advance = Callable[[int], None]
+
+
+@dataclass
+class Session:
+    """
+    What all measurements of a call share.
+
+    Args:
+        folder: for `results.json`, `results.md`, plots and `records/`.
+        header: of every entry: command, model, environment.
+        batch_size: rows of a forward.
+        entries: of the results file, after each measurement.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    header: dict[str, Any]
+    batch_size: int = 32
+    show_progress: bool = True
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = PartialState()
+        self.share = Share(self.state.process_index, self.state.num_processes)
+        self.fingerprint = fingerprint(self.model)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process reports."""
+        return self.state.is_main_process
+
+    def measure(self, measure: Measure, settings: Settings) -> dict[str, Any] | None:
+        """Make what is missing, wait for the other processes, report. The entry; None but in the main process."""
+        key = run_key(self.fingerprint, measure, settings)
+        store = store_of(self.folder, key, self.share)
+        missing = count_missing(measure, store, self.share)
+        title = f"{measure.name} {describe_settings(settings)}"
+        with self._bar(title, missing) as advance:
+            run(
+                measure,
+                settings,
+                self.model,
+                self.tokenizer,
+                store,
+                batch_size=self.batch_size,
+                share=self.share,
+                on_done=advance,
+            )
+        self.state.wait_for_everyone()
+        if not self.is_main:
+            return None
+        summary = collect(measure, settings, store)
+        about = {"identity": measure.identity, "source": measure.source}
+        return self.put(
+            {"task": measure.name, "measure": measure.kind, "settings": settings, **summary, "run": key, **about}
+        )
+
+    def put(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Write an entry into the results file, with the header."""
+        entry = {**entry, **self.header, "num_processes": self.share.num_processes}
+        self.entries = put_entry(self.folder / "results.json", entry)
+        return entry
+
+    def report(self) -> list[Path]:
+        """Write table and plots of everything in the results file."""
+        return write_report(self.folder, self.entries) if self.is_main and self.entries else []
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Advance | None]:
+        """A progress bar on standard error, of the main process's share."""
+        if not (self.is_main and self.show_progress and total):
+            with nullcontext():
+                yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda num: progress.advance(task, num)
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command as it can be typed again."""
+    return shlex.join([Path(arguments[0]).name, *arguments[1:]])
+
+
+__all__ = ["Session", "shown_command"]
