@@ -7,6 +7,7 @@ from hf_latent.cli.bundle_decoder import bundle_decoder
 from hf_latent.cli.demo import demo
 from hf_latent.cli.eval import evaluate
 from hf_latent.cli.generate import generate
+from hf_latent.cli.traces import traces
 from hf_latent.cli.train import train
 from hf_latent.cli.view import view
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command()(traces)
 app.command(name="eval")(evaluate)
 app.command()(view)
 app.command()(bundle)

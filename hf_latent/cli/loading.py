@@ -19,7 +19,12 @@ def resolve(name: str) -> str:
 
 
 def load(
-    name: str, *, adapter: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: Any = "auto",
 ) -> tuple[Any, Any]:
     """Model, in evaluation mode, and tokenizer of `name`, with the adapter merged in if there is one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,7 +35,7 @@ def load(
     logging.disable_progress_bar()
     path = resolve(name)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
-    model = AutoModelForCausalLM.from_pretrained(path, device_map="auto", **hub)
+    model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
     tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     if not hasattr(model, "infill"):
         raise ValueError(f"{name} is a {type(model).__name__}, not a masked diffusion model of this library.")

@@ -1,5 +1,25 @@
-"""What goes into a model: templates."""
+"""What goes into a model: templates, and reasoning traces sampled from its own posterior."""
 
 from hf_latent.data.template import ReasonedAnswer, ReasoningTemplate
+from hf_latent.data.traces_filtering import keep_best, keep_scored, keep_top_share, keep_verified, separation
+from hf_latent.data.traces_layout import fill_template, format_traces
+from hf_latent.data.traces_sampling import sample_posterior_traces
+from hf_latent.data.traces_scoring import TraceScore, score_traces
+from hf_latent.data.traces_sources import questions_of_task, read_questions
 
-__all__ = ["ReasonedAnswer", "ReasoningTemplate"]
+__all__ = [
+    "ReasonedAnswer",
+    "ReasoningTemplate",
+    "TraceScore",
+    "fill_template",
+    "format_traces",
+    "keep_best",
+    "keep_scored",
+    "keep_top_share",
+    "keep_verified",
+    "questions_of_task",
+    "read_questions",
+    "sample_posterior_traces",
+    "score_traces",
+    "separation",
+]
