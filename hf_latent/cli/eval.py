@@ -278,7 +278,10 @@ def run_all(
             if entry is not None:
                 typer.echo(table([entry]).splitlines()[-1])
     if harness:
-        from hf_latent.evaluation.harness import measure_with_harness
+        try:
+            from hf_latent.evaluation.harness_runs import measure_with_harness
+        except ImportError as error:
+            raise ValueError(f"{HARNESS} tasks need lm-eval ({error}): pip install 'hf-latent[eval]'") from error
 
         options = {name: given[name] for name in ("limit", "include_path", "num_fewshot", "chat")}
         for entry in measure_with_harness(session, harness, grid, samples, given["seed"], **options):

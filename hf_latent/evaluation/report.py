@@ -9,6 +9,7 @@ from hf_latent.evaluation.puzzles import DecodingResult
 from hf_latent.modeling.travel import write_atomically
 
 Entry = dict[str, Any]
+SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # of 1, shown in percent
 
 
 def read_entries(path: str | Path) -> list[Entry]:
@@ -55,12 +56,13 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for e in entries:
-        scale, digits, unit = (100, 1, " %") if e["metric"].startswith("acc") else (1, 4, "")
+        scale, digits, unit = (100, 1, " %") if e["metric"] in SHARES else (1, 4, "")
         value = f"{scale * e['value']:.{digits}f}"
         if e.get("standard_error") is not None:
             value += f" ± {scale * e['standard_error']:.{digits}f}"
         costs = [f"{e[name]:.2f}" if name in e else "" for name in ("forwards_per_example", "tokens_per_forward")]
-        seconds = f"{e['seconds'] / e['num_examples']:.3f}"
+        per_example = e["seconds"] / e["num_examples"] if "seconds" in e else e.get("seconds_per_request")
+        seconds = "" if per_example is None else f"{per_example:.3f}"
         cells = [e["task"], e["measure"], describe_settings(e["settings"]), e["metric"], value + unit]
         lines.append("| " + " | ".join([*cells, str(e["num_examples"]), *costs, seconds]) + " |")
     return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Tasks of lm-evaluation-harness in `hf-latent eval`: over a grid of decoders, into the same results."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from hf_latent.evaluation.harness import SAID_BY_TASKS, HfLatentLM
+from hf_latent.evaluation.records import digest
+from hf_latent.evaluation.report import read_entries
+from hf_latent.evaluation.session import Session
+
+
+def measure_with_harness(
+    session: Session,
+    names: Sequence[str],
+    grid: Sequence[dict[str, Any]],
+    samples: dict[str, Any],
+    seed: int,
+    *,
+    limit: int | None = None,
+    include_path: Path | None = None,
+    num_fewshot: int | None = None,
+    chat: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """
+    Tasks of lm-eval with every decoder of `grid`, or with the draws `samples` where nothing is generated.
+
+    Answers of requests are kept in the session's folder as they come; an interrupted run goes on. Yields entries of
+    the results file, in the main process. Forwards and seconds are means over the requests that this process answered
+    since the last interruption.
+    """
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    for name in names:
+        try:
+            tasks = manager.load([name])["tasks"].values()
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"`tasks`: lm-eval knows no {name!r}; see `--include-path`. ({error})") from error
+        generates = any(task.get_config("output_type") == "generate_until" for task in tasks)
+        for knobs in grid if generates else [{}]:
+            settings = {**knobs, "seed": seed} if generates else {**samples, "seed": seed}
+            key = digest([session.fingerprint, settings, samples, seed])
+            options = {"limit": limit, "num_fewshot": num_fewshot, "apply_chat_template": chat}
+            done = _find(session, name, settings, key, options)
+            if done:
+                yield from done if session.is_main else ()
+                continue
+            lm, results = _run_harness(session, name, manager, knobs, samples, seed, key, options)
+            if results is not None:
+                for entry in _entries(name, lm, results):
+                    source = {**options, "name": name, "version": results["versions"].get(entry["task"])}
+                    yield session.put({**entry, "settings": settings, "run": key, "source": source})
+
+
+def _find(
+    session: Session, name: str, settings: dict[str, Any], key: str, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the results file has of a run already: from the cache alone, its costs would not be known."""
+    wanted = {**options, "name": name}
+    return [
+        entry
+        for entry in read_entries(session.folder / "results.json")
+        if (entry["measure"], entry["run"], entry["settings"]) == ("harness", key, settings)
+        and wanted.items() <= entry["source"].items()
+    ]
+
+
+def _run_harness(
+    session: Session,
+    name: str,
+    manager: Any,
+    knobs: dict[str, Any],
+    samples: dict[str, Any],
+    seed: int,
+    key: str,
+    options: dict[str, Any],
+) -> tuple[HfLatentLM, dict[str, Any] | None]:
+    """One call of the harness; its results are None but in the main process."""
+    said = {knob: value for knob, value in knobs.items() if knob in SAID_BY_TASKS}
+    if said.get("temperature"):
+        said["do_sample"] = True
+    own = {knob: value for knob, value in knobs.items() if knob not in SAID_BY_TASKS}
+    lm = HfLatentLM(session.model, session.tokenizer, batch_size=session.batch_size, seed=seed, **samples, **own)
+    results = simple_evaluate(
+        model=lm,
+        tasks=[name],
+        use_cache=str(session.folder / "records" / key / "harness"),
+        task_manager=manager,
+        gen_kwargs=said or None,
+        log_samples=False,
+        **options,
+    )
+    return lm, results
+
+
+def _entries(name: str, lm: HfLatentLM, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An entry for the task or group `name`; for each of its tasks if it is a tag."""
+    found = results["results"]
+    for task in [name] if name in found else list(found):
+        metrics = {k: v for k, v in found[task].items() if isinstance(v, int | float) and "," in k}
+        first = next((metric for metric in metrics if "_stderr," not in metric), None)
+        if first is None:
+            raise ValueError(f"lm-eval gives no number for {task}: {found[task]}.")
+        metric, _, filter_ = first.partition(",")
+        error = found[task].get(f"{metric}_stderr,{filter_}")
+        counts = results.get("n-samples", {}).get(task, {})
+        entry = {
+            "task": f"harness:{task}",
+            "measure": "harness",
+            "metric": metric,
+            "value": metrics[first],
+            "standard_error": error if isinstance(error, int | float) else None,
+            "num_examples": counts.get("effective"),
+            "metrics": {k: v for k, v in metrics.items() if v == v},
+        }
+        if lm.num_requests:  # what an earlier, interrupted run has answered costs nothing now
+            entry["seconds_per_request"] = lm.seconds / lm.num_requests
+        if lm.num_generations:
+            entry["forwards_per_example"] = lm.num_forward_passes / lm.num_generations
+            entry["tokens_per_forward"] = lm.num_committed / max(lm.num_forward_passes, 1)
+        yield entry
+
+
+__all__ = ["measure_with_harness"]
