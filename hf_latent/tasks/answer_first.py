@@ -160,7 +160,9 @@ class AnswerFirstTask:
 
     # Generator
 
-    def generate(self, num_problems: int, seed: int, *, split: str = "train") -> list[dict[str, Any]]:
+    def generate(
+        self, num_problems: int, seed: int, *, split: str = "train", at_most: bool = False
+    ) -> list[dict[str, Any]]:
         """Distinct problems, the same on every platform for the same arguments.
 
         Args:
@@ -169,6 +171,7 @@ class AnswerFirstTask:
             seed (`int`): seeds the generator; has no influence on the split a problem belongs to.
             split (`str`): "train" (9 problems in 10) or "test". The side is a hash of the question as it is written:
                 a test problem may be a training problem with its numbers in another order.
+            at_most (`bool`): give as many as were found instead of raising.
 
         Returns:
             `list[dict]`: "question", "reasoning", "answer", all text.
@@ -184,6 +187,8 @@ class AnswerFirstTask:
                 found[question] = self.solve(question)
                 misses = 0
             elif (misses := misses + 1) == MAX_MISSES:
+                if at_most:
+                    break
                 raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
         return list(found.values())
 
@@ -205,11 +210,11 @@ class AnswerFirstTask:
         parts = [part for part in (parts if self.order == "answer_first" else parts[::-1]) if part]
         return {"prompt": problem["question"], "completion": self._joint.join(parts)}
 
-    def dataset(self, num_problems: int, seed: int, *, split: str = "train") -> Dataset:
+    def dataset(self, num_problems: int, seed: int, *, split: str = "train", at_most: bool = False) -> Dataset:
         """`generate(...)` as a dataset with the columns of `format` and of the problems."""
         from datasets import Dataset
 
-        problems = self.generate(num_problems, seed, split=split)
+        problems = self.generate(num_problems, seed, split=split, at_most=at_most)
         return Dataset.from_list([self.format(problem) | problem for problem in problems])
 
     # Verifier
