@@ -147,7 +147,7 @@ def evaluate(
     A knob takes VALUES: one, a list (0.1,0.3) or a range first:last:step; every combination is a decoder. In the
     output folder: results.json (settings, standard errors, seeds, versions, command), results.md, plots, and a record
     of every example. Interrupted, the same command goes on; other commands add to the same results. Shared among
-    processes: accelerate launch --num_processes 2 -m hf_latent.cli eval ...
+    processes: torchrun --nproc_per_node 2 -m hf_latent.cli eval ... (or accelerate launch, on GPUs).
     """
     given = dict(locals())
     from hf_latent.evaluation.suite import SuiteOptions, build_measure
@@ -221,13 +221,12 @@ def read_knobs(options: dict[str, str | None], assignments: list[str]) -> dict[s
 
 def open_session(given: dict[str, Any]) -> "Session":
     """Load the model and say what all results have in common."""
-    from accelerate import PartialState
-
     from hf_latent.cli.loading import load
+    from hf_latent.evaluation.running import process_state
     from hf_latent.evaluation.session import Session, shown_command
     from hf_latent.training.report import describe_environment
 
-    state = PartialState()
+    state = process_state()
     name, adapter, revision = given["model"], given["adapter"], given["revision"]
     loaded, tokenizer = load(
         name,

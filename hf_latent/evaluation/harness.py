@@ -28,6 +28,7 @@ from hf_latent.evaluation.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.estimators import check_estimator, would_write
 from hf_latent.evaluation.grid import check_settings
 from hf_latent.evaluation.likelihood import score_texts
+from hf_latent.evaluation.running import process_state
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class HfLatentLM(TemplateLM):
         if said:
             raise ValueError(f"`{said[0]}` is said by each task; to change it give `--gen_kwargs {said[0]}=...`.")
         DiffusionGenerationConfig.refuse_unknown(generation_kwargs)
-        state = PartialState()
+        state = process_state()
         self._rank, self._world_size = state.process_index, state.num_processes
         if isinstance(pretrained, str):
             from hf_latent.cli.loading import load
@@ -160,7 +161,7 @@ class HfLatentLM(TemplateLM):
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensors of all processes, one after the other."""
-        return tensor if self._world_size == 1 else gather(tensor.to(PartialState().device).reshape(-1))
+        return tensor if self._world_size == 1 else gather(tensor.to(process_state().device).reshape(-1))
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         """The objects of all processes, in process `dst`."""
@@ -172,7 +173,7 @@ class HfLatentLM(TemplateLM):
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        PartialState().wait_for_everyone()
+        process_state().wait_for_everyone()
 
     # Likelihood
 

@@ -1,19 +1,23 @@
 """Run measures: share the examples among processes, keep every record, go on where an earlier run was interrupted."""
 
 import hashlib
+import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.evaluation.measures import Measure, Record, Settings
 from hf_latent.evaluation.records import RecordStore, digest
 
 PROBED = 64
+PATIENCE = timedelta(days=7)  # shares differ in length, and the first to be done waits
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,17 @@ class Share:
 
     process: int = 0
     num_processes: int = 1
+
+
+def process_state() -> PartialState:
+    """
+    This process among those of `torchrun` or `accelerate launch`; alone without them.
+
+    Without an accelerator accelerate must be told that processes are to meet on the CPU: each would else believe that
+    it is alone, and do the work of all.
+    """
+    is_launched = "LOCAL_RANK" in os.environ
+    return PartialState(cpu=is_launched and not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
 @torch.no_grad()
@@ -125,6 +140,7 @@ __all__ = [
     "count_missing",
     "example_keys",
     "fingerprint",
+    "process_state",
     "run",
     "run_key",
     "settings_of",

@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.evaluation.measures import Measure, Settings
 from hf_latent.evaluation.report import describe_settings, put_entry, write_report
-from hf_latent.evaluation.running import Share, collect, count_missing, fingerprint, run, run_key, store_of
+from hf_latent.evaluation.running import (
+    Share,
+    collect,
+    count_missing,
+    fingerprint,
+    process_state,
+    run,
+    run_key,
+    store_of,
+)
 
 Advance = Callable[[int], None]
 
@@ -38,7 +46,7 @@ class Session:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.state = PartialState()
+        self.state = process_state()
         self.share = Share(self.state.process_index, self.state.num_processes)
         self.fingerprint = fingerprint(self.model)
 
@@ -101,7 +109,9 @@ class Session:
 
 def shown_command(arguments: Sequence[str]) -> str:
     """The command as it can be typed again."""
-    return shlex.join([Path(arguments[0]).name, *arguments[1:]])
+    name = Path(arguments[0]).name
+    program = ["python", "-m", "hf_latent.cli"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *arguments[1:]])
 
 
 __all__ = ["Session", "shown_command"]
