@@ -258,7 +258,7 @@ class HfLatentLM(TemplateLM):
         groups: dict[str, list[tuple[int, list[int], int]]] = {}
         for number, request in enumerate(requests):
             context, options = request.args
-            ids = self.tok_encode(context)
+            ids = self.tok_encode(context) or [self.prefix_token_id]  # something must stand before what is written
             # Repeats of a request, as for pass@k, meet different noise.
             key = context_key([*ids, seen[context]]) if seen[context] else context_key(ids)
             seen[context] += 1

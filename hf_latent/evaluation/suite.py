@@ -148,6 +148,9 @@ def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
     if kind == "likelihood":
         pairs = [{"prompt": p, "completion": str(a)} for p, a in zip(prompts, answers, strict=True)]
         return Likelihood(path.name, pairs, chat=options.chat, add_eos=options.add_eos, source=origin)
+    for number, text in enumerate(prompts):
+        if not text and options.template is None and not options.chat:
+            raise ValueError(f"Row {number}: the prompt is empty, and there is no template to fill in behind it.")
     references = [[str(a) for a in answer] if isinstance(answer, list) else str(answer) for answer in answers]
     return ExactMatch(
         name=path.name,

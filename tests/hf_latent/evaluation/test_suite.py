@@ -1,0 +1,124 @@
+"""What `--tasks` names becomes the examples, prompts and judges it says."""
+
+import json
+
+import pytest
+
+from hf_latent import ReasoningTemplate
+from hf_latent.evaluation.suite import SuiteOptions, build_measure, split_spec
+from hf_latent.tasks import ArithmeticTask, SudokuTask
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+    rows = [
+        {"question": "How many?", "answer": "3 + 4 = <<3+4=7>>7 of them.\n#### 7"},
+        {"question": "How much?", "answer": "It is\n#### 1,080"},
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_spec_is_a_source_and_what_is_measured():
+    assert split_spec("sudoku") == ("sudoku", "exact_match")
+    assert split_spec("a/b.jsonl:choice") == ("a/b.jsonl", "choice")
+    assert split_spec("C:/b.jsonl") == ("C:/b.jsonl", "exact_match")
+
+
+def test_own_tasks_are_held_out_and_as_the_checkpoint_says():
+    measure = build_measure("sudoku", SuiteOptions(limit=4), {"task": "sudoku", "size": 4, "num_givens": [6, 7]})
+    task = SudokuTask(4)
+    found = task.generate(4, 1234, split="test", num_givens=(6, 7))
+    assert measure.prompts == [task.format(puzzle)["prompt"] for puzzle in found]
+    assert measure.layout.max_new_tokens == 20 and measure.layout.template is None
+    for number, puzzle in enumerate(found):
+        assert measure.judge(number, puzzle["solution"])
+        assert not measure.judge(number, puzzle["solution"][::-1])
+    other = build_measure("sudoku-6x6", SuiteOptions(limit=1), {"task": "sudoku", "size": 4, "num_givens": [6, 7]})
+    assert other.source["split"] == "test" and "num_givens" not in other.source
+
+
+def test_arithmetic_reasons_in_place_unless_told_not_to():
+    task = ArithmeticTask()
+    template = ReasoningTemplate(task.reasoning_length, task.answer_length, task.delimiter)
+    assert build_measure("arithmetic", SuiteOptions(limit=1), {}).layout.template == template
+    plain = build_measure("arithmetic", SuiteOptions(limit=1, use_template=False), {})
+    assert plain.layout.template is None
+    assert plain.layout.max_new_tokens == task.completion_length
+    bound = build_measure("arithmetic:likelihood", SuiteOptions(limit=1), {})
+    assert bound.rows[0]["completion"].count(task.delimiter) == 1
+
+
+def test_a_file_is_matched_through_the_filter(gsm8k):
+    measure = build_measure(str(gsm8k), SuiteOptions(answer_filter="gsm8k", prompt="Q: {question}\nA:", stop=("Q:",)))
+    assert measure.prompts == ["Q: How many?\nA:", "Q: How much?\nA:"]
+    assert measure.layout.stop == ("Q:",)
+    assert measure.judge(0, "so there are 7.") and not measure.judge(0, "so there are 8.")
+    assert measure.judge(1, "$1,080.00") and not measure.judge(1, "1080.5")
+    plain = build_measure(str(gsm8k), SuiteOptions(limit=1))
+    assert plain.prompts == ["How many?"]
+    assert not plain.judge(0, "7"), "the whole text is compared without a filter"
+    assert plain.source["file_sha256"] == measure.source["file_sha256"]
+
+
+def test_any_of_several_references_will_do(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "?", "answer": ["yes", "Yes"]}) + "\n")
+    judge = build_measure(str(path), SuiteOptions()).judge
+    assert judge(0, " Yes") and judge(0, "yes") and not judge(0, "YES")
+
+
+def test_likelihood_of_a_file_is_of_answers_texts_or_ids(gsm8k, tmp_path):
+    measure = build_measure(f"{gsm8k}:likelihood", SuiteOptions(limit=1, prompt="{question} "))
+    assert measure.rows == [{"prompt": "How many? ", "completion": "3 + 4 = <<3+4=7>>7 of them.\n#### 7"}]
+    for row in ({"text": "abc"}, {"input_ids": [1, 2], "labels": [-100, 2]}):
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        assert build_measure(f"{path}:likelihood", SuiteOptions()).rows == [row]
+
+
+def test_choices_of_a_file(tmp_path):
+    path = tmp_path / "mc.jsonl"
+    rows = [
+        {"question": "2+2?", "choices": ["4", "5"], "answer": "B"},
+        {"question": "x", "choices": ["a", "b"], "answer": 0},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    measure = build_measure(f"{path}:choice", SuiteOptions())
+    assert (measure.contexts, measure.answers) == (["2+2?", "x"], [1, 0])
+    assert measure.choices == [[" 4", " 5"], [" a", " b"]]
+    assert build_measure(f"{path}:choice", SuiteOptions(separator="")).choices[0] == ["4", "5"]
+    path.write_text(json.dumps(rows[0] | {"choices": ["4"]}) + "\n")
+    with pytest.raises(ValueError, match=r"Row 0.*at least two texts"):
+        build_measure(f"{path}:choice", SuiteOptions())
+
+
+def test_an_empty_prompt_is_refused_with_its_row(tmp_path):
+    """`generate` would refuse it in the middle of the run, by its place in a batch."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n{"question": "", "answer": "b"}\n')
+    with pytest.raises(ValueError, match=r"Row 1: .* empty"):
+        build_measure(str(path), SuiteOptions())
+    assert len(build_measure(str(path), SuiteOptions(template=ReasoningTemplate(1, 1))).prompts) == 2
+    assert len(build_measure(f"{path}:likelihood", SuiteOptions()).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("sudoku-5x5", {}, "got 5"),
+        ("sudoku-4x6", {}, "Got 'sudoku-4x6'"),
+        ("sudoku:choice", {}, "has no choices"),
+        ("nothing.jsonl", {}, "no file nothing.jsonl"),
+        ("FILE", {"question_field": "q"}, "`question_field`"),
+        ("FILE", {"answer_field": "a"}, "`answer_field`"),
+        ("FILE", {"prompt": "{hint}"}, "hint"),
+        ("FILE:choice", {}, "'choices'"),
+        ("FILE", {"answer_filter": "number"}, "'number'"),
+        ("FILE", {"limit": 0}, "got 0"),
+    ],
+)
+def test_what_is_wrong_is_said(spec, options, message, gsm8k):
+    with pytest.raises(ValueError, match=message):
+        build_measure(spec.replace("FILE", str(gsm8k)), SuiteOptions(**options))
