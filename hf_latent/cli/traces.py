@@ -74,8 +74,8 @@ def traces(
     hf-latent traces GSAI-ML/LLaDA-8B-Base --data openai/gsm8k --data-config main --answer-pattern '#### (.*)'
     --reasoning-length 236 --answer-length 10 --delimiter $'\\nThe answer is ' --decoding med --output traces
 
-    Interrupted, the same command goes on. Several processes share the work: accelerate launch --no-python
-    --num_processes 2 hf-latent traces ... The result is read with datasets.load_from_disk('traces/traces'); filters
+    Interrupted, the same command goes on. Several processes share the work: accelerate launch --multi_gpu
+    --no_python hf-latent traces ..., or torchrun --nproc-per-node 2 --no-python hf-latent traces ... The result is read with datasets.load_from_disk('traces/traces'); filters
     are applied to it last, so that others can be tried at no cost. A template that the checkpoint's task.json
     describes need not be given.
     """

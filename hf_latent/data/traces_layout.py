@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -194,13 +194,19 @@ def _find_stated(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, answe
     """Which of `tokens` `(B, R)` are part of a place where the answer stands as a word of its own."""
     found = torch.zeros_like(tokens, dtype=torch.bool)
     for row, (ids, answer) in enumerate(zip(tokens.tolist(), answers, strict=True)):
-        # The markers of a space in byte-level and SentencePiece vocabularies.
-        pieces = [piece.replace("Ġ", " ").replace("▁", " ") for piece in tokenizer.convert_ids_to_tokens(ids)]
-        ends = list(accumulate(map(len, pieces)))
-        for match in re.finditer(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", "".join(pieces)):
-            for place, (end, piece) in enumerate(zip(ends, pieces, strict=True)):
-                found[row, place] |= end > match.start() and end - len(piece) < match.end()
+        pattern = re.compile(rf"(?<!\w){re.escape(answer.strip())}(?!\w)")
+        spans = [match.span() for match in pattern.finditer(_decode(tokenizer, ids))]
+        if not spans:
+            continue
+        # Where a token's text ends is known from decoding all before it: alone it may lose its space.
+        ends = [0, *(len(_decode(tokenizer, ids[: place + 1])) for place in range(len(ids)))]
+        for place, (begin, end) in enumerate(pairwise(ends)):
+            found[row, place] = any(begin < last and end > first for first, last in spans)
     return found
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def _stack(rows: list[list[int]], length: int, filling: int) -> torch.Tensor:

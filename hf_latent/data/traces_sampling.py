@@ -95,7 +95,8 @@ def sample_posterior_traces(
     Returns:
         `datasets.Dataset`, question by question, with the columns `question`, `answer`, `trace` (text up to its end),
         `question_id`, `sample`, `num_trace_tokens`, `num_forward_passes` (of the sampling), `score` (nats), `scores`
-        and `cuts` (see [`TraceScore`]; these three only if scored), `estimator`, `seed`, `model` and `revision`.
+        and `cuts` (see [`TraceScore`]; these three only if scored), `estimator`, `hide_answer`, `seed`, `model` and
+        `revision`.
 
     Raises:
         ValueError: naming the argument, before any forward.
@@ -164,6 +165,7 @@ def iterate_traces(
     check_room(model, [filled for _, filled in batches])
     origin = {
         "estimator": estimator,
+        "hide_answer": hide_answer,
         "seed": seed,
         "model": model.config.name_or_path,
         "revision": getattr(model.config, "_commit_hash", None),
