@@ -16,7 +16,7 @@ from transformers.models.bart.modeling_bart import BartAttention
 from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
-from hf_latent.modeling.latent_diffusion.modeling_latent_base import LatentDiffusionPreTrainedModel
+from hf_latent.modeling.latent_diffusion.modeling_latent_base import LatentDiffusionPreTrainedModel, ZeroLinear
 
 LONGEST_PERIOD = 10_000.0
 
@@ -55,8 +55,6 @@ class DenoiserLayer(GradientCheckpointingLayer):
     regressed from the timestep by a layer that starts at zero: the block starts as the identity.
     """
 
-    zero_linears = ("modulation",)
-
     def __init__(self, config: LatentDiffusionConfig) -> None:
         super().__init__()
         width, heads, dropout = config.denoiser_hidden_size, config.denoiser_num_heads, config.denoiser_dropout
@@ -72,7 +70,7 @@ class DenoiserLayer(GradientCheckpointingLayer):
         self.activation = ACT2FN["gelu_new"]
         self.fc2 = nn.Linear(config.denoiser_intermediate_size, width)
         self.dropout = nn.Dropout(dropout)
-        self.modulation = nn.Linear(width, 3 * self.num_parts * width)
+        self.modulation = ZeroLinear(width, 3 * self.num_parts * width)
 
     def forward(
         self, hidden_states: torch.Tensor, time_states: torch.Tensor, condition_states: torch.Tensor | None = None
@@ -120,7 +118,6 @@ class LatentDenoiser(LatentDiffusionPreTrainedModel):
     base_model_prefix = "denoiser"
     main_input_name = "latents"
     normal_parameters = ("null_condition",)
-    zero_linears = ("sample_projection", "variance_projection", "output_modulation")
 
     def __init__(self, config: LatentDiffusionConfig) -> None:
         super().__init__(config)
@@ -135,10 +132,10 @@ class LatentDenoiser(LatentDiffusionPreTrainedModel):
         self.time_embedding = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(DenoiserLayer(config) for _ in range(config.denoiser_num_layers))
         self.output_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.output_modulation = nn.Linear(width, 2 * width)
-        self.sample_projection = nn.Linear(config.projection_size, config.latent_dim)
+        self.output_modulation = ZeroLinear(width, 2 * width)
+        self.sample_projection = ZeroLinear(config.projection_size, config.latent_dim)
         # Read from the condition's positions in context, from the same as the sample otherwise.
-        self.variance_projection = nn.Linear(config.projection_size, config.latent_dim)
+        self.variance_projection = ZeroLinear(config.projection_size, config.latent_dim)
         self.variance_projection.requires_grad_(config.learned_variance)
         self.loss_function = nn.functional.mse_loss
         self.post_init()

@@ -255,15 +255,11 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         """One generator for each row, from what the caller has given."""
         if isinstance(generator, list):
             if len(generator) != num_rows:
-                raise ValueError(
-                    f"`generator` must hold one generator for each of {num_rows} rows, got {len(generator)}."
-                )
+                raise ValueError(f"`generator` must hold one for each of {num_rows} rows, got {len(generator)}.")
             return generator
         rows = torch.arange(num_rows) if row_indices is None else torch.as_tensor(row_indices)
         if rows.shape != (num_rows,):
-            raise ValueError(
-                f"`row_indices` must hold one number for each of {num_rows} rows, got {tuple(rows.shape)}."
-            )
+            raise ValueError(f"`row_indices` must hold one for each of {num_rows} rows, got {tuple(rows.shape)}.")
         seed = draw_seed(generator) if seed is None or generator is not None else seed
         return row_generators(seed, rows, self.device)
 
