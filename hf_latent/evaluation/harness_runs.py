@@ -1,5 +1,8 @@
 """Tasks of lm-evaluation-harness in `hf-latent eval`: over a grid of decoders, into the same results."""
 
+import contextlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +35,13 @@ def measure_with_harness(
     the results file, in the main process. Forwards and seconds are means over the requests that this process answered
     since the last interruption.
     """
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    manager = _find_tasks(names, include_path)
     for name in names:
-        try:
-            tasks = manager.load([name])["tasks"].values()
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"`tasks`: lm-eval knows no {name!r}; see `--include-path`. ({error})") from error
+        tasks = list(manager.load([name])["tasks"].values())
         generates = any(task.get_config("output_type") == "generate_until" for task in tasks)
         for knobs in grid if generates else [{}]:
             settings = {**knobs, "seed": seed} if generates else {**samples, "seed": seed}
-            key = digest([session.fingerprint, settings, samples, seed])
+            key = digest([session.fingerprint, settings, samples, seed, [_content(task) for task in tasks]])
             options = {"limit": limit, "num_fewshot": num_fewshot, "apply_chat_template": chat}
             done = _find(session, name, settings, key, options)
             if done:
@@ -50,8 +50,36 @@ def measure_with_harness(
             lm, results = _run_harness(session, name, manager, knobs, samples, seed, key, options)
             if results is not None:
                 for entry in _entries(name, lm, results):
-                    source = {**options, "name": name, "version": results["versions"].get(entry["task"])}
+                    source = {
+                        **options,
+                        "name": name,
+                        "version": results["versions"].get(entry["task"].partition(":")[2]),
+                    }
                     yield session.put({**entry, "settings": settings, "run": key, "source": source})
+
+
+def _find_tasks(names: Sequence[str], include_path: Path | None) -> TaskManager:
+    """A manager that knows `names`; lm-eval's own thousands of tasks are read only if the folder lacks one of them."""
+    if include_path is not None:
+        manager = TaskManager(include_path=str(include_path), include_defaults=False)
+        with contextlib.suppress(KeyError):
+            manager.load(list(names))
+            return manager
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    try:
+        manager.load(list(names))
+    except KeyError as error:
+        raise ValueError(
+            f"`tasks`: lm-eval does not know all of {list(names)}; see `--include-path`. {error}"
+        ) from None
+    return manager
+
+
+def _content(task: Any) -> str:
+    """Identity of a task: its configuration and its documents."""
+    # Functions are shown with their address, which is another one in each process.
+    config = re.sub(r" at 0x[0-9a-f]+", "", json.dumps(task.dump_config(), sort_keys=True, default=str))
+    return digest([config, list(task.eval_docs)])
 
 
 def _find(
