@@ -22,6 +22,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.report import describe_environment, write_json, write_text
 
 DECODER = {"decoding": "med", "entropy_threshold": 0.1, "block_length": 20, "block_cache": "dual"}
-NUM_JUDGED = 1000  # traces for which further estimators are compared
+NUM_JUDGED = 500  # traces for which further estimators are compared
 # Arm, what the recipe calls it, and the file of posterior traces it reads.
 ARMS = {
     "human": ("human", None),
@@ -149,9 +150,14 @@ def judge(args: argparse.Namespace, traces: Dataset, problems: list[dict[str, An
     }
 
 
+def run_folder(args: argparse.Namespace, arm: str, seed: int) -> Path:
+    """Where a fine-tuning is kept."""
+    return args.work / f"{arm.replace(', ', '_').replace(' ', '_')}-{seed}"
+
+
 def fine_tune(args: argparse.Namespace, arm: str, seed: int, held_out: list[dict[str, Any]]) -> dict[str, Any]:
     """Run the recipe and answer the held-out problems."""
-    folder = args.work / f"{arm.replace(', ', '_').replace(' ', '_')}-{seed}"
+    folder = run_folder(args, arm, seed)
 
     def run() -> dict[str, Any]:
         name, file = ARMS[arm]
@@ -208,8 +214,9 @@ def main() -> None:
     parser.add_argument("--num_problems", type=int, default=1000, help="held-out problems")
     parser.add_argument("--seed", type=int, default=1234, help="of the held-out problems")
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--max_steps", type=int, default=250, help="updates of each fine-tuning")
+    parser.add_argument("--max_steps", type=int, default=150, help="updates of each fine-tuning")
     parser.add_argument("--num_seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), help="every N-th fine-tuning from K, only")
     args = parser.parse_args()
     logging.disable_progress_bar()
@@ -219,7 +226,7 @@ def main() -> None:
     problems = [p | TASK.format(p) for p in TASK.generate(args.num_seen + args.num_questions, 0)[args.num_seen :]]
     held_out = [p | TASK.format(p) for p in TASK.generate(args.num_problems, args.seed, split="test")]
     rows = [{"question": p["prompt"], "trace": p["reasoning"], "answer": p["answer"]} for p in problems]
-    runs = [(arm, seed) for seed in range(args.num_seeds) for arm in ARMS]
+    runs = [(arm, seed) for arm in args.arms for seed in range(args.num_seeds)]
     if not args.part:
         write_text(args.work / "human.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         base = keep(args.work / "base_held_out.json", lambda: solve(args.base, held_out))
@@ -254,6 +261,95 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     write_json(args.folder / "results.json", report)
     plot(args.folder, arms, judged)
+    examples = list(zip(traces, problems, judged["right"], strict=True))
+    write_text(args.folder / "README.md", card(report, examples, len(held_out)))
+    for name in ("base", "base_second"):
+        log = args.work / name / "training_log.jsonl"
+        if log.is_file():
+            shutil.copy2(log, args.folder / f"training_log_{name}.jsonl")
+    runs_log = {
+        f"{arm}/{seed}": json.loads((run_folder(args, arm, seed) / "run.json").read_text()) for arm, seed in runs
+    }
+    write_json(args.folder / "runs.json", {name: run["num_rows"] for name, run in runs_log.items()})
+
+
+def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
+    """The page of the experiment."""
+    traces, arms = report["traces"], report["arms"]
+    percent = {name: f"{100 * value:.1f} %" for name, value in traces.items() if isinstance(value, float)}
+    rows = "\n".join(
+        f"| {name} | {100 * arm['accuracy']:.1f} ± {100 * arm['standard_error']:.1f} | "
+        f"{', '.join(f'{100 * a:.1f}' for a in arm['accuracies'])} |"
+        for name, arm in arms.items()
+    )
+    curves = "\n".join(
+        f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
+        for name, values in traces["auc_right"].items()
+    )
+    shown = [next(e for e in examples if e[2] is flag) for flag in (True, False)]
+    pairs = "\n\n".join(
+        f"{name} (score {row['score']:.2f} nats, answer {row['answer']}):\n\n```\n{problem['question']}\n"
+        f"{row['trace']}\n```"
+        for name, (row, problem, _) in zip(("Right", "Wrong"), shown, strict=True)
+    )
+    settings = report["settings"]
+    return f"""# Posterior reasoning traces on arithmetic
+
+Does a masked diffusion model learn from reasoning that it fills in itself when the answer is given
+(arXiv 2510.19990)? A base of 678,392 parameters that has seen {int(settings["num_seen"]):,} human traces, its
+posterior traces for {traces["num_traces"]:,} further training problems of `ArithmeticTask`, and fine-tunings on them.
+There are no weights here: the recipe makes them.
+
+![results](posterior_traces.png)
+
+## Fine-tuning
+
+| traces | accuracy, % | seeds |
+|---|---|---|
+{rows}
+
+{num_problems:,} held-out problems, {settings["max_steps"]} updates of 32 rows each for every arm; ± is one standard
+error, of seeds and held-out problems together. "human" are the reference solutions of the same
+{traces["num_traces"]:,} problems. Decoding: `{json.dumps(report["decoder"])}`.
+
+## The traces
+
+A problem has one line of calculations that follows from its words. A trace is *right* if its calculations are those,
+*verified* if all its calculations are correct and the last one gives the answer, which needs no human trace.
+
+| | |
+|---|---|
+| right | {percent["share_right"]} |
+| verified | {percent["share_verified"]} |
+| right, of the verified | {percent["share_right_of_verified"]} |
+| right, of the half with the better score | {percent["share_right_of_better_half"]} |
+| problems that the base solves by itself | {percent["base_solves_of_these"]} |
+| right, of the problems that it does not solve | {percent["share_right_where_base_is_wrong"]} |
+| forwards of a trace | {traces["forwards_per_trace"]:.1f} |
+
+Area under the curve of the score, right against wrong traces, after 0, 1/4, ... of the trace and at its end:
+
+| score | 0 | 1/4 | 1/2 | 3/4 | whole |
+|---|---|---|---|---|---|
+{curves}
+
+"Answer hidden": the places of the trace that state the answer are masked while it is scored. A trace that was sampled
+given the answer ends in it, so that the plain score of a whole trace only says that the answer can be copied. The
+first row is over all traces, the others over the first {NUM_JUDGED}.
+
+{pairs}
+
+## How it was made
+
+```
+OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/posterior_traces_base.yaml --max_steps 3000
+OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/posterior_traces_base_second.yaml
+OMP_NUM_THREADS=1 {report["command"]}
+```
+
+The first stage was stopped after update 2,300 and its checkpoint of update 2,250 went on in the second. Versions,
+settings and every accuracy: `results.json`; rows of each fine-tuning: `runs.json`.
+"""
 
 
 def lines_of(rows: Dataset) -> str:

@@ -74,15 +74,16 @@ def traces(
     hf-latent traces GSAI-ML/LLaDA-8B-Base --data openai/gsm8k --data-config main --answer-pattern '#### (.*)'
     --reasoning-length 236 --answer-length 10 --delimiter $'\\nThe answer is ' --decoding med --output traces
 
-    Interrupted, the same command goes on. Several processes share the work: accelerate launch --multi_gpu
-    --no_python hf-latent traces ..., or torchrun --nproc-per-node 2 --no-python hf-latent traces ... The result is read with datasets.load_from_disk('traces/traces'); filters
-    are applied to it last, so that others can be tried at no cost. A template that the checkpoint's task.json
-    describes need not be given.
+    Interrupted, the same command goes on. Several processes share the work: accelerate launch --multi_gpu --no_python
+    hf-latent traces ..., or torchrun --nproc-per-node 2 --no-python hf-latent traces ... The result is read with
+    datasets.load_from_disk('traces/traces'); filters are applied to it last, so that others can be tried at no cost.
+    A template that the checkpoint's task.json describes need not be given.
     """
     try:
         import datasets  # noqa: F401
     except ImportError as error:
         raise ValueError(f"traces need further packages ({error}): pip install 'hf-latent[train]'") from error
+    import torch
     from accelerate import PartialState
 
     from hf_latent import ReasoningTemplate
@@ -112,7 +113,8 @@ def traces(
     sampling |= {"estimator": estimator if scored else None, "num_cuts": num_cuts, "every": every}
     sampling |= {"hide_answer": hide_answer, **parse_knobs(set_ or [])}
 
-    state = PartialState(timeout=PATIENCE)
+    # Without `cpu`, processes that were launched where there is no accelerator would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     with state.main_process_first():  # the others find what is downloaded in the cache
         questions: Questions
         if task is not None:
