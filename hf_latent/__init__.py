@@ -5,6 +5,8 @@ from types import ModuleType
 
 from hf_latent import auto as _auto
 from hf_latent.data.template import ReasoningTemplate
+from hf_latent.data.traces_sampling import sample_posterior_traces
+from hf_latent.data.traces_scoring import score_traces
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
@@ -14,6 +16,8 @@ from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import La
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.latent_diffusion.modeling_latent_denoiser import LatentDenoiser
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
+from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
+from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 
@@ -41,7 +45,11 @@ __all__ = [
     "LatentDiffusionConfig",
     "LatentDiffusionForConditionalGeneration",
     "LatentDiffusionGenerationConfig",
+    "LatentTokenConfig",
+    "LatentTokenForMaskedDiffusion",
     "LladaConfig",
     "LladaForMaskedDiffusion",
     "ReasoningTemplate",
+    "sample_posterior_traces",
+    "score_traces",
 ]

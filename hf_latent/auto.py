@@ -6,12 +6,15 @@ from hf_latent.modeling.dream.configuration_dream import DreamConfig
 from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
+from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
+from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 
 MODELS = (
     (LladaConfig, LladaForMaskedDiffusion),
     (DreamConfig, DreamForMaskedDiffusion),
+    (LatentTokenConfig, LatentTokenForMaskedDiffusion),
 )
 
 

@@ -1,7 +1,7 @@
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ class MaskedDiffusionHead:
     model: nn.Module
     lm_head: nn.Linear
     # Whether `align` moves states: a position is then predicted by the state of the one before.
-    reads_previous_state: ClassVar[bool] = False
+    reads_previous_state: bool = False
     # From the family's `PreTrainedModel`:
     config: PreTrainedConfig
     config_class: type[PreTrainedConfig]
@@ -44,6 +44,10 @@ class MaskedDiffusionHead:
     ) -> torch.Tensor:
         """States `[B, L, D]` such that state `i` predicts token `i`."""
         return hidden_states
+
+    def place(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Positions `[B, L]` where none are given; None leaves them to the base model."""
+        return None
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits `[..., V]` of hidden states `[..., D]`."""
@@ -85,6 +89,8 @@ class MaskedDiffusionHead:
         # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
         # cache. Block-wise caches come as `past_key_values`, from `generate`.
         kwargs["use_cache"] = False
+        if position_ids is None:
+            position_ids = self.place(attention_mask)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -105,6 +111,23 @@ class MaskedDiffusionHead:
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def shift_states(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
+
+    With padding on the left the state before the first token is padding, so the first token is found by its position
+    (0) and by the mask, and predicts itself there too; so does the first of every packed document.
+    """
+    shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
+    if position_ids is not None:
+        shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
+    if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
+        shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
+    return shifted
 
 
 def select_positions(
@@ -152,4 +175,4 @@ def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
         )
 
 
-__all__ = ["MaskedDiffusionHead"]
+__all__ = ["MaskedDiffusionHead", "shift_states"]

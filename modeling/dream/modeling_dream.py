@@ -7,7 +7,7 @@ from transformers import Qwen2Model, Qwen2PreTrainedModel
 from hf_latent.generation.configuration_generation import DreamGenerationConfig
 from hf_latent.generation.mixin import DiffusionGenerationMixin
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
-from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead
+from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, shift_states
 
 
 class DreamModel(Qwen2Model):
@@ -44,18 +44,8 @@ class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwe
     def align(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """
-        Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
-
-        With padding on the left the state before the first token is padding, so the first token is found by its
-        position (0) and by the mask, and predicts itself there too; so does the first of every packed document.
-        """
-        shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
-        if position_ids is not None:
-            shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
-        if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
-            shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
-        return shifted
+        """The states one to the right."""
+        return shift_states(hidden_states, attention_mask, position_ids)
 
 
 __all__ = ["DreamForMaskedDiffusion", "DreamModel"]

@@ -1,0 +1,1 @@
+"""Any decoder-only model of transformers as one that predicts masked positions."""

@@ -1,0 +1,109 @@
+"""Configuration of a latent-token model: the configuration of any decoder, and how its attention is opened."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_latent.modeling.travel import TravellingConfigMixin
+
+ATTENTIONS = ("bidirectional",)
+# Families that are masked diffusion models already: they load as they are.
+DIFFUSION_FAMILIES = ("llada", "dream", "latent_token")
+
+
+@strict
+class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of [`LatentTokenForMaskedDiffusion`].
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the decoder, of any decoder-only family of transformers; a dict names it by its
+            `model_type`. Defaults to a Llama.
+        mask_token_id (`int`, *optional*):
+            Id of the token that marks a position still to be written. Needed to generate and to train.
+        attention (`str`, *optional*, defaults to `"bidirectional"`):
+            `"bidirectional"`: every position sees all others. Layers with a sliding window see theirs on both sides.
+        shift_logits (`bool`, *optional*, defaults to `False`):
+            Whether the state of the position before predicts a token, as in the autoregressive model the weights come
+            from (and as in Dream), rather than the token's own. The first token is predicted by its own state.
+        head_bias (`bool`, *optional*, defaults to `False`):
+            Whether the head has a bias.
+
+    Raises:
+        ValueError: for values that are not among these, by name.
+    """
+
+    model_type = "latent_token"
+    travels_with = ("hf_latent.modeling.latent_token.modeling_latent_token",)
+    auto_classes = {
+        "AutoModel": "LatentTokenForMaskedDiffusion",
+        "AutoModelForCausalLM": "LatentTokenForMaskedDiffusion",
+    }
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}
+
+    text_config: dict | PreTrainedConfig | None = None
+    mask_token_id: int | None = None
+    attention: str = "bidirectional"
+    shift_logits: bool = False
+    head_bias: bool = False
+    tie_word_embeddings: bool | None = None
+    use_cache: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Also run by `@strict`, which hides the ValueError in an error type of its own.
+        self.validate_architecture()
+        for name in ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.text_config, name, None))
+        # The base model's forward hands this to the mask *and* to the attention kernel.
+        self.text_config.is_causal = False
+
+    def validate_architecture(self) -> None:
+        """Refuse by name what a latent-token model cannot be."""
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"`attention` must be one of {ATTENTIONS}, got {self.attention!r}.")
+        family = self.text_config.model_type
+        if family.lower() in DIFFUSION_FAMILIES:
+            raise ValueError(
+                f"`text_config` must be of an autoregressive decoder, got {family!r}, which is a masked diffusion "
+                "model already: load it with AutoModelForCausalLM."
+            )
+        if self.text_config.is_encoder_decoder:
+            raise ValueError(f"`text_config` must be of a decoder-only model, got the encoder-decoder {family!r}.")
+
+    # Sizes of the decoder, where generation, trainers and tools look for them.
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embeddings."""
+        return self.text_config.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return self.text_config.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.text_config.num_hidden_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads of a layer."""
+        return self.text_config.num_attention_heads
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Longest row the decoder was made for, in tokens; None if it has no limit."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+
+__all__ = ["LatentTokenConfig"]
