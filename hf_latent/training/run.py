@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from hf_latent.evaluation import solve_puzzles
+from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
 from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
@@ -57,10 +58,39 @@ class TrainArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of `dataset_name`."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split of `dataset_name` to train on."})
     dataset_test_split: str | None = field(default=None, metadata={"help": "Split of `dataset_name` to evaluate on."})
-    train_file: str | None = field(default=None, metadata={"help": "Local JSON or JSON lines file to train on."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Local JSON or JSON lines file to train on, in the place of `dataset_name`."}
+    )
     eval_file: str | None = field(default=None, metadata={"help": "Local JSON or JSON lines file to evaluate on."})
 
-    # Model: this or `model_name_or_path`
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Column of a dataset or file that is the prompt, if it is not `prompt`."}
+    )
+    completion_column: str | None = field(
+        default=None, metadata={"help": "Column that is the completion, if it is not `completion`."}
+    )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "Make the two a conversation, a question and its answer, under the chat template."},
+    )
+    max_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on no more than this many examples of a dataset or file."}
+    )
+    max_eval_examples: int | None = field(
+        default=None, metadata={"help": "Evaluate on no more than this many examples of a dataset or file."}
+    )
+
+    # Model: `model_name_or_path`, or one of these
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Autoregressive model (Llama, Qwen, Mistral, Gemma, GPT-2, ...) to turn into a masked diffusion "
+            "model; its tokenizer gets a mask token if it has none."
+        },
+    )
+    shift_logits: bool = field(
+        default=True, metadata={"help": "Keep the alignment of the backbone's head: a state predicts the next token."}
+    )
     model_config: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -82,6 +112,8 @@ class TrainArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.train_file is not None:  # the one flag that puts local data in the place of a YAML's public data
+            self.dataset_name = None
         given = [name for name in ("task", "dataset_name", "train_file") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of `task`, `dataset_name` and `train_file`, got {given or 'none'}")
@@ -93,6 +125,10 @@ class TrainArguments:
             )
         if self.task is None and self.eval_generation_steps:
             raise ValueError(f"`eval_generation_steps` needs a `task`, got {self.eval_generation_steps}")
+        if self.task is not None and (self.prompt_column or self.completion_column or self.chat):
+            raise ValueError(f"`prompt_column`, `completion_column` and `chat` need no `task`, got {self.task!r}")
+        if self.chat and not (self.prompt_column and self.completion_column):
+            raise ValueError("`chat` needs `prompt_column` and `completion_column`, got none")
         self.model_config = read_mapping(self.model_config)
         self.generation_kwargs = read_mapping(self.generation_kwargs)
 
@@ -130,15 +166,53 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
             more = task.dataset(arguments.num_ambiguous_examples, seed, split="train", num_givens=givens, unique=False)
             train = concatenate_datasets([train, more])
         return train, test, task
-    if arguments.train_file is not None:
-        files = {"train": arguments.train_file}
-        if arguments.eval_file is not None:
-            files["test"] = arguments.eval_file
-        data = load_dataset("json", data_files=files)
-        return data["train"], data.get("test"), None
+    train, test = load_files(arguments) if arguments.train_file is not None else load_named(arguments)
+    train = as_prompt_completion(cut(train, arguments.max_train_examples), arguments)
+    return (
+        train,
+        None if test is None else as_prompt_completion(cut(test, arguments.max_eval_examples), arguments),
+        None,
+    )
+
+
+def load_files(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
+    """Training and evaluation set of local JSON files."""
+    files = {"train": arguments.train_file}
+    if arguments.eval_file is not None:
+        files["test"] = arguments.eval_file
+    data = load_dataset("json", data_files=files)
+    return data["train"], data.get("test")
+
+
+def load_named(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
+    """Training and evaluation set of a dataset on the Hub or in a folder."""
     source = (arguments.dataset_name, arguments.dataset_config)
     test = load_dataset(*source, split=arguments.dataset_test_split) if arguments.dataset_test_split else None
-    return load_dataset(*source, split=arguments.dataset_train_split), test, None
+    return load_dataset(*source, split=arguments.dataset_train_split), test
+
+
+def cut(dataset: Dataset, length: int | None) -> Dataset:
+    """The first `length` examples; all if None."""
+    return dataset if length is None else dataset.select(range(min(length, len(dataset))))
+
+
+def as_prompt_completion(dataset: Dataset, arguments: TrainArguments) -> Dataset:
+    """The two named columns as trl's `prompt` and `completion`, as text or as messages; all others are dropped."""
+    columns = {"prompt": arguments.prompt_column, "completion": arguments.completion_column}
+    if not any(columns.values()):
+        return dataset
+    sources = {name: source or name for name, source in columns.items()}
+    if missing := sorted(set(sources.values()) - set(dataset.column_names)):
+        raise ValueError(f"the data has no column {missing}; it has {dataset.column_names}")
+    roles = {"prompt": "user", "completion": "assistant"}
+
+    def convert(row: dict[str, Any]) -> dict[str, Any]:
+        texts = {name: row[source] for name, source in sources.items()}
+        if not arguments.chat:
+            return texts
+        return {name: [{"role": roles[name], "content": text}] for name, text in texts.items()}
+
+    return dataset.map(convert, remove_columns=dataset.column_names)
 
 
 def build_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig) -> Any:
@@ -179,13 +253,18 @@ def make_trainer(
     script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig
 ) -> tuple[MaskedDiffusionTrainer, Task | None, Dataset | None]:
     """The trainer, its task and the raw held-out instances."""
-    if (script_args.model_config is None) == (model_args.model_name_or_path is None):
+    sources = {
+        "model_config": script_args.model_config,
+        "backbone": script_args.backbone,
+        "model_name_or_path": model_args.model_name_or_path,
+    }
+    if sum(source is not None for source in sources.values()) != 1:
         raise ValueError(
-            "give either `model_config` (from scratch) or `model_name_or_path`, got "
-            f"{script_args.model_config!r} and {model_args.model_name_or_path!r}"
+            "give exactly one of `model_config` (from scratch), `backbone` (an autoregressive model to turn into a "
+            f"masked diffusion model) and `model_name_or_path`, got {sources}"
         )
     train, test, task = load_data(script_args)
-    name = model_args.model_name_or_path or script_args.tokenizer_name
+    name = script_args.tokenizer_name or model_args.model_name_or_path or script_args.backbone
     if name is None and task is None:
         raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
     tokenizer = AutoTokenizer.from_pretrained(name) if name else task.tokenizer()
@@ -193,6 +272,16 @@ def make_trainer(
     model: Any
     if (model_config := read_mapping(script_args.model_config)) is not None:
         model = build_model(model_config, tokenizer, model_args)
+    elif script_args.backbone is not None:
+        model = LatentTokenForMaskedDiffusion.from_backbone(
+            script_args.backbone,
+            tokenizer,
+            shift_logits=script_args.shift_logits,
+            dtype=model_args.dtype or "float32",
+            revision=model_args.model_revision,
+            attn_implementation=model_args.attn_implementation,
+            trust_remote_code=training_args.trust_remote_code,
+        )
     else:
         model = model_args.model_name_or_path
         chosen = {"revision": model_args.model_revision, "attn_implementation": model_args.attn_implementation}
