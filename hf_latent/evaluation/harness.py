@@ -120,7 +120,7 @@ class HfLatentLM(TemplateLM):
         self.max_gen_toks = max_gen_toks
         limit = getattr(self.model.config, "max_position_embeddings", None)
         self.max_length = max_length or limit or 2048
-        self.sampling = {"estimator": estimator, "num_samples": num_samples, "seed": seed}
+        self.sampling: dict[str, Any] = {"estimator": estimator, "num_samples": num_samples, "seed": seed}
         self.seed = seed
         self.num_requests = self.num_generations = self.num_forward_passes = self.num_committed = 0
         self.seconds = 0.0
@@ -224,7 +224,7 @@ class HfLatentLM(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         texts = [self._fit(given, behind) for _, given, behind in requests]
-        rows = 1 if self.sampling["estimator"] == "chain" else int(self.sampling["num_samples"])
+        rows = 1 if self.sampling["estimator"] == "chain" else self.sampling["num_samples"]
         at_once = max(1, self.batch_size // rows)
         results: list[tuple[float, bool]] = []
         for first in _progress(range(0, len(texts), at_once), "loglikelihood", disable_tqdm or self._rank != 0):

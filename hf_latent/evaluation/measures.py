@@ -24,26 +24,31 @@ SAMPLE_KNOBS = ("estimator", "num_samples", "seed")
 
 
 class Measure(Protocol):
-    """
-    Attributes:
-        name: of the task, e.g. `"sudoku-4x4"`.
-        kind: `"exact_match"`, `"likelihood"` or `"choice"`.
-        decodes: whether it depends on the decoder.
-        identity: what, beside model, settings and example, a record is a function of (JSON).
-        source: where the examples come from (JSON).
-        examples: JSON values that are all a record depends on of an example.
-    """
-
-    name: str
-    kind: str
-    decodes: bool
-    source: dict[str, Any]
+    """What is measured, and on which examples."""
 
     @property
-    def identity(self) -> dict[str, Any]: ...
+    def name(self) -> str:
+        """Of the task, e.g. `"sudoku-4x4"`."""
 
     @property
-    def examples(self) -> Sequence[Any]: ...
+    def kind(self) -> str:
+        """`"exact_match"`, `"likelihood"` or `"choice"`."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it depends on the decoder."""
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the examples come from (JSON), for the reader of results."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What, beside model, settings and example, a record is a function of (JSON)."""
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        """JSON values that are all a record depends on of each example."""
 
     def records(
         self,

@@ -76,7 +76,9 @@ class DecodingResult:
     def from_dict(cls, values: Mapping[str, Any]) -> "DecodingResult":
         """From what `to_dict` gave; other names are left out, as are the single puzzles."""
         names = {field.name for field in fields(cls)} - {"correct"}
-        known = {name: float("nan") if values[name] is None else values[name] for name in names & values.keys()}
+        known: dict[str, Any] = {
+            name: float("nan") if values[name] is None else values[name] for name in names & values.keys()
+        }
         return cls(**known, correct=())
 
     @property

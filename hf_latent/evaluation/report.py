@@ -43,9 +43,9 @@ def identity_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """Settings in one line: the rule or estimator, then its knobs; not the seed."""
     first = [str(settings[name]) for name in ("decoding", "estimator") if name in settings]
-    hidden = ("decoding", "estimator", "seed")
+    hidden = ["decoding", "estimator", "seed"]
     if settings.get("estimator") == "chain":
-        hidden = (*hidden, "num_samples")
+        hidden = [*hidden, "num_samples"]
     return ", ".join([*first, *(f"{name}={value}" for name, value in settings.items() if name not in hidden)])
 
 
