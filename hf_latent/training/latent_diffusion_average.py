@@ -19,7 +19,7 @@ class DenoiserAverage(TrainerCallback):
     """
     Average the parameters of `module` after every optimizer step.
 
-    The decay of step n is `min(decay, (1 + n) / (10 + n))`: early on the average forgets where it started.
+    The decay of step n is `min(decay, n / (9 + n))`, of the first step 0: the average forgets where it started.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
