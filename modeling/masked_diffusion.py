@@ -1,17 +1,37 @@
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
+
+# Logits that are held at a time while tokens are scored: 256 MiB in float32.
+MAX_LOGITS = 2**26
+
+
+@dataclass
+class ScoredOutput(ModelOutput):
+    """
+    Scores of `N` tokens.
+
+    Args:
+        nll (`torch.FloatTensor` of shape `(N,)`): -log p of each, in nats, in float32.
+        correct (`torch.BoolTensor` of shape `(N,)`): whether it is the most probable token.
+    """
+
+    nll: torch.FloatTensor | None = None
+    correct: torch.BoolTensor | None = None
 
 
 class MaskedDiffusionHead:
@@ -62,6 +82,7 @@ class MaskedDiffusionHead:
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
+        targets: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
@@ -82,9 +103,11 @@ class MaskedDiffusionHead:
                 Positions whose logits are computed: 0 all, `n` the last n, a 1-D index of columns, an integer
                 `(B, K)` index per row, or a bool `(B, L)` mask, which gives logits of shape `(N, V)`. A pair of
                 `(N,)` indices (rows, columns) gives `(N, V)` too, without the device sync that a mask costs.
+            targets (`torch.LongTensor` of shape `(N,)`, *optional*):
+                Tokens at the `N` selected positions, to be scored without keeping their logits: what training needs.
 
         Returns:
-            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
+            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`; with `targets` a `ScoredOutput`.
         """
         # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
         # cache. Block-wise caches come as `past_key_values`, from `generate`.
@@ -102,7 +125,11 @@ class MaskedDiffusionHead:
         # state is a row's first, even where the window is as wide as the mask.
         mask = attention_mask if kwargs.get("past_key_values") is None else None
         hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
-        logits = self.project(select_positions(hidden_states, logits_to_keep))
+        hidden_states = select_positions(hidden_states, logits_to_keep)
+        if targets is not None:
+            nll, correct = score_tokens(self.project, hidden_states, targets, self.config.vocab_size)
+            return ScoredOutput(nll=nll, correct=correct)
+        logits = self.project(hidden_states)
 
         loss = None
         if labels is not None:
@@ -111,6 +138,33 @@ class MaskedDiffusionHead:
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def score_tokens(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor, vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    -log p `(N,)` of `targets` under the logits of `states` `[N, D]`, in nats, and whether they are the most probable.
+
+    Where the logits would be more than `MAX_LOGITS`, they are computed a part at a time, and again when gradients are.
+    """
+    size = max(1, MAX_LOGITS // vocab_size)
+    if len(targets) <= size:
+        return _score(project, states, targets)
+    parts = [
+        checkpoint(_score, project, part, wanted, use_reentrant=False)
+        for part, wanted in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    nll, correct = zip(*parts, strict=True)
+    return torch.cat(nll), torch.cat(correct)
+
+
+def _score(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = project(states)
+    targets = targets.to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none"), logits.detach().argmax(-1) == targets
 
 
 def shift_states(
@@ -175,4 +229,4 @@ def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
         )
 
 
-__all__ = ["MaskedDiffusionHead", "shift_states"]
+__all__ = ["MaskedDiffusionHead", "ScoredOutput", "score_tokens", "shift_states"]

@@ -160,12 +160,14 @@ def _architecture(model: PreTrainedModel) -> str:
     config = model.config
     if _kind(model) is LATENT:
         return _latent_architecture(model)
+    text = config.get_text_config()
+    shared_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     rows = {
-        "class": type(model).__name__,
+        "class": type(model).__name__ + (f" on a {text.model_type} decoder" if text is not config else ""),
         "parameters": f"{model.num_parameters():,}",
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
-        "attention heads": f"{config.num_attention_heads} ({config.num_key_value_heads} key/value), bidirectional",
+        "attention heads": f"{config.num_attention_heads} ({shared_heads} key/value), bidirectional",
         "vocabulary": config.vocab_size,
         "positions": config.max_position_embeddings,
         "weights": str(model.dtype).removeprefix("torch."),

@@ -4,6 +4,7 @@ import copy
 import difflib
 from typing import Any, TypeAlias
 
+import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import nn
@@ -37,24 +38,100 @@ def load_processing_class(name: str, args: MaskedDiffusionConfig) -> Any:
     return AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise `ValueError` unless `model` predicts masked tokens from both sides."""
+def check_model(model: nn.Module, *, needs_mask: bool = False, max_length: int | None = None) -> None:
+    """
+    Raise `ValueError` unless `model` predicts masked tokens from both sides and has a mask token.
+
+    Args:
+        needs_mask: whether it also has to keep positions apart by a 4-D mask, as packed documents need.
+        max_length: of a row, for models with windows.
+    """
     base = model.get_base_model() if is_peft_model(model) else model
     name = type(base).__name__
     if getattr(base.config, "is_causal", True) is not False and not name.endswith("ForMaskedDiffusion"):
         raise ValueError(
             f"{name} is causal (its configuration does not say `is_causal=False`): masked tokens would be predicted "
-            "from what stands before them only. Load a masked diffusion model such as LladaForMaskedDiffusion"
+            "from what stands before them only. Load a masked diffusion model such as LladaForMaskedDiffusion, or "
+            "turn this one into one with LatentTokenForMaskedDiffusion.from_backbone"
         )
     if getattr(base.config, "mask_token_id", None) is None:
         raise ValueError(f"`mask_token_id` of {name}'s configuration must be a token id, got None")
+    if any(p.is_meta or p.numel() == 0 for p in base.parameters()):
+        return  # spread over processes: it cannot be asked here
+    if not _sees(base, None):
+        raise ValueError(f"{name} stays causal: its first token does not see the others")
+    if needs_mask:
+        _check_masks(base, max_length)
+
+
+def _check_masks(base: nn.Module, max_length: int | None) -> None:
+    text = base.config.get_text_config()
+    attention = text._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(
+            "`packing` and `attention_annealing_steps` need `attn_implementation` 'sdpa' or 'eager', which take any "
+            f"mask, got {attention!r}"
+        )
+    layers = getattr(text, "layer_types", None) or ["sliding_attention"]
+    window = getattr(text, "sliding_window", None) if "sliding_attention" in layers else None
+    if window is not None and (max_length is None or max_length > window):
+        raise ValueError(
+            "`packing` and `attention_annealing_steps` replace the mask of a layer's window: `max_length` must be at "
+            f"most `sliding_window` ({window}), got {max_length}"
+        )
+    weight = next(base.parameters())
+    apart = torch.full((1, 1, 8, 8), torch.finfo(weight.dtype).min, dtype=weight.dtype, device=weight.device)
+    apart[..., :4, :4] = apart[..., 4:, 4:] = 0
+    if _sees(base, apart):
+        raise ValueError(f"{type(base).__name__} does not take a 4-D mask, which `packing` needs")
+
+
+@torch.no_grad()
+def _sees(base: nn.Module, mask: torch.Tensor | None) -> bool:
+    """Whether the first of eight tokens sees any behind the fourth, or any at all without a mask."""
+    was_training = base.training
+    base.eval()
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, 9, device=base.get_input_embeddings().weight.device)[None] * 7919 % vocabulary
+    changed = ids.clone()
+    first = 1 if mask is None else 4
+    changed[:, first:] = (changed[:, first:] + 1 + vocabulary // 3) % vocabulary
+    keep = torch.tensor([0], device=ids.device)
+    logits = [base(input_ids=each, attention_mask=mask, logits_to_keep=keep).logits for each in (ids, changed)]
+    base.train(was_training)
+    return not torch.equal(*logits)
+
+
+def check_tokenizer(tokenizer: Any, model: nn.Module) -> None:
+    """Raise `ValueError` if the tokenizer's mask token is not the model's."""
+    mask_token_id, own = getattr(tokenizer, "mask_token_id", None), model.config.mask_token_id
+    if mask_token_id is not None and mask_token_id != own:
+        raise ValueError(
+            f"`mask_token_id` of the tokenizer ({mask_token_id}) must be that of the model's configuration ({own})"
+        )
+
+
+def check_not_empty(dataset: AnyDataset) -> None:
+    """Raise `ValueError` if no example is left to train on."""
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError(
+            "`train_dataset` has no example with a supervised token left: all labels are -100, or `max_length` cuts "
+            "every completion off"
+        )
 
 
 def check_peft_config(peft_config: Any, model: nn.Module) -> Any:
-    """Copy of `peft_config` that loads anywhere; `ValueError` for `modules_to_save` that peft would ignore."""
+    """
+    Copy of `peft_config` that loads anywhere and trains the mask token where that is new.
+
+    Raises `ValueError` for `modules_to_save` that peft would ignore.
+    """
     peft_config = copy.deepcopy(peft_config)
     if peft_config.task_type is None:  # else the adapter stores an import path of this package and needs it to load
         peft_config.task_type = "CAUSAL_LM"
+    if getattr(model, "mask_token_is_new", False) and _trains_no_embedding(peft_config):
+        # Its row is the mean of all others, and nobody but the adapter will train it.
+        peft_config.trainable_token_indices = [model.config.mask_token_id]
     names = [name for name, _ in model.named_modules() if name]
     for wanted in getattr(peft_config, "modules_to_save", None) or ():
         if not any(name.endswith(wanted) for name in names):
@@ -64,6 +141,13 @@ def check_peft_config(peft_config: Any, model: nn.Module) -> Any:
                 f"`modules_to_save` has {wanted!r}, which no module of the model is called; close: {close}"
             )
     return peft_config
+
+
+def _trains_no_embedding(peft_config: Any) -> bool:
+    if getattr(peft_config, "trainable_token_indices", False) is not None:
+        return False
+    saved = " ".join(peft_config.modules_to_save or ())
+    return not any(name in saved for name in ("embed", "wte"))
 
 
 def add_example_ids(dataset: AnyDataset) -> AnyDataset:
@@ -76,4 +160,13 @@ def add_example_ids(dataset: AnyDataset) -> AnyDataset:
     return dataset
 
 
-__all__ = ["AnyDataset", "add_example_ids", "check_model", "check_peft_config", "load_model", "load_processing_class"]
+__all__ = [
+    "AnyDataset",
+    "add_example_ids",
+    "check_model",
+    "check_not_empty",
+    "check_peft_config",
+    "check_tokenizer",
+    "load_model",
+    "load_processing_class",
+]

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hf_latent.training.packing import split_documents
+
 
 @dataclass
 class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
@@ -17,6 +19,8 @@ class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
             If given, rows are filled with this token as ordinary text: attended to and supervised.
         eos_length (`int`, *optional*):
             Length rows are filled to; the longest row of the batch if None. Longer rows are left alone.
+        mask_token_id (`int`, *optional*):
+            If given, refused as a label.
 
     Example:
 
@@ -35,15 +39,25 @@ class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
 
     eos_token_id: int | None = None
     eos_length: int | None = None
+    mask_token_id: int | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of a document a row, packed or not."""
+        places: dict[str, torch.Tensor] = {}
+        if "seq_lengths" in examples[0]:
+            examples, places = split_documents(examples)
         if self.eos_token_id is not None:
             length = self.eos_length or max(len(example["input_ids"]) for example in examples)
             examples = [self._fill(example, length) for example in examples]
         batch = super().torch_call(examples)
         if "example_id" in examples[0]:
             batch["example_id"] = torch.tensor([example["example_id"] for example in examples])
-        return batch
+        if self.mask_token_id is not None and (batch["labels"] == self.mask_token_id).any():
+            raise ValueError(
+                f"the data has the mask token ({self.mask_token_id}) among the tokens to be predicted; take it out of "
+                "the texts, where it would be masked already."
+            )
+        return {**batch, **places}
 
     def _fill(self, example: dict[str, Any], length: int) -> dict[str, Any]:
         filling = [self.eos_token_id] * (length - len(example["input_ids"]))

@@ -18,7 +18,9 @@ class MaskedDiffusionConfig(SFTConfig):
     - `bf16` left unset means "where the accelerator has it", not always: on a CPU training is in float32;
     - `activation_checkpointing` is off unless asked for (its old name `gradient_checkpointing` is on in trl), because
       recomputing every layer costs small models a fifth of their speed for memory they do not need;
-    - `packing`, `padding_free`, `loss_type` and `label_smoothing_factor` cannot be used: see the errors.
+    - `packing` puts several examples of the training set in a row, best fit first, and keeps them apart by a mask;
+      evaluation never packs, and `packing_strategy` has to be `"bfd"`, which cuts no example;
+    - `padding_free`, `loss_type` and `label_smoothing_factor` cannot be used: see the errors.
 
     Parameters:
         > Objective
@@ -32,14 +34,23 @@ class MaskedDiffusionConfig(SFTConfig):
             What the summed loss is averaged over: supervised tokens of the optimizer step (`"token"`), rows of nats
             per token (`"sequence"`, LLaDA's SFT), or rows of nats per row (`"batch"`).
         time_sampling (`str`, *optional*, defaults to `"low_discrepancy"`):
-            `"low_discrepancy"` (times evenly spread over examples and epochs) or `"independent"`.
+            `"low_discrepancy"` (times evenly spread over examples and epochs), `"antithetic"` (t and 1 - t for two
+            neighbours of the data set) or `"independent"`.
         time_epsilon (`float`, *optional*, defaults to `1e-3`):
             Smallest time, in [0, 1).
         noise_seed (`int`, *optional*):
             Seed of times and masks; defaults to `seed`.
 
+        attention_annealing_steps (`int`, *optional*, defaults to 0):
+            Steps over which attention is opened: at step s each pair of a position and a later one is seen with
+            probability s / this. 0: bidirectional from the start. For models that come from a causal one.
+        prompt_dropout (`float`, *optional*, defaults to 0.0):
+            Share of examples whose prompt is masked and not predicted: the unconditional half of `cfg_scale`.
+
         > Data
 
+        random_length_share (`float`, *optional*, defaults to 0.0):
+            Share of examples that are cut to a random length, 0.01 in LLaDA's pretraining.
         pad_completion_with_eos (`str`, *optional*, defaults to `"none"`):
             Whether rows are filled up with EOS tokens that are attended to, masked and predicted, as in LLaDA's SFT.
             `"none"`: no; padding is neither attended to nor predicted. `"batch"`: to the longest row of the batch, as
@@ -72,6 +83,15 @@ class MaskedDiffusionConfig(SFTConfig):
     )
     time_epsilon: float = field(default=1e-3, metadata={"help": "Smallest time, in [0, 1)."})
     noise_seed: int | None = field(default=None, metadata={"help": "Seed of times and masks. Defaults to `seed`."})
+    attention_annealing_steps: int = field(
+        default=0, metadata={"help": "Steps over which attention is opened from causal to bidirectional. 0: open."}
+    )
+    prompt_dropout: float = field(
+        default=0.0, metadata={"help": "Share of examples whose prompt is masked, for classifier-free guidance."}
+    )
+    random_length_share: float = field(
+        default=0.0, metadata={"help": "Share of examples that are cut to a random length."}
+    )
     pad_completion_with_eos: str = field(
         default="none",
         metadata={
@@ -106,22 +126,45 @@ class MaskedDiffusionConfig(SFTConfig):
             )
         if not 0 <= self.time_epsilon < 1:
             raise ValueError(f"`time_epsilon` must be in [0, 1), got {self.time_epsilon}")
+        for name in ("prompt_dropout", "random_length_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
+        if self.attention_annealing_steps < 0:
+            raise ValueError(f"`attention_annealing_steps` must be >= 0, got {self.attention_annealing_steps}")
         if not 0 <= self.noise_seed < 2**63:
             raise ValueError(f"`noise_seed` must be in [0, 2**63), got {self.noise_seed}")
         if self.pad_completion_with_eos == "max_length" and self.max_length is None:
             raise ValueError("`pad_completion_with_eos='max_length'` needs `max_length`, got None")
 
     def _check_inherited(self) -> None:
-        for name in ("packing", "eval_packing", "padding_free"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"`{name}` must be False, got True: with bidirectional attention the examples that share a row "
-                    "would see each other"
-                )
+        if self.padding_free:
+            raise ValueError(
+                "`padding_free` must be False, got True: with bidirectional attention the examples that share a row "
+                "would see each other. `packing=True` keeps them apart"
+            )
+        if self.eval_packing:
+            raise ValueError("`eval_packing` must be False, got True: evaluation counts example by example")
+        if self.packing:
+            self._check_packing()
         if self.loss_type != "nll":
             raise ValueError(f"`loss_type` must be 'nll' (the objective has its own fields), got {self.loss_type!r}")
         if self.label_smoothing_factor != 0:
             raise ValueError(f"`label_smoothing_factor` must be 0, got {self.label_smoothing_factor}")
+
+    def _check_packing(self) -> None:
+        if self.packing_strategy != "bfd":
+            raise ValueError(
+                f"`packing_strategy` must be 'bfd', got {self.packing_strategy!r}: the others cut examples in two"
+            )
+        if self.max_length is None:
+            raise ValueError("`packing` needs `max_length`, got None")
+        for name in ("attention_annealing_steps", "random_length_share"):
+            if getattr(self, name):
+                raise ValueError(f"`{name}` must be 0 with `packing`, got {getattr(self, name)}")
+        if self.pad_completion_with_eos != "none":
+            raise ValueError(
+                f"`pad_completion_with_eos` must be 'none' with `packing`, got {self.pad_completion_with_eos!r}"
+            )
 
 
 __all__ = ["EOS_PADDINGS", "MaskedDiffusionConfig"]

@@ -24,7 +24,8 @@ from hf_latent.generation.noise import GOLDEN, mix
 IGNORE_INDEX = -100
 
 _SQRT2 = 0x6A09E667F3BCC909  # 2**64 times the fraction of the square root of two, odd
-_TIME_STREAM, _TOKEN_STREAM = 1, 2
+# What a hash is drawn for.
+_TIME_STREAM, _TOKEN_STREAM, _CUT_STREAM, _PROMPT_STREAM, _ATTENTION_STREAM = 1, 2, 3, 4, 5
 
 
 class MaskSchedule(NamedTuple):
@@ -45,7 +46,7 @@ MASK_SCHEDULES: dict[str, MaskSchedule] = {
 }
 LOSS_WEIGHTINGS = ("uniform", "nelbo", "inverse_t")
 LOSS_NORMALIZATIONS = ("token", "sequence", "batch")
-TIME_SAMPLINGS = ("low_discrepancy", "independent")
+TIME_SAMPLINGS = ("low_discrepancy", "antithetic", "independent")
 
 
 def _to_uniform(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,8 @@ def sample_times(
     `"low_discrepancy"` spreads the times evenly: over the consecutive examples of an epoch and over the epochs of one
     example they form a Kronecker sequence `offset + id phi + epoch sqrt(2) (mod 1)`, of which `n` consecutive points
     leave no gap wider than `2.1 / n`. Stratifying inside a batch (as MDLM does) would spread them better there, but
-    make an example's noise depend on its neighbours. `"independent"` hashes (seed, epoch, example).
+    make an example's noise depend on its neighbours. `"antithetic"` gives the examples `2 i` and `2 i + 1` the times
+    `t` and `1 - t` of one draw. `"independent"` hashes (seed, epoch, example).
 
     Args:
         example_ids (`torch.LongTensor` of shape `(B,)`): identity of each example in its dataset.
@@ -94,6 +96,9 @@ def sample_times(
         state = offset + example_ids * GOLDEN
     elif sampling == "independent":
         state = _hash(_TIME_STREAM, seed, epoch, example_ids)
+    elif sampling == "antithetic":
+        state = _hash(_TIME_STREAM, seed, epoch, example_ids // 2)
+        state = torch.where(example_ids % 2 == 0, state, ~state)  # 1 - t, to the last bit
     else:
         raise ValueError(f"`sampling` must be one of {TIME_SAMPLINGS}, got {sampling!r}")
     return epsilon + (1 - epsilon) * _to_uniform(state)
@@ -117,6 +122,38 @@ def sample_noise(
     keys = _hash(_TOKEN_STREAM, seed, epoch, example_ids)  # [B]
     rank = maskable.to(torch.int64).cumsum(-1)  # [B, L]
     return _to_uniform(mix(keys[:, None] + rank * GOLDEN))
+
+
+def sample_lengths(
+    example_ids: torch.Tensor, lengths: torch.Tensor, share: float, *, seed: int, epoch: int
+) -> torch.Tensor:
+    """
+    Lengths `(B,)` that rows are cut to: uniform on 1..length for a `share` of them, whole for the others.
+
+    LLaDA pretrains on 1 % of rows cut like this, so that it knows rows of every length (arXiv 2502.09992, section
+    2.2).
+    """
+    chosen = _to_uniform(_hash(_CUT_STREAM, seed, epoch, example_ids)) < share
+    length = 1 + (_to_uniform(_hash(_CUT_STREAM, ~seed, epoch, example_ids)) * lengths).long()
+    return torch.where(chosen, length.clamp(max=lengths), lengths)
+
+
+def sample_prompt_dropout(example_ids: torch.Tensor, share: float, *, seed: int, epoch: int) -> torch.Tensor:
+    """Rows `(B,)`, a `share` of all, whose prompt is hidden: what classifier-free guidance compares with."""
+    return _to_uniform(_hash(_PROMPT_STREAM, seed, epoch, example_ids)) < share
+
+
+def sample_opening(example_ids: torch.Tensor, length: int, share: float, *, seed: int, epoch: int) -> torch.Tensor:
+    """
+    Which position sees which, bool `(B, L, L)`: all before and itself, and of those behind a random `share`.
+
+    Annealing the share from 0 to 1 takes a causal model to a bidirectional one (DiffuLLaMA, arXiv 2410.17891).
+    """
+    columns = torch.arange(length)
+    keys = _hash(_ATTENTION_STREAM, seed, epoch, example_ids)  # [B]
+    pairs = columns[:, None] * length + columns  # [L, L]
+    noise = _to_uniform(mix(keys[:, None, None] + pairs * GOLDEN))
+    return (columns[:, None] >= columns) | (noise < share)
 
 
 class Corruption(NamedTuple):
@@ -213,8 +250,13 @@ def masked_diffusion_loss(
         num_items (`int` or scalar tensor): of the whole optimizer step, over accumulated batches and devices.
     """
     nll = F.cross_entropy(logits.float(), targets, reduction="none")  # [N]
-    loss = (weights * nll).sum() / torch.as_tensor(num_items).clamp(min=1)
+    loss = reduce_loss(nll, weights, num_items)
     return MaskedDiffusionLoss(loss, nll.detach(), logits.detach().argmax(-1) == targets)
+
+
+def reduce_loss(nll: torch.Tensor, weights: torch.Tensor, num_items: int | torch.Tensor) -> torch.Tensor:
+    """`sum_n w_n nll_n / num_items` of the -log p `(N,)` of masked tokens and their weights `(N,)`."""
+    return (weights * nll).sum() / torch.as_tensor(num_items).clamp(min=1)
 
 
 __all__ = [
@@ -230,7 +272,11 @@ __all__ = [
     "count_items",
     "masked_diffusion_loss",
     "normalize_rows",
+    "reduce_loss",
+    "sample_lengths",
     "sample_noise",
+    "sample_opening",
+    "sample_prompt_dropout",
     "sample_times",
     "weigh",
 ]

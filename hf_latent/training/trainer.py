@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,11 +20,14 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
 from hf_latent.training.checks import (
     AnyDataset,
     add_example_ids,
     check_model,
+    check_not_empty,
     check_peft_config,
+    check_tokenizer,
     load_model,
     load_processing_class,
 )
@@ -33,12 +38,16 @@ from hf_latent.training.objectives import (
     MASK_SCHEDULES,
     corrupt,
     count_items,
-    masked_diffusion_loss,
     normalize_rows,
+    reduce_loss,
+    sample_lengths,
     sample_noise,
+    sample_opening,
+    sample_prompt_dropout,
     sample_times,
     weigh,
 )
+from hf_latent.training.packing import attention_bias, lay_out, pack_documents
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +109,9 @@ class MaskedDiffusionTrainer(SFTTrainer):
         if isinstance(model, str):
             processing_class = processing_class or load_processing_class(model, args)
             model = load_model(model, args, quantization_config)
-        check_model(model)
+        check_model(model, needs_mask=args.packing or args.attention_annealing_steps > 0, max_length=args.max_length)
+        if processing_class is not None:
+            check_tokenizer(processing_class, model)
         if peft_config is not None:
             peft_config = check_peft_config(peft_config, model)
         if isinstance(eval_dataset, dict):
@@ -108,6 +119,8 @@ class MaskedDiffusionTrainer(SFTTrainer):
         elif eval_dataset is not None:
             eval_dataset = add_example_ids(eval_dataset)
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; trl would warn
+        # trl packs for causal models: it drops the first target of a document and refuses collators of others.
+        self._packs, args.packing = args.packing, False
         super().__init__(
             model=model,
             args=args,
@@ -121,7 +134,8 @@ class MaskedDiffusionTrainer(SFTTrainer):
             peft_config=peft_config,
             formatting_func=formatting_func,
         )
-        args.model_init_kwargs = model_init_kwargs
+        args.model_init_kwargs, args.packing = model_init_kwargs, self._packs
+        check_not_empty(self.train_dataset)
         if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
             self.data_collator = self._make_collator()
         self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
@@ -136,18 +150,32 @@ class MaskedDiffusionTrainer(SFTTrainer):
             pad_to_multiple_of=self.args.pad_to_multiple_of,
             eos_token_id=None if padding == "none" else self._tokenizer.eos_token_id,
             eos_length=self.args.max_length if padding == "max_length" else None,
+            mask_token_id=self.model.config.mask_token_id,
         )
 
-    def _prepare_dataset(self, dataset: AnyDataset, *args: Any, **kwargs: Any) -> AnyDataset:
-        prepared = super()._prepare_dataset(add_example_ids(dataset), *args, **kwargs)
+    def _prepare_dataset(
+        self,
+        dataset: AnyDataset,
+        processing_class: Any,
+        args: Any,
+        packing: bool,
+        formatting_func: Callable[[dict], str] | None,
+        dataset_name: str,
+    ) -> AnyDataset:
+        prepared = super()._prepare_dataset(
+            add_example_ids(dataset), processing_class, args, False, formatting_func, dataset_name
+        )
         if isinstance(dataset, Dataset) and len(prepared) < len(dataset):
             dropped = len(dataset) - len(prepared)
             logger.warning("Dropped %d of %d examples without a supervised token left", dropped, len(dataset))
+        if self._packs and dataset_name == "train":
+            map_kwargs = {"num_proc": args.dataset_num_proc} if isinstance(prepared, Dataset) else {}
+            return pack_documents(prepared, args.max_length, map_kwargs)
         return prepared
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "labels", "example_id"]
+            self._signature_columns = ["input_ids", "labels", "example_id", "seq_lengths"]
 
     # Loss
 
@@ -155,11 +183,30 @@ class MaskedDiffusionTrainer(SFTTrainer):
         """Divisor of one optimizer step: every label counts, whatever the name of the model's class."""
         if not batch_samples:
             return None
-        norm = self.args.loss_normalization
-        num_items = sum(count_items(batch["labels"] != IGNORE_INDEX, norm).sum() for batch in batch_samples)
+        num_items = sum(
+            count_items(self._supervised(batch), self.args.loss_normalization).sum() for batch in batch_samples
+        )
         if not self.args.average_tokens_across_devices:
             return num_items.to(device)
         return self.accelerator.gather(num_items.to(device)).sum() / self.get_tp_size()
+
+    def _draw(self) -> dict[str, int]:
+        """Seed and epoch of what is drawn now."""
+        epoch = int(self.state.epoch or 0) if self.model.training else EVAL_EPOCH
+        return {"seed": self.args.noise_seed, "epoch": epoch}
+
+    def _attended(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Tokens `[B, L]` that exist: not padding, not behind the end of a row that is cut at random."""
+        attended = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        if not self.model.training or self.args.random_length_share == 0:
+            return attended
+        share = self.args.random_length_share
+        lengths = sample_lengths(inputs["example_id"], attended.sum(-1), share, **self._draw())  # [B]
+        return attended & (attended.cumsum(-1) <= lengths[:, None])
+
+    def _supervised(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Tokens `[B, L]` that may be masked and are predicted then."""
+        return (inputs["labels"] != IGNORE_INDEX) & self._attended(inputs)
 
     def compute_loss(
         self,
@@ -173,14 +220,13 @@ class MaskedDiffusionTrainer(SFTTrainer):
 
         1. Draw each example's time and noise. 2. Mask supervised tokens. 3. Predict those. 4. Weigh and score.
         """
-        args, training = self.args, self.model.training
+        args, training, draw = self.args, self.model.training, self._draw()
         if "example_id" not in inputs:
             raise ValueError("the batch has no `example_id`, which seeds its noise: use MaskedDiffusionCollator")
-        supervised = inputs["labels"] != IGNORE_INDEX  # [B, L]
+        attended, supervised = self._attended(inputs), self._supervised(inputs)  # [B, L]
 
         # 1. Time and noise
         ids = inputs["example_id"]  # [B]
-        draw = {"seed": args.noise_seed, "epoch": int(self.state.epoch or 0) if training else EVAL_EPOCH}
         times = sample_times(ids, sampling=args.time_sampling, epsilon=args.time_epsilon, **draw)  # [B]
         noise = sample_noise(ids, supervised, **draw)  # [B, L]
 
@@ -188,10 +234,13 @@ class MaskedDiffusionTrainer(SFTTrainer):
         probability = MASK_SCHEDULES[args.mask_schedule].mask_probability(times)  # [B]
         mask_token_id = self.model.config.mask_token_id
         noisy, masked = corrupt(inputs["input_ids"], supervised, probability, noise, mask_token_id)  # [B, L]
+        if training and args.prompt_dropout > 0:
+            hidden = sample_prompt_dropout(ids, args.prompt_dropout, **draw)  # [B]
+            noisy = noisy.masked_fill(hidden[:, None] & attended & ~supervised, mask_token_id)
 
         # 3. Prediction
-        given = {key: inputs[key] for key in ("attention_mask", "position_ids") if key in inputs}
-        logits = model(input_ids=noisy, logits_to_keep=masked, **given).logits  # [N, V]
+        given, at = self._view(inputs, noisy, attended, masked)
+        score = self._score(model, given, at, inputs["labels"][masked])
 
         # 4. Score
         weights = weigh(times, schedule=args.mask_schedule, weighting=args.loss_weighting)
@@ -199,22 +248,60 @@ class MaskedDiffusionTrainer(SFTTrainer):
         items = count_items(supervised, args.loss_normalization)  # [B]
         row = masked.nonzero()[:, 0]  # [N]
         num_items = items.sum() if num_items_in_batch is None else num_items_in_batch
-        score = masked_diffusion_loss(logits, inputs["labels"][masked], weights[row], num_items)
-        loss = score.loss
+        loss = reduce_loss(score.nll, weights[row], num_items)
         if num_items_in_batch is not None and args.average_tokens_across_devices:
             # The divisor counts all processes, and DDP averages over them.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
 
         # 5. Sums for the log
-        nll = torch.zeros_like(times).index_add_(0, row, score.nll)  # [B]
+        nll = torch.zeros_like(times).index_add_(0, row, score.nll.detach())  # [B]
         correct = torch.zeros_like(times).index_add_(0, row, score.correct.float())
         bound = weigh(times, schedule=args.mask_schedule, weighting="nelbo")
-        tokens = inputs.get("attention_mask", torch.ones_like(noisy)).sum(-1)
-        parts = [weights * nll, items, bound * nll, nll, correct, masked.sum(-1), supervised.sum(-1), tokens]
+        counts = [masked.sum(-1), supervised.sum(-1), attended.sum(-1)]
+        parts = [weights * nll, items, bound * nll, nll, correct, *counts]
         parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
         if training:
             self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
         return (loss, parts) if return_outputs else loss
+
+    def _view(
+        self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+        """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
+        dtype = next(self.model.parameters()).dtype
+        if "pack_row" in inputs:
+            row, start = inputs["pack_row"], inputs["pack_start"]
+            packed = lay_out(noisy, attended, row, start, padding=self._tokenizer.pad_token_id)
+            allowed = packed.document[:, :, None] == packed.document[:, None]
+            number, column = masked.nonzero(as_tuple=True)
+            given = {"input_ids": packed.input_ids, "position_ids": packed.position_ids}
+            given["attention_mask"] = attention_bias(allowed, dtype)
+            return given, (row[number], start[number] + column)
+        given = {"input_ids": noisy, "attention_mask": attended.long()}
+        if "position_ids" in inputs:
+            given["position_ids"] = inputs["position_ids"]
+        steps = self.args.attention_annealing_steps
+        if self.model.training and self.state.global_step < steps:
+            share = self.state.global_step / steps
+            opening = sample_opening(inputs["example_id"], noisy.shape[1], share, **self._draw())  # [B, L, L]
+            given["attention_mask"] = attention_bias(opening & attended[:, None], dtype)
+        return given, masked
+
+    def _score(
+        self,
+        model: nn.Module,
+        given: dict[str, torch.Tensor],
+        at: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+        targets: torch.Tensor,
+    ) -> ScoredOutput:
+        """-log p of the `targets` `[N]` at the positions `at`; logits exist for those only, a part at a time."""
+        if isinstance(unwrap(self.model), MaskedDiffusionHead):
+            return model(**given, logits_to_keep=at, targets=targets)
+        if isinstance(at, tuple):
+            raise ValueError(f"`packing` needs a model of hf-latent, got {type(unwrap(self.model)).__name__}")
+        logits = model(**given, logits_to_keep=at).logits  # [N, V]
+        nll = F.cross_entropy(logits.float(), targets, reduction="none")
+        return ScoredOutput(nll=nll, correct=logits.detach().argmax(-1) == targets)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """See [`~transformers.Trainer.train`]."""
@@ -265,6 +352,11 @@ class MaskedDiffusionTrainer(SFTTrainer):
         metrics = {"loss": sums["loss"] / max(sums["items"], 1), **summarize(sums)}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, under an adapter if there is one."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def summarize(sums: dict[str, float]) -> dict[str, float]:

@@ -70,6 +70,7 @@ def adopt(
     family = type(backbone).__name__
     if type(base) is not type(model.model) or not isinstance(head, nn.Linear):
         raise ValueError(f"`backbone` must be a decoder-only model with a linear head, got {family}.")
+    base.get_input_embeddings().padding_idx = None  # its row would not be trained, and often is end-of-text, too
     model.model, model.lm_head = base, head
     model.train(backbone.training)
     for name in QUANTIZATION:
@@ -91,13 +92,13 @@ def adopt(
 
 @torch.no_grad()
 def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
-    """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees its last."""
+    """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees others."""
     was_training = backbone.training
     backbone.eval()
     vocabulary = backbone.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, 9, device=backbone.get_input_embeddings().weight.device)[None] * 7919 % vocabulary
     changed = ids.clone()
-    changed[:, -4:] = (changed[:, -4:] + 1 + vocabulary // 3) % vocabulary
+    changed[:, 1:] = (changed[:, 1:] + 1 + vocabulary // 3) % vocabulary
     states = [model.model(each, use_cache=False).last_hidden_state for each in (ids, changed)]
     expected = backbone(ids, use_cache=False).logits
     backbone.train(was_training)
@@ -105,14 +106,13 @@ def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     if torch.equal(states[0][:, 0], states[1][:, 0]):
         raise ValueError(f"`backbone` must have attention that can be opened; that of {name} stays causal.")
     if not torch.allclose(model.project(states[0]).float(), expected.float(), rtol=1e-2, atol=1e-3):
-        raise ValueError(
-            f"`backbone` must have a linear head, scaled or capped at most; {name}'s does something else."
-        )
+        raise ValueError(f"`backbone` must have a linear head, scaled or capped at most; that of {name} does more.")
 
 
 @torch.no_grad()
 def make_room(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None) -> None:
     """Grow the embeddings until the mask token has a row, and let a new one start as the mean of the others."""
+    model.mask_token_is_new = mask.is_new
     rows = model.get_input_embeddings().weight.shape[0]
     if mask.token_id >= rows:
         model.resize_token_embeddings(mask.token_id + 1, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=False)

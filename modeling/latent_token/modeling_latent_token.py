@@ -35,11 +35,15 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
     """
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    # Set by `from_backbone`: adapters then have to train the mask token's embedding.
+    mask_token_is_new: bool = False
 
     def __init__(self, config: LatentTokenConfig) -> None:
         super().__init__(config)
         self.model = AutoModel.from_config(config.text_config)
         embeddings = self.model.get_input_embeddings()
+        # Padding and end-of-text often share an id, whose row would start at zero and stay there.
+        embeddings.padding_idx = None
         name = next(name for name, module in self.model.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
@@ -92,10 +96,11 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
                 tokenizer = load_tokenizer(source, kwargs)
             backbone = load_backbone(source, kwargs)
         mask = find_mask_token(tokenizer, mask_token, mask_token_id, backbone.config.get_text_config().vocab_size)
+        attention = backbone.base_model.config._attn_implementation  # a new outer configuration resets it
         config = LatentTokenConfig(
             text_config=backbone.base_model.config, mask_token_id=mask.token_id, shift_logits=shift_logits
         )
-        config._attn_implementation = backbone.config._attn_implementation
+        config._attn_implementation = attention
         with torch.device("meta"):
             model = cls(config)
         adopt(model, backbone, mask, pad_to_multiple_of)

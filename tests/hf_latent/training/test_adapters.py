@@ -8,6 +8,10 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_latent import LatentTokenForMaskedDiffusion
+from hf_latent.tasks import sudoku_tokenizer
 
 
 def lora(**overrides: Any) -> LoraConfig:
@@ -81,3 +85,44 @@ def test_a_model_that_is_an_adapter_already_is_trained_as_it_is(make_trainer: An
     trainer.train()
     moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if "lora" in name}
+
+
+def test_a_new_mask_token_is_trained_with_the_adapter(tmp_path: Any, make_trainer: Any) -> None:
+    """Its embedding is the mean of all others: LoRA on the layers alone would leave it there for ever."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = sudoku_tokenizer(4)
+
+    def build() -> LatentTokenForMaskedDiffusion:
+        torch.manual_seed(0)
+        llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes))
+        model = LatentTokenForMaskedDiffusion.from_backbone(llama, tokenizer)
+        model.mask_token_is_new = True  # as if the tokenizer had had none
+        return model
+
+    trainer = make_trainer(
+        model=build(),
+        peft_config=LoraConfig(r=2, target_modules="all-linear"),
+        max_steps=3,
+        learning_rate=0.1,
+        prompt_dropout=0.5,
+    )
+    trainer.train()
+    mask = tokenizer.mask_token_id
+    assert trainer.model.peft_config["default"].trainable_token_indices == [mask]
+    trainer.save_model(str(tmp_path / "adapter"))
+    ids = torch.tensor([[5, mask, 7, mask]])
+    model = trainer.model.eval()
+    again = PeftModel.from_pretrained(build(), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+        merged = again.merge_and_unload()
+        rows = merged.get_input_embeddings().weight, build().get_input_embeddings().weight
+        torch.testing.assert_close(merged(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-4)
+    changed = (rows[0] - rows[1]).abs().amax(-1) > 0
+    assert changed.nonzero().flatten().tolist() == [mask]
+
+
+def test_targets_that_match_nothing_are_refused(make_trainer: Any) -> None:
+    with pytest.raises(ValueError, match=r"(?s)Target modules.*qkv_projection.*not found"):
+        make_trainer(peft_config=LoraConfig(target_modules=["qkv_projection"]))

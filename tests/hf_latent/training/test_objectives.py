@@ -76,7 +76,7 @@ def estimate(clean: torch.Tensor, num: int, **options: str) -> tuple[float, floa
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@pytest.mark.parametrize("sampling", ["independent", "low_discrepancy"])
+@pytest.mark.parametrize("sampling", ["independent", "antithetic", "low_discrepancy"])
 def test_expected_loss_is_the_exact_bound_of_every_schedule(schedule: str, sampling: str) -> None:
     """A wrong weight, a wrong schedule or a forced mask shows here. 5 standard errors: chance failure below 1e-6, and
     the noise is a fixed hash."""
@@ -175,7 +175,7 @@ def test_low_discrepancy_times_leave_no_wide_gap(axis: str, num: int) -> None:
     assert max(gaps) < 2.1 / num
 
 
-@pytest.mark.parametrize("sampling", ["independent", "low_discrepancy"])
+@pytest.mark.parametrize("sampling", ["independent", "antithetic", "low_discrepancy"])
 def test_times_respect_epsilon_and_do_not_depend_on_the_batch(sampling: str) -> None:
     ids = torch.tensor([5, 2**40, 17])
     times = sample_times(ids, seed=0, epoch=4, sampling=sampling, epsilon=0.25)
@@ -242,3 +242,9 @@ def test_normalizations_by_hand(normalization: str, expected: float) -> None:
     weights = normalize_rows(torch.ones(3), supervised, normalization)
     summed = (weights[torch.tensor([0, 0, 1])] * torch.tensor([1.0, 2.0, 6.0])).sum()
     assert (summed / count_items(supervised, normalization).sum()).item() == pytest.approx(expected)
+
+
+def test_antithetic_times_mirror_each_other() -> None:
+    times = sample_times(torch.arange(1000), seed=3, epoch=1, sampling="antithetic")
+    assert torch.equal(times[0::2] + times[1::2], torch.full((500,), 1 - 2.0**-24))
+    assert len(times.unique()) > 990

@@ -74,12 +74,13 @@ def test_only_supervised_tokens_are_masked_and_only_masked_positions_get_logits(
     make_trainer: Any, make_model: Any, ragged_dataset: Dataset
 ) -> None:
     model = make_model()
-    seen: list[tuple[dict[str, Any], torch.Tensor]] = []
-    model.register_forward_hook(lambda _, args, kwargs, out: seen.append((kwargs, out.logits)), with_kwargs=True)
+    seen: list[Any] = []
+    model.register_forward_hook(lambda _, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
+    model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out))
     trainer = make_trainer(model)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.compute_loss(model, dict(batch))
-    kwargs, logits = seen[0]
+    logits, kwargs = seen[-2:]
     changed = kwargs["input_ids"] != batch["input_ids"]
     assert changed.any()
     assert (kwargs["input_ids"][changed] == model.config.mask_token_id).all()
@@ -109,12 +110,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "loss_weighting": {"loss_weighting": "uniform"},
     "loss_normalization": {"loss_normalization": "sequence"},
     "time_sampling": {"time_sampling": "independent"},
+    "time_sampling in pairs": {"time_sampling": "antithetic"},
     "time_epsilon": {"time_epsilon": 0.5},
     "noise_seed": {"noise_seed": 1},
     "pad_completion_with_eos": {"pad_completion_with_eos": "batch"},
     "pad_completion_with_eos to max_length": {"pad_completion_with_eos": "max_length", "max_length": 40},
     "loss_normalization per row": {"loss_normalization": "batch"},
 }
+# Options without a meaning in evaluation.
+OF_TRAINING = {"attention_annealing_steps": 4, "prompt_dropout": 0.7, "random_length_share": 0.7}
+
+
+def test_every_option_of_training_is_read(make_trainer: Any) -> None:
+    losses = {}
+    for name, value in {"seed": 42, **OF_TRAINING}.items():
+        trainer = make_trainer(per_device_train_batch_size=8, **ONE_STEP, **{name: value})
+        trainer.train()
+        losses[name] = logged(trainer, "loss")[0]
+    assert len({round(loss, 6) for loss in losses.values()}) == len(losses), losses
 
 
 def test_every_option_is_read(make_trainer: Any, ragged_dataset: Dataset) -> None:
@@ -122,7 +135,7 @@ def test_every_option_is_read(make_trainer: Any, ragged_dataset: Dataset) -> Non
     added = {f.name for f in dataclasses.fields(MaskedDiffusionConfig)} - {
         f.name for f in dataclasses.fields(SFTConfig)
     }
-    assert added == {name.split(" ")[0] for name in OPTIONS}
+    assert added == {name.split(" ")[0] for name in OPTIONS} | set(OF_TRAINING)
     losses = {
         name: make_trainer(eval_dataset=ragged_dataset, **option).evaluate()["eval_loss"]
         for name, option in {"defaults": {}, **OPTIONS}.items()
@@ -368,3 +381,110 @@ def test_a_checkpoint_folder_has_a_readable_state(make_trainer: Any, tmp_path: P
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     assert {"loss", "nll", "masked_nll", "masked_accuracy", "mask_ratio", "num_tokens"} <= set(state["log_history"][0])
+
+
+# What is drawn for training only
+
+
+def seen_by_the_model(trainer: Any, name: str) -> list[torch.Tensor]:
+    """What the model is given as `name`, forward by forward."""
+    seen, forward = [], trainer.model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs[name].clone())
+        return forward(*args, **kwargs)
+
+    trainer.model.forward = spy
+    return seen
+
+
+def test_a_dropped_prompt_is_masked_and_not_predicted(make_trainer: Any, ragged_dataset: Dataset) -> None:
+    """What `cfg_scale` compares with at generation: the same row with masks in place of its prompt."""
+    trainer = make_trainer(per_device_train_batch_size=24, **ONE_STEP, prompt_dropout=1.0)
+    ids = seen_by_the_model(trainer, "input_ids")
+    trainer.train()
+    mask = trainer.model.config.mask_token_id
+    rows = {int((row != trainer.processing_class.pad_token_id).sum()): row for row in ids[0]}
+    for row in ragged_dataset:
+        prompt = len(row["input_ids"]) // 3
+        assert (rows[len(row["input_ids"])][:prompt] == mask).all()
+    supervised = sum(len(row["input_ids"]) - len(row["input_ids"]) // 3 for row in ragged_dataset)
+    assert logged(trainer, "mask_ratio")[0] <= 1 and supervised > 0
+
+
+def test_a_row_that_is_cut_is_neither_seen_nor_predicted_behind_its_end(make_trainer: Any) -> None:
+    data = Dataset.from_list([{"input_ids": [5 + i % 9 for i in range(40)]} for _ in range(200)])
+    trainer = make_trainer(train_dataset=data, per_device_train_batch_size=200, **ONE_STEP, random_length_share=0.5)
+    masks = seen_by_the_model(trainer, "attention_mask")
+    trainer.train()
+    lengths = masks[0].sum(-1)
+    assert (masks[0].cumsum(-1).amax(-1) == lengths).all() and (masks[0][:, 0] == 1).all()
+    cut = lengths[lengths < 40]
+    # 200 draws of a coin, and 100 of a die of 40: seven standard errors.
+    assert 50 < len(cut) < 150
+    assert abs(cut.float().mean() - 20) < 9
+    assert logged(trainer, "num_tokens")[0] == lengths.sum()
+
+
+def test_attention_is_opened_step_by_step(make_trainer: Any) -> None:
+    data = Dataset.from_list([{"input_ids": [5 + i % 9 for i in range(30)]} for _ in range(8)])
+    annealed = {"max_steps": 5, "attention_annealing_steps": 4, "per_device_train_batch_size": 8}
+    trainer = make_trainer(train_dataset=data, **(ONE_STEP | annealed))
+    masks = seen_by_the_model(trainer, "attention_mask")
+    trainer.train()
+    later = torch.ones(30, 30).triu(1).bool()
+    for step, mask in enumerate(masks[:4]):
+        seen = mask[:, 0] == 0
+        assert seen[:, ~later].all()
+        # 3,480 draws: 0.05 is six standard errors.
+        assert abs(seen[:, later].float().mean() - step / 4) < 0.05
+    assert masks[4].dim() == 2, "open: no mask but that of padding"
+
+
+def test_logits_that_are_computed_in_parts_give_the_same_step(
+    make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With large vocabularies the logits of a batch are too many to be held at once."""
+    weights, logs = [], []
+    for limit in (2**26, 64):
+        monkeypatch.setattr("hf_latent.modeling.masked_diffusion.MAX_LOGITS", limit)
+        trainer = make_trainer(per_device_train_batch_size=24, **ONE_STEP)
+        trainer.train()
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+        logs.append({name: logged(trainer, name)[0] for name in ("loss", "masked_accuracy", "masked_nll")})
+    assert logs[1] == pytest.approx(logs[0], rel=1e-5)
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-6, rtol=1e-5)
+
+
+# Misuse
+
+
+def test_a_tokenizer_with_another_mask_token_is_refused(make_trainer: Any, make_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"`mask_token_id` of the tokenizer \(\d+\) must be that .*\(3\)"):
+        make_trainer(model=make_model(mask_token_id=3))
+
+
+def test_a_mask_token_among_the_labels_is_refused(make_trainer: Any, tokenizer: Any) -> None:
+    data = Dataset.from_list([{"input_ids": [5, tokenizer.mask_token_id, 6]}] * 4)
+    with pytest.raises(ValueError, match=f"the mask token \\({tokenizer.mask_token_id}\\) among the tokens"):
+        make_trainer(train_dataset=data, max_steps=1).train()
+
+
+def test_data_without_a_label_is_refused(make_trainer: Any) -> None:
+    data = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100] * 3}] * 4)
+    with pytest.raises(ValueError, match="no example with a supervised token left"):
+        make_trainer(train_dataset=data)
+
+
+def test_a_model_whose_attention_stays_causal_is_refused(make_trainer: Any) -> None:
+    """It says that it is not, but its forward is not one that hands this on."""
+
+    class Claims(LlamaForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **{**kwargs, "is_causal": True})
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=20, **sizes)
+    config.is_causal, config.mask_token_id = False, 18
+    with pytest.raises(ValueError, match="Claims stays causal"):
+        make_trainer(model=Claims(config))
