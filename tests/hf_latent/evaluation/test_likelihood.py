@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import MaskedLMOutput
 
-from hf_latent import LladaConfig, LladaForMaskedDiffusion
+from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
 from hf_latent.evaluation.encoding import ScoredText, context_key, encode_pair
 from hf_latent.evaluation.estimators import estimate, would_write
@@ -92,6 +92,21 @@ def test_the_chain_is_that_of_enumeration(model):
     for text, draws in zip(TEXTS, estimate(model, TEXTS, estimator="chain"), strict=True):
         assert len(draws) == sum(text.scored)
         assert float(draws.sum()) == pytest.approx(exact_chain(model, text), rel=1e-5)
+
+
+def test_models_that_read_the_state_before_are_scored_alike():
+    """Dream predicts a token from the position before it: logits of the wrong places would score other tokens."""
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = DreamConfig(vocab_size=VOCABULARY, num_key_value_heads=2, mask_token_id=MASK, pad_token_id=0, **sizes)
+    dream = DreamForMaskedDiffusion(config).eval()
+    with torch.no_grad():
+        for weight in dream.parameters():
+            weight.mul_(6)
+    for text, draws in zip(TEXTS, estimate(dream, TEXTS, estimator="chain", batch_size=4), strict=True):
+        assert float(draws.sum()) == pytest.approx(exact_chain(dream, text), rel=1e-4)
+    for text, draws in zip(TEXTS, estimate(dream, TEXTS, num_samples=400, batch_size=64), strict=True):
+        assert float(draws.mean()) == pytest.approx(exact_bound(dream, text), abs=5 * error_of_stratified_mean(draws))
 
 
 def test_the_chain_sums_to_one_over_all_texts(model):
