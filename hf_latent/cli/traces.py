@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
+    from hf_latent.data.template import ReasoningTemplate
     from hf_latent.data.traces_shards import TraceFolder
+    from hf_latent.data.traces_sources import Questions
 
+Sampler = Callable[[range, Callable[[int], None]], list[dict[str, Any]]]
 # Waiting for the slowest process is no failure.
 PATIENCE = timedelta(days=30)
 
@@ -90,8 +93,9 @@ def traces(
     from hf_latent.cli.generate import parse_knobs
     from hf_latent.cli.loading import load
     from hf_latent.cli.view import template_parts
+    from hf_latent.data.traces_sampling import check_questions
     from hf_latent.data.traces_shards import TraceFolder, check_format, fingerprint
-    from hf_latent.data.traces_sources import Questions, questions_of_task, read_questions
+    from hf_latent.data.traces_sources import questions_of_task, read_questions
 
     formats = format_ or ["arrow"]
     for name in formats:
@@ -116,13 +120,12 @@ def traces(
     # Without `cpu`, processes that were launched where there is no accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     with state.main_process_first():  # the others find what is downloaded in the cache
-        questions: Questions
+        columns = {"question_column": question_column, "answer_column": answer_column}
+        source = {"config": data_config, "split": split, "revision": data_revision, "limit": limit}
         if task is not None:
-            questions = questions_of_task(task, limit or 1000, task_seed, split=split)
+            found = questions_of_task(task, limit or 1000, task_seed, split=split)
         else:
-            columns = {"question_column": question_column, "answer_column": answer_column}
-            source = {"config": data_config, "split": split, "revision": data_revision, "limit": limit}
-            questions = read_questions(data or "", answer_pattern=answer_pattern, **columns, **source)
+            found = read_questions(data or "", answer_pattern=answer_pattern, **columns, **source)
         device_map = "auto" if state.num_processes == 1 else {"": state.device}
         hub = {"adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code}
         loaded, tokenizer = load(model, device_map=device_map, **hub)
@@ -132,25 +135,12 @@ def traces(
         "adapter": adapter,
         "template": parts,
         "sampling": sampling,
-        "questions": fingerprint(questions.questions, questions.answers),
+        "questions": fingerprint(found.questions, found.answers),
     }
-    from hf_latent.data.traces_sampling import sample_posterior_traces
-
-    def sample(chosen: range, on_batch: Callable[[int], None]) -> list[dict[str, Any]]:
-        return sample_posterior_traces(
-            loaded,
-            tokenizer,
-            [questions.questions[i] for i in chosen],
-            [questions.answers[i] for i in chosen],
-            ReasoningTemplate(**parts),
-            question_ids=list(chosen),
-            batch_size=batch_size,
-            on_batch=on_batch,
-            **sampling,
-        ).to_list()
-
-    folder = TraceFolder(output, settings, len(questions.questions), shard_size)
-    share_work(folder, state, sample, num_traces)
+    template = ReasoningTemplate(**parts)
+    check_questions(loaded, tokenizer, found.questions, found.answers, template, chat=sampling["chat"])
+    folder = TraceFolder(output, settings, len(found.questions), shard_size)
+    share_work(folder, state, make_sampler(loaded, tokenizer, found, template, batch_size, sampling), num_traces)
     if state.is_main_process:
         merged = folder.merge()
         kept = keep(merged, min_score=min_score, top_share=top_share, best=best)
@@ -160,12 +150,34 @@ def traces(
     state.wait_for_everyone()
 
 
-def share_work(
-    folder: "TraceFolder",
-    state: "PartialState",
-    sample: Callable[[range, Callable[[int], None]], list[dict[str, Any]]],
-    num_traces: int,
-) -> None:
+def make_sampler(
+    model: Any,
+    tokenizer: Any,
+    found: "Questions",
+    template: "ReasoningTemplate",
+    batch_size: int,
+    sampling: dict[str, Any],
+) -> Sampler:
+    """What gives the rows of some of the questions, by their numbers; its second argument is told of progress."""
+    from hf_latent import sample_posterior_traces
+
+    def sample(chosen: range, on_batch: Callable[[int], None]) -> list[dict[str, Any]]:
+        return sample_posterior_traces(
+            model,
+            tokenizer,
+            [found.questions[i] for i in chosen],
+            [found.answers[i] for i in chosen],
+            template,
+            question_ids=list(chosen),
+            batch_size=batch_size,
+            on_batch=on_batch,
+            **sampling,
+        ).to_list()
+
+    return sample
+
+
+def share_work(folder: "TraceFolder", state: "PartialState", sample: Sampler, num_traces: int) -> None:
     """Write the shards that are missing, each process every so many-th; returns when all are there."""
     if state.is_main_process:
         folder.begin()
@@ -177,12 +189,7 @@ def share_work(
 
 
 def write_shards(
-    folder: "TraceFolder",
-    numbers: list[int],
-    sample: Callable[[range, Callable[[int], None]], list[dict[str, Any]]],
-    num_traces: int,
-    *,
-    is_shown: bool,
+    folder: "TraceFolder", numbers: list[int], sample: Sampler, num_traces: int, *, is_shown: bool
 ) -> None:
     """Sample and write the shards `numbers`, one after the other, with a progress bar if `is_shown`."""
     from rich.console import Console

@@ -197,6 +197,22 @@ def iterate_traces(
     return (rows_of(chosen, filled) for chosen, filled in batches)
 
 
+def check_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Any],
+    answers: Sequence[str],
+    template: ReasoningTemplate,
+    *,
+    chat: bool | None = None,
+) -> None:
+    """Raise what sampling would raise for one of the questions or answers: for a large set, before its first part."""
+    check_lengths(questions, answers=answers)
+    options = {"mask_token_id": mask_token_of(model), "chat": chat}
+    for part in chunks(len(questions), 256):
+        check_room(model, [fill_template(tokenizer, questions[part], answers[part], template, **options)])
+
+
 def _sample(
     model: PreTrainedModel,
     filled: FilledTemplate,
@@ -241,4 +257,4 @@ def _check_ids(question_ids: Sequence[int] | None, num_questions: int) -> list[i
     return ids
 
 
-__all__ = ["iterate_traces", "sample_posterior_traces"]
+__all__ = ["check_questions", "iterate_traces", "sample_posterior_traces"]

@@ -172,6 +172,15 @@ def test_misuse_is_said(checkpoint, questions, tmp_path, more, message):
         run(*command(checkpoint, questions, tmp_path / "out", *more))
 
 
+def test_a_bad_row_is_found_before_the_first_shard(checkpoint, questions, tmp_path):
+    """Not after an hour, when settings that fit it would mean to begin again."""
+    with questions.open("a") as file:
+        file.write(json.dumps({"ask": PROBLEMS[0]["question"], "full": "#### 12345"}) + "\n")
+    with pytest.raises(ValueError, match=r"`answers` must fit in `answer_length` \(3 tokens\), got 5 tokens at 7"):
+        run(*command(checkpoint, questions, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_other_settings_is_refused(checkpoint, questions, tmp_path):
     run(*command(checkpoint, questions, tmp_path / "out"))
     with pytest.raises(ValueError, match="begun with other settings: sampling"):
