@@ -200,8 +200,9 @@ class LatentDiffusionTrainer(Trainer):
             shape = (self.autoencoder.config.latent_length, self.autoencoder.config.latent_dim)
             size = self.args.latent_noise * sample_uniform(ids, stream=_NOISE_SIZE, **draw)
             inputs["latent_noise"] = size[:, None, None] * sample_gaussian(ids, shape, stream=_LATENT_NOISE, **draw)
-        labels = inputs["labels"]
-        logits = model(**inputs).logits.float()  # [B, S, V]
+        labels = inputs.pop("labels")
+        read = self.autoencoder.language_model.prepare_decoder_input_ids_from_labels(labels=labels)
+        logits = model(**inputs, decoder_input_ids=read).logits.float()  # [B, S, V]
         nats = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # [B, S], 0 for padding
         loss = nats.sum() / torch.as_tensor(num_items, device=nats.device)
 

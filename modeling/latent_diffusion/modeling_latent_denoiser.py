@@ -134,9 +134,9 @@ class LatentDenoiser(LatentDiffusionPreTrainedModel):
         self.output_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.output_modulation = ZeroLinear(width, 2 * width)
         self.sample_projection = ZeroLinear(config.projection_size, config.latent_dim)
-        # Read from the condition's positions in context, from the same as the sample otherwise.
-        self.variance_projection = ZeroLinear(config.projection_size, config.latent_dim)
-        self.variance_projection.requires_grad_(config.learned_variance)
+        if config.learned_variance:
+            # Reads the condition's positions in context, otherwise the same as the sample.
+            self.variance_projection = ZeroLinear(config.projection_size, config.latent_dim)
         self.loss_function = nn.functional.mse_loss
         self.post_init()
 

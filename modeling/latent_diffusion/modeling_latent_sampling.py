@@ -58,6 +58,10 @@ def build_scheduler(
     kwargs = {**defaults, **(sampler_kwargs or {})}
     if sampler == "ddpm":
         kwargs.setdefault("variance_type", "learned_range" if config.learned_variance else "fixed_small")
+    if str(kwargs.get("variance_type")).startswith("learned") and not config.learned_variance:
+        raise ValueError(
+            f"`sampler_kwargs` ask for variance_type={kwargs['variance_type']!r}, which this model has not learned."
+        )
     known = inspect.signature(scheduler_class.__init__).parameters
     for key in kwargs:
         if key not in known:

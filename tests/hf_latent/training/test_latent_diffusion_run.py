@@ -2,6 +2,7 @@
 
 import json
 import random
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_stages_build_on_each_other(trained: Any) -> None:
         assert torch.equal(model.autoencoder.state_dict()[name], value), name
     assert (autoencoder.latent_std != 1).all()
     assert model.config.denoiser_hidden_size == 8
+
+
+def test_samplers_are_compared_once_and_the_denoising_is_shown(trained: Any) -> None:
+    """A second run of the same command measures nothing: seconds would differ."""
+    folder = trained["denoiser"][0]
+    recipe = runpy.run_path(str(RECIPES / "latent_diffusion_samplers.py"))
+    command = ["--folder", str(folder), "--num_problems", "3", "--batch_size", "2", "--full", "--shown_of", "4"]
+    recipe["main"](recipe["parse"](command))
+    first = json.loads((folder / "samplers.json").read_text())
+    settings = [tuple(result["settings"].values()) for result in first["results"]]
+    assert settings == [*((name, n) for name in ("ddim", "dpmsolver++", "ddpm") for n in (1, 2)), ("ddpm", 8)]
+    assert all(result["num_examples"] == 3 for result in first["results"])
+    recipe["main"](recipe["parse"](command))
+    assert json.loads((folder / "samplers.json").read_text()) == first
+    shown = json.loads((folder / "denoising.json").read_text())["shown"]
+    assert [row["timestep"] for row in shown[0]["steps"]] == [7, 5, 3, 1]
+    for picture in ("samplers.png", "denoising.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_denoiser_needs_an_autoencoder(trained: Any, tmp_path: Path) -> None:

@@ -265,3 +265,5 @@ def test_sampler_arguments_reach_the_scheduler(make_model: Any) -> None:
     assert scheduler.config.beta_schedule == "squaredcos_cap_v2"
     assert build_scheduler(make_model("fixed-variance").config).config.variance_type == "fixed_small"
     assert build_scheduler(make_model("in-context").config).config.variance_type == "learned_range"
+    with pytest.raises(ValueError, match="variance_type='learned_range', which this model has not learned"):
+        build_scheduler(make_model("fixed-variance").config, "ddpm", {"variance_type": "learned_range"})
