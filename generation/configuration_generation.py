@@ -7,9 +7,9 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from hf_latent.generation.block_cache import BLOCK_CACHES
-from hf_latent.generation.denoising import ANSWER_REDUCTIONS
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.schedule import SCHEDULES
+from hf_latent.generation.settings import ANSWER_REDUCTIONS
 
 # Stock knobs that mean nothing to a denoising loop: set to anything but these, they are refused, never ignored.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

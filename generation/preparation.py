@@ -14,11 +14,11 @@ from transformers.generation import (
 
 from hf_latent.generation.belief import BeliefReader
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
-from hf_latent.generation.denoising import DenoisingSettings
 from hf_latent.generation.inputs import check_attention_mask, check_input_ids, check_token_ids
 from hf_latent.generation.predictor import Predictor, PredictorSettings
 from hf_latent.generation.refinement import RefinementSettings
 from hf_latent.generation.rules import RULES
+from hf_latent.generation.settings import DenoisingSettings
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hf_latent import DiffusionGenerateOutput
 from hf_latent.generation.belief import Belief
 from hf_latent.generation.canvas import Canvas, build_canvas
-from hf_latent.generation.denoising import DenoisingSettings, denoise
+from hf_latent.generation.denoising import denoise
 from hf_latent.generation.predictor import Reading
 from hf_latent.generation.progress import Progress
 from hf_latent.generation.rules import RULES
+from hf_latent.generation.settings import DenoisingSettings
 
 EOS, PAD, MASK = 45, 46, 47
 BY_SCHEDULE = ("low_confidence", "random", "entropy", "margin", "left_to_right")

@@ -50,6 +50,12 @@ def settings_of(top_p: float = 0.9, ratio: float = 0.15) -> RefinementSettings:
     return RefinementSettings(top_p=top_p, ratio=ratio, max_steps=0, refinement_kl=0.0, stop_kl=0.0)
 
 
+def mix(logits: torch.Tensor, table: torch.Tensor, mask: int, knobs: RefinementSettings) -> torch.Tensor:
+    log_p = log_probabilities(logits)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return mix_embeddings(log_p.exp(), -entropy, nn.Embedding.from_pretrained(table), table[mask][None].float(), knobs)
+
+
 @pytest.mark.parametrize("case", MIXTURES)
 def test_the_mixture_is_that_of_the_paper(case: str) -> None:
     """Entropy over the whole vocabulary as a share of log V; probabilities renormalised on the nucleus."""
@@ -57,8 +63,7 @@ def test_the_mixture_is_that_of_the_paper(case: str) -> None:
     expected = [(1 - alpha) * m + alpha * x for m, x in zip([8.0, 4.0], mixture, strict=True)]
     for offset in (0.0, 30.0, -30.0):  # logits are no log-probabilities
         logits = torch.tensor([p]).log() + offset
-        parts = [log_probabilities(logits)]
-        found = mix_embeddings(parts, nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
+        found = mix(logits, TABLE, 3, settings_of(top_p, ratio))
         assert found[0].tolist() == pytest.approx(expected, abs=2e-5)
 
 
@@ -98,8 +103,7 @@ def test_the_mixture_of_random_beliefs(
     logits[:, :suppressed] = -math.inf
     table = torch.randn(vocabulary, 3, generator=generator, dtype=torch.float64)
     expected = [mix_plainly(row, table.tolist(), 0, top_p, 0.7) for row in logits.tolist()]
-    parts = [log_probabilities(rows) for rows in logits.float().split([1, 2])]
-    found = mix_embeddings(parts, nn.Embedding.from_pretrained(table), 0, settings_of(top_p, 0.7))
+    found = mix(logits.float(), table, 0, settings_of(top_p, 0.7))
     assert found.tolist() == [pytest.approx(row, abs=2e-3 / vocabulary**0.5) for row in expected]
 
 
@@ -135,7 +139,7 @@ def test_equal_tokens_are_in_a_large_nucleus_together() -> None:
 def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
     at = torch.tensor([0]), torch.tensor([1])
-    memory.remember(at, torch.tensor([HALVES]).log(), torch.tensor([True]), torch.Size([1, 2]))
+    memory.observe(at, torch.tensor([HALVES]).log(), torch.tensor([True]), torch.Size([1, 2]))
     ids = torch.tensor([[0, 3]])
     assert not memory.mixes
     assert torch.equal(memory.embeddings(ids, ids == 3), memory.embed(ids))
@@ -146,7 +150,7 @@ def test_only_open_remembered_positions_are_mixed() -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(0.7, 0.8))
     at = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 0, 3])
     keep = torch.tensor([True, True, True, False])
-    memory.remember(at, torch.tensor([HALVES] * 4).log(), keep, torch.Size([2, 4]))
+    memory.observe(at, torch.tensor([HALVES] * 4).log(), keep, torch.Size([2, 4]))
     ids = torch.tensor([[0, 2, 3, 3], [3, 1, 0, 3]])
     soft = [0.9 * 8 + 0.1 * 2 / 3, 0.9 * 4 + 0.1 / 3]
     expected = TABLE[ids]
@@ -164,14 +168,14 @@ def test_the_divergence_is_from_the_newer_belief_to_the_older() -> None:
     at = torch.tensor([0, 0]), torch.tensor([0, 2])
     before = torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log()
     now = torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log()
-    assert memory.compare(at, now).isnan().all()
-    memory.remember(at, before, torch.tensor([True, True]), torch.Size([1, 3]))
+    both, shape = torch.tensor([True, True]), torch.Size([1, 3])
+    assert memory.observe(at, before, both, shape).isnan().all()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert memory.compare(at, now).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    assert memory.observe(at, now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
     elsewhere = torch.tensor([0, 0]), torch.tensor([1, 2])
-    assert memory.compare(elsewhere, now)[0].isnan()
-    memory.remember(at, before, torch.tensor([False, True]), torch.Size([1, 3]))
-    assert memory.compare(at, now).isnan().tolist() == [True, False]
+    assert memory.observe(elsewhere, now, both, shape).isnan().tolist() == [True, False]
+    memory.observe(at, before, torch.tensor([False, True]), shape)
+    assert memory.observe(at, now, both, shape).isnan().tolist() == [True, False]
 
 
 # The whole decode.
@@ -481,9 +485,9 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
 
     class Watched(Memory):
-        def remember(self, at: tuple, logits: torch.Tensor, *args: object) -> None:
+        def observe(self, at: tuple, logits: torch.Tensor, *args: object) -> torch.Tensor:
             shapes.append(tuple(logits.shape))
-            super().remember(at, logits, *args)
+            return super().observe(at, logits, *args)
 
     monkeypatch.setattr(denoising, "Memory", Watched)
     return shapes

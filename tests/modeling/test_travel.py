@@ -24,6 +24,8 @@ COMMON_CODE = {
     "configuration_generation.py",
     "generation_belief.py",
     "generation_denoising.py",
+    "generation_rows.py",
+    "generation_stopping.py",
     "generation_mixin.py",
     "modeling_masked_diffusion.py",
     "modeling_travel.py",
