@@ -74,6 +74,28 @@ def encode_pair(
     return given, behind
 
 
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Mapping[str, str]], completion: Sequence[Mapping[str, str]]
+) -> tuple[list[int], list[int]]:
+    """
+    Tokens of a conversation's prompt, with what invites the answer, and of the answer, with what the chat template
+    closes it with.
+
+    Raises:
+        ValueError: for a prompt that is no list of messages, or a template that writes it otherwise with an answer.
+    """
+    if isinstance(prompt, str):
+        raise ValueError(f"`prompt` must be messages where `completion` is, got the text {prompt!r}.")
+    invited = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
+    whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+    if not whole.startswith(invited):
+        raise ValueError(f"The chat template writes the prompt otherwise once it is answered: {invited!r}, {whole!r}.")
+    given, behind = (
+        list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (invited, whole[len(invited) :])
+    )
+    return given, behind
+
+
 def context_key(ids: Sequence[int]) -> int:
     """A number in [0, 2**62) that only these tokens have: continuations of one context meet the same noise."""
     digest = hashlib.sha256(",".join(map(str, ids)).encode()).digest()
@@ -114,10 +136,11 @@ def encode_example(
     if tokenizer is None:
         raise ValueError(f"`tokenizer` is needed for examples with the columns {sorted(example)}.")
     if "prompt" in example and "completion" in example:
-        completion = example["completion"]
-        if not isinstance(completion, str):  # messages of an assistant
-            completion = "".join(message["content"] for message in completion)
-        given, behind = encode_pair(tokenizer, example["prompt"], completion, chat=chat, add_eos=add_eos)
+        prompt, completion = example["prompt"], example["completion"]
+        if isinstance(completion, str):
+            given, behind = encode_pair(tokenizer, prompt, completion, chat=chat, add_eos=add_eos)
+        else:
+            given, behind = encode_conversation(tokenizer, prompt, completion)
     elif "text" in example:
         given, behind = encode_pair(tokenizer, "", example["text"], add_eos=add_eos)
     else:
@@ -128,4 +151,12 @@ def encode_example(
     return scored_pair(given, behind, key)
 
 
-__all__ = ["ScoredText", "context_key", "encode_context", "encode_example", "encode_pair", "scored_pair"]
+__all__ = [
+    "ScoredText",
+    "context_key",
+    "encode_context",
+    "encode_conversation",
+    "encode_example",
+    "encode_pair",
+    "scored_pair",
+]

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
-from hf_latent.evaluation.encoding import ScoredText, context_key, encode_pair
+from hf_latent.evaluation.encoding import ScoredText, context_key, encode_example, encode_pair
 from hf_latent.evaluation.estimators import estimate, would_write
 from hf_latent.evaluation.likelihood import error_of_stratified_mean
 
@@ -227,6 +227,24 @@ def test_examples_may_be_ids_with_labels_or_prompts_with_completions(sudoku_mode
     assert by_text.num_tokens == by_ids.num_tokens == 60
     assert by_text.nats_per_token == pytest.approx(by_ids.nats_per_token, rel=1e-5)
     assert 0 < by_text.standard_error < by_text.nats_per_token
+
+
+def test_of_a_conversation_the_answer_is_scored_with_what_closes_it(tokenizer, monkeypatch):
+    """The end of a turn is the template's business: `add_eos` would score a token that training never shows."""
+    template = (
+        "{% for m in messages %}{{ '.' if m['role'] == 'user' else '=' }}{{ m['content'] }}9{% endfor %}"
+        "{% if add_generation_prompt %}={% endif %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    user, assistant = {"role": "user", "content": "12"}, {"role": "assistant", "content": "34"}
+    text = encode_example({"prompt": [user], "completion": [assistant]}, 5, tokenizer)
+    assert tokenizer.decode(text.ids) == ".129=349"
+    assert text.scored == [False] * 5 + [True] * 3
+    with pytest.raises(ValueError, match="`prompt` must be messages"):
+        encode_example({"prompt": "12", "completion": [assistant]}, 5, tokenizer)
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages | length }}")
+    with pytest.raises(ValueError, match="writes the prompt otherwise"):
+        encode_example({"prompt": [user], "completion": [assistant]}, 5, tokenizer)
 
 
 def test_choices_of_a_question_meet_the_same_masks(sudoku_model, tokenizer, monkeypatch):
