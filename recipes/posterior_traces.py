@@ -104,8 +104,8 @@ def format_rows(arguments: TraceArguments, trainer_tokenizer: Any, mask_token_id
     fits = [i for i, length in enumerate(lengths) if 0 < length <= template.reasoning_length]
     print(f"{len(fits)} of {len(rows)} traces fit in {template.reasoning_length} tokens")
     rows = rows.select(fits)
-    columns = (list(rows[name]) for name in ("question", "trace", "answer"))
-    options = {"mask_token_id": mask_token_id, "chat": arguments.chat}
+    columns = [list(rows[name]) for name in ("question", "trace", "answer")]
+    options: dict[str, Any] = {"mask_token_id": mask_token_id, "chat": arguments.chat}
     formatted = format_traces(trainer_tokenizer, *columns, template, **options)
     rng = random.Random(f"given {seed}")
     kept = []

@@ -120,14 +120,14 @@ def traces(
     # Without `cpu`, processes that were launched where there is no accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     with state.main_process_first():  # the others find what is downloaded in the cache
-        columns = {"question_column": question_column, "answer_column": answer_column}
-        source = {"config": data_config, "split": split, "revision": data_revision, "limit": limit}
+        columns: dict[str, Any] = {"question_column": question_column, "answer_column": answer_column}
+        source: dict[str, Any] = {"config": data_config, "split": split, "revision": data_revision, "limit": limit}
         if task is not None:
             found = questions_of_task(task, limit or 1000, task_seed, split=split)
         else:
             found = read_questions(data or "", answer_pattern=answer_pattern, **columns, **source)
         device_map = "auto" if state.num_processes == 1 else {"": state.device}
-        hub = {"adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code}
+        hub: dict[str, Any] = {"adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code}
         loaded, tokenizer = load(model, device_map=device_map, **hub)
     settings = {
         "model": model,

@@ -155,7 +155,7 @@ def iterate_traces(
     check_lengths(questions, answers=answers)
     ids = _check_ids(question_ids, len(questions))
     knobs = _check_knobs(model, {**generation_kwargs, "temperature": temperature, "seed": seed}, num_traces)
-    options = {"mask_token_id": mask_token_of(model), "chat": chat, **(chat_template_kwargs or {})}
+    options: dict[str, Any] = {"mask_token_id": mask_token_of(model), "chat": chat, **(chat_template_kwargs or {})}
     picks = [(question, sample) for question in range(len(questions)) for sample in range(num_traces)]
     batches: list[tuple[list[tuple[int, int]], FilledTemplate]] = []
     for part in chunks(len(picks), batch_size):
@@ -177,7 +177,12 @@ def iterate_traces(
         written = filled.with_reasoning(tokens, tokenizer, [answers[i] for i, _ in chosen])
         scores: list[TraceScore] | None = None
         if estimator is not None:
-            scoring = {"num_cuts": num_cuts, "every": every, "hide_answer": hide_answer, "batch_size": batch_size}
+            scoring: dict[str, Any] = {
+                "num_cuts": num_cuts,
+                "every": every,
+                "hide_answer": hide_answer,
+                "batch_size": batch_size,
+            }
             scores = score_filled(model, written, estimator=estimator, **scoring)
         rows = []
         for at, (i, sample) in enumerate(chosen):
@@ -208,7 +213,7 @@ def check_questions(
 ) -> None:
     """Raise what sampling would raise for one of the questions or answers: for a large set, before its first part."""
     check_lengths(questions, answers=answers)
-    options = {"mask_token_id": mask_token_of(model), "chat": chat}
+    options: dict[str, Any] = {"mask_token_id": mask_token_of(model), "chat": chat}
     for part in chunks(len(questions), 256):
         check_room(model, [fill_template(tokenizer, questions[part], answers[part], template, **options)])
 

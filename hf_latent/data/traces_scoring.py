@@ -90,7 +90,7 @@ def score_traces(
     """
     check_scoring(estimator, num_cuts, every, batch_size)
     mask_token_id = mask_token_of(model)
-    options = {"mask_token_id": mask_token_id, "chat": chat, **(chat_template_kwargs or {})}
+    options: dict[str, Any] = {"mask_token_id": mask_token_id, "chat": chat, **(chat_template_kwargs or {})}
     check_lengths(questions, answers=answers, traces=traces)
     filled = [
         fill_template(tokenizer, questions[rows], answers[rows], template, traces=traces[rows], **options)

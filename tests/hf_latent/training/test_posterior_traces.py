@@ -99,3 +99,28 @@ def test_an_arm_without_its_file_is_refused(recipe):
         recipe["TraceArguments"](arm="both", human_file="x")
     with pytest.raises(ValueError, match="`arm` must be one of"):
         recipe["TraceArguments"](arm="neither")
+
+
+def test_the_judge_of_the_experiment():
+    """A trace that only ends in the answer is verified; it is right if it also follows from the words."""
+    judge = runpy.run_path(str(RECIPES / "publish_posterior_traces.py"))
+    problem = {"reasoning": "Ida 16*3=48. Finn 48+17=65. So Finn has 65 coins.", "answer": "65"}
+    for trace, verified, right in (
+        (problem["reasoning"], True, True),
+        ("Ana 16*3=48. Ben 48+17=65. So Ben has 65 pens.", True, True),
+        ("Ida 16*4=64. Finn 64+1=65. So Finn has 65 coins.", True, False),
+        ("Ida 16*3=49. Finn 49+17=65. So Finn has 65 coins.", False, False),
+        ("Ida 16*3=48. So Finn has 65 coins.", False, False),
+        ("So Finn has 65 coins.", False, False),
+    ):
+        assert judge["is_verified"](trace, "65") is verified
+        assert judge["is_right"](trace, problem) is right
+
+
+def test_errors_of_an_arm_count_seeds_and_problems():
+    """Closed form: variance of the mean over seeds, and the binomial one of the held-out problems."""
+    summarise = runpy.run_path(str(RECIPES / "publish_posterior_traces.py"))["summarise"]
+    found = summarise([0.4, 0.5, 0.6], 100)
+    assert found["accuracy"] == pytest.approx(0.5)
+    assert found["standard_error"] == pytest.approx((0.01 / 3 + 0.25 / 100) ** 0.5)
+    assert summarise([0.5], 100)["standard_error"] == pytest.approx(0.05)
