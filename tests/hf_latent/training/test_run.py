@@ -17,8 +17,8 @@ from hf_latent.training.run import TrainArguments, build_model, load_data, main,
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 TINY_MODEL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 SHORT = (
-    "--max_steps 2 --num_train_examples 40 --num_ambiguous_examples 4 --num_eval_examples 4 --logging_steps 1 "
-    "--per_device_train_batch_size 8 --eval_strategy no --use_cpu --disable_tqdm true"
+    "--max_steps 2 --num_train_examples 40 --num_drills 8 --num_ambiguous_examples 4 --num_eval_examples 4 "
+    "--logging_steps 1 --per_device_train_batch_size 8 --eval_strategy no --use_cpu --disable_tqdm true"
 )
 
 
