@@ -54,6 +54,18 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def peak_memory() -> int:
+    """MiB that this process has held at most so far: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return -1
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
 def describe_training(folder: Path, data: str, recipe: str) -> str:
     """The training section of a card, from what a run has left in `folder`; `recipe`: the command that repeats it."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
 from hf_latent.training.config import MaskedDiffusionConfig
-from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
+from hf_latent.training.report import describe_environment, peak_memory, plot_training_curve, write_json, write_log
 from hf_latent.training.trainer import MaskedDiffusionTrainer
 
 TASKS = ("arithmetic", "sudoku")
@@ -347,6 +347,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
         "task": None if task is None else {"name": task.name, "version": task.version},
         "steps": output.global_step,
         "train_seconds": output.metrics["train_runtime"],
+        "peak_memory_mib": peak_memory(),
         "held_out": {} if test is None else trainer.evaluate(),
         "generation": {} if task is None else {**solve_all(), "settings": script_args.generation_kwargs},
         "run": {name: run[name] for name in ("command", "num_parameters", "environment")},

@@ -1,0 +1,203 @@
+"""
+Measure a model of llama_to_diffusion.py before and after its training, and write its card.
+
+Evaluation
+    1. The bound on -log p(answer | question) of held-out questions, in nats per token, of the backbone as it was taken
+       over (opened attention, new mask token) and of the trained model or adapter: same questions, same draws.
+    2. The trained model is loaded anew from its folder (an adapter through plain peft) and evaluated by the trainer's
+       own evaluation: it has to give the number that the run ended with.
+    3. A few questions are answered.
+
+The weights stay in the run's folder; the card's folder gets results, log and curve.
+
+    python recipes/publish_smollm2.py --run runs/smollm2_gsm8k --folder model_cards/smollm2-gsm8k \\
+        --backbone HuggingFaceTB/SmolLM2-135M-Instruct --eval_file test.jsonl
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_latent import LatentTokenForMaskedDiffusion
+from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
+from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+
+DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
+
+
+def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
+    """The model of a run: a checkpoint, or an adapter on the backbone."""
+    if not (run / "adapter_config.json").exists():
+        return AutoModelForCausalLM.from_pretrained(run)
+    base = LatentTokenForMaskedDiffusion.from_backbone(backbone, tokenizer, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, run)
+
+
+def reevaluate(model: Any, tokenizer: Any, data: Dataset, run: dict[str, Any]) -> float:
+    """`eval_nll` of the trainer's own evaluation, on the questions of the run, with its noise."""
+    training = run["training"]
+    with tempfile.TemporaryDirectory() as folder:
+        args = MaskedDiffusionConfig(
+            folder,
+            max_length=training["max_length"],
+            noise_seed=training["noise_seed"],
+            bf16=training["bf16"],
+            use_cpu=training["use_cpu"],
+            per_device_eval_batch_size=training["per_device_eval_batch_size"],
+            report_to="none",
+        )
+        trainer = MaskedDiffusionTrainer(
+            model, args, train_dataset=data, eval_dataset=data, processing_class=tokenizer
+        )
+        return trainer.evaluate()["eval_nll"]
+
+
+def answer(model: Any, tokenizer: Any, questions: list[str]) -> list[dict[str, Any]]:
+    """What the model says to each question, and in how many forwards."""
+    samples = []
+    for question in questions:
+        chat = [{"role": "user", "content": question}]
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**inputs, return_dict_in_generate=True, **DECODING)
+        text = tokenizer.decode(out.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        samples.append({"question": question, "text": text, "num_forward_passes": int(out.num_forward_passes[0])})
+    return samples
+
+
+def card(folder: Path, results: dict[str, Any], run: dict[str, Any]) -> str:
+    """`README.md`."""
+    before, after = results["before"], results["after"]
+    training, script = run["training"], run["script"]
+    examples = "\n\n".join(
+        f"```\n{s['question']}\n---\n{s['text']}\n```\n{s['num_forward_passes']} forwards." for s in results["samples"]
+    )
+    trained = f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,} parameters"
+    return f"""---
+library_name: transformers
+license: apache-2.0
+base_model: {
+        script["backbone"]
+        if "/" in script["backbone"] and not Path(script["backbone"]).is_absolute()
+        else "HuggingFaceTB/SmolLM2-135M-Instruct"
+    }
+datasets: [openai/gsm8k]
+tags: [masked-diffusion, diffusion-language-model, hf-latent]
+---
+
+# hf-latent {folder.name}
+
+SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows: {
+        trained
+    }
+were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the base is small, and
+{results["steps"]} updates of {
+        training["per_device_train_batch_size"]
+    } questions are a fraction of an epoch. The base is
+a 4-bit GGUF file, read back to float32. The weights are not kept in this folder; the recipe below makes them.
+
+| {results["num_examples"]} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
+|---|---|---|
+| attention opened, mask token added, untrained | {before["nats_per_token"]:.3f} ± {before["sampling_error"]:.3f} | \
+{before["perplexity"]:.1f} |
+| trained | {after["nats_per_token"]:.3f} ± {after["sampling_error"]:.3f} | {after["perplexity"]:.1f} |
+
+± is the standard error over the questions; {results["num_samples"]} draws a question, the same for both
+(`{results["command"]}`).
+
+![training curve](training_curve.png)
+
+## Training
+
+{results["steps"]} updates of {training["per_device_train_batch_size"]} in {
+        results["seconds_per_step"]:.1f} s each, on a
+CPU that was shared with other work ({"bfloat16 autocast" if training["bf16"] else "float32"}); peak memory
+{results["peak_memory_mib"]:,} MiB. Loaded anew from its folder, it gives the held-out bound that the run ended with:
+{results["reloaded_eval_nll"]:.4f} and {results["eval_nll"]:.4f} nats per token.
+
+```bash
+{results["recipe"]}
+```
+
+Log: `training_log.jsonl`; configuration, versions and commit: `run.json`; numbers: `results.json`.
+
+## Answers
+
+With `{", ".join(f"{name}={value}" for name, value in DECODING.items())}`, the first questions of the test set:
+
+{examples}
+
+## Limits
+
+One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to write")
+    parser.add_argument("--backbone", required=True, help="what the run started from")
+    parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
+    parser.add_argument("--num_examples", type=int, default=96)
+    parser.add_argument("--num_samples", type=int, default=4)
+    parser.add_argument("--num_answers", type=int, default=3)
+    parser.add_argument("--peak_memory_mib", type=int, help="of a run that has not written it down")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+    trained = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(args.run)
+    data = load_dataset("json", data_files=args.eval_file)["train"].select(range(args.num_examples))
+    chats = data.map(
+        lambda row: {
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "completion": [{"role": "assistant", "content": row["answer"]}],
+        },
+        remove_columns=data.column_names,
+    )
+
+    def bound(model: Any) -> dict[str, Any]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=run["training"]["bf16"]):
+            result: LikelihoodResult = evaluate_likelihood(
+                model.eval(), chats, tokenizer, num_samples=args.num_samples, batch_size=8
+            )
+        return result.to_dict()
+
+    base = LatentTokenForMaskedDiffusion.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
+    before = bound(base)
+    model = load_trained(args.run, args.backbone, tokenizer)
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "recipe": shlex.join(["python", "recipes/llama_to_diffusion.py", *run["command"][1:]]),
+        "num_examples": args.num_examples,
+        "num_samples": args.num_samples,
+        "before": before,
+        "after": bound(model),
+        "steps": trained["steps"],
+        "seconds_per_step": trained["train_seconds"] / trained["steps"],
+        "peak_memory_mib": trained.get("peak_memory_mib") or args.peak_memory_mib,
+        "eval_nll": trained["held_out"]["eval_nll"],
+        "reloaded_eval_nll": reevaluate(model, tokenizer, chats, run),
+        "samples": answer(model.eval(), tokenizer, data["question"][: args.num_answers]),
+    }
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for file in ("run.json", "training_log.jsonl", "training_curve.png"):
+        shutil.copy2(args.run / file, args.folder / file)
+    (args.folder / "README.md").write_text(card(args.folder, results, run), encoding="utf-8")
+    print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
+
+
+if __name__ == "__main__":
+    main()
