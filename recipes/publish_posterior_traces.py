@@ -26,6 +26,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ TEMPLATE = ReasoningTemplate(TASK.reasoning_length, TASK.answer_length, TASK.del
 def calculations(text: str) -> list[tuple[str, ...]]:
     """Every `a?b=c` of a text."""
     return re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", text)
+
+
+def share(flags: Sequence[bool]) -> float:
+    """Of those that are true."""
+    return sum(flags) / len(flags)
 
 
 def is_verified(trace: str, answer: str) -> bool:
@@ -134,12 +140,12 @@ def judge(args: argparse.Namespace, traces: Dataset, problems: list[dict[str, An
     return {
         "num_traces": len(traces),
         "forwards_per_trace": statistics.mean(traces["num_forward_passes"]),
-        "share_right": statistics.mean(right),
-        "share_verified": statistics.mean(verified),
-        "share_right_of_verified": statistics.mean(r for r, v in zip(right, verified, strict=True) if v),
-        "share_right_of_better_half": statistics.mean(kept["right"]),
-        "base_solves_of_these": statistics.mean(solved),
-        "share_right_where_base_is_wrong": statistics.mean(wrong),
+        "share_right": share(right),
+        "share_verified": share(verified),
+        "share_right_of_verified": share([r for r, v in zip(right, verified, strict=True) if v]),
+        "share_right_of_better_half": share(kept["right"]),
+        "base_solves_of_these": share(solved),
+        "share_right_where_base_is_wrong": share(wrong),
         "auc_right": {
             "marginals, answer hidden": [separation(value, right) for value in scores],
             **keep(args.work / "auc.json", others),
