@@ -34,6 +34,53 @@ from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
 
+CARD = """---
+library_name: transformers
+license: apache-2.0
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+datasets: [openai/gsm8k]
+tags: [masked-diffusion, diffusion-language-model, hf-latent]
+---
+
+# hf-latent {name}
+
+SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows: {trained}
+parameters were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the base is
+small, and {steps} updates of {batch_size} questions are a fraction of an epoch. The base is a 4-bit GGUF file, read
+back to float32. The weights are not kept in this folder; the recipe below makes them.
+
+| {num_examples} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
+|---|---|---|
+| attention opened, mask token added, untrained | {before_nats} | {before_perplexity} |
+| trained | {after_nats} | {after_perplexity} |
+
+± is the standard error over the questions; {num_samples} draws a question, the same for both (`{command}`).
+
+![training curve](training_curve.png)
+
+## Training
+
+{steps} updates of {batch_size} in {seconds_per_step:.1f} s each, on a CPU that was shared with other work ({precision});
+peak memory {peak_memory_mib:,} MiB. Loaded anew from its folder, it gives the held-out bound that the run ended with:
+{reloaded_eval_nll:.4f} and {eval_nll:.4f} nats per token.
+
+```bash
+{recipe}
+```
+
+Log: `training_log.jsonl`; configuration, versions and commit: `run.json`; numbers: `results.json`.
+
+## Answers
+
+With `{decoding}`, the first questions of the test set:
+
+{answers}
+
+## Limits
+
+One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
+"""
+
 
 def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
     """The model of a run: a checkpoint, or an adapter on the backbone."""
@@ -74,72 +121,25 @@ def answer(model: Any, tokenizer: Any, questions: list[str]) -> list[dict[str, A
     return samples
 
 
-def card(folder: Path, results: dict[str, Any], run: dict[str, Any]) -> str:
+def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     """`README.md`."""
-    before, after = results["before"], results["after"]
-    training, script = run["training"], run["script"]
-    examples = "\n\n".join(
+    before, after, training = results["before"], results["after"], run["training"]
+    answers = [
         f"```\n{s['question']}\n---\n{s['text']}\n```\n{s['num_forward_passes']} forwards." for s in results["samples"]
+    ]
+    return CARD.format(
+        **results | {"before": "", "after": ""},
+        name=name,
+        trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
+        batch_size=training["per_device_train_batch_size"],
+        precision="bfloat16 autocast" if training["bf16"] else "float32",
+        before_nats=f"{before['nats_per_token']:.3f} ± {before['sampling_error']:.3f}",
+        before_perplexity=f"{before['perplexity']:.1f}",
+        after_nats=f"{after['nats_per_token']:.3f} ± {after['sampling_error']:.3f}",
+        after_perplexity=f"{after['perplexity']:.1f}",
+        decoding=", ".join(f"{name}={value}" for name, value in DECODING.items()),
+        answers="\n\n".join(answers),
     )
-    trained = f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,} parameters"
-    return f"""---
-library_name: transformers
-license: apache-2.0
-base_model: {
-        script["backbone"]
-        if "/" in script["backbone"] and not Path(script["backbone"]).is_absolute()
-        else "HuggingFaceTB/SmolLM2-135M-Instruct"
-    }
-datasets: [openai/gsm8k]
-tags: [masked-diffusion, diffusion-language-model, hf-latent]
----
-
-# hf-latent {folder.name}
-
-SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows: {
-        trained
-    }
-were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the base is small, and
-{results["steps"]} updates of {
-        training["per_device_train_batch_size"]
-    } questions are a fraction of an epoch. The base is
-a 4-bit GGUF file, read back to float32. The weights are not kept in this folder; the recipe below makes them.
-
-| {results["num_examples"]} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
-|---|---|---|
-| attention opened, mask token added, untrained | {before["nats_per_token"]:.3f} ± {before["sampling_error"]:.3f} | \
-{before["perplexity"]:.1f} |
-| trained | {after["nats_per_token"]:.3f} ± {after["sampling_error"]:.3f} | {after["perplexity"]:.1f} |
-
-± is the standard error over the questions; {results["num_samples"]} draws a question, the same for both
-(`{results["command"]}`).
-
-![training curve](training_curve.png)
-
-## Training
-
-{results["steps"]} updates of {training["per_device_train_batch_size"]} in {
-        results["seconds_per_step"]:.1f} s each, on a
-CPU that was shared with other work ({"bfloat16 autocast" if training["bf16"] else "float32"}); peak memory
-{results["peak_memory_mib"]:,} MiB. Loaded anew from its folder, it gives the held-out bound that the run ended with:
-{results["reloaded_eval_nll"]:.4f} and {results["eval_nll"]:.4f} nats per token.
-
-```bash
-{results["recipe"]}
-```
-
-Log: `training_log.jsonl`; configuration, versions and commit: `run.json`; numbers: `results.json`.
-
-## Answers
-
-With `{", ".join(f"{name}={value}" for name, value in DECODING.items())}`, the first questions of the test set:
-
-{examples}
-
-## Limits
-
-One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
-"""
 
 
 def main() -> None:
@@ -195,7 +195,7 @@ def main() -> None:
     (args.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     for file in ("run.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
-    (args.folder / "README.md").write_text(card(args.folder, results, run), encoding="utf-8")
+    (args.folder / "README.md").write_text(card(args.folder.name, results, run), encoding="utf-8")
     print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
 
 
