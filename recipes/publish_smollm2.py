@@ -44,10 +44,10 @@ tags: [masked-diffusion, diffusion-language-model, hf-latent]
 
 # hf-latent {name}
 
-SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows: {trained}
-parameters were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the base is
-small, and {steps} updates of {batch_size} questions are a fraction of an epoch. The base is a 4-bit GGUF file, read
-back to float32. The weights are not kept in this folder; the recipe below makes them.
+SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows:
+{trained} parameters were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the
+base is small, and {steps} updates of {batch_size} questions are a fraction of an epoch. The base is a 4-bit GGUF file,
+read back to float32. The weights are not kept in this folder; the recipe below makes them.
 
 | {num_examples} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
 |---|---|---|
@@ -60,9 +60,9 @@ back to float32. The weights are not kept in this folder; the recipe below makes
 
 ## Training
 
-{steps} updates of {batch_size} in {seconds_per_step:.1f} s each, on a CPU that was shared with other work ({precision});
-peak memory {peak_memory_mib:,} MiB. Loaded anew from its folder, it gives the held-out bound that the run ended with:
-{reloaded_eval_nll:.4f} and {eval_nll:.4f} nats per token.
+{steps} updates of {batch_size} in {seconds_per_step:.1f} s each, on a CPU that was shared with other work
+({precision}); peak memory {peak_memory_mib:,} MiB. Loaded anew from its folder, it gives the held-out bound that the
+run ended with: {reloaded_eval_nll:.4f} and {eval_nll:.4f} nats per token.
 
 ```bash
 {recipe}
