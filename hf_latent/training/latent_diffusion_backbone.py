@@ -29,7 +29,8 @@ from hf_latent.training.latent_diffusion_data import TextCollator, tokenize_pair
 from hf_latent.training.latent_diffusion_run import load_tokenizer
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
 from hf_latent.training.report import describe_environment, write_json, write_log
-from hf_latent.training.run import TaskEvaluation, read_mapping
+from hf_latent.training.run import TaskEvaluation
+from hf_latent.training.sources import read_mapping
 
 OBJECTIVES = ("denoise", "translate")
 

@@ -20,7 +20,8 @@ from hf_latent.training.latent_diffusion_data import tokenize_pairs
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
 from hf_latent.training.latent_diffusion_trainer import LatentDiffusionTrainer, decoder_lora_config
 from hf_latent.training.report import describe_environment, write_json, write_log
-from hf_latent.training.run import TaskEvaluation, read_mapping
+from hf_latent.training.run import TaskEvaluation
+from hf_latent.training.sources import read_mapping
 
 
 @dataclass

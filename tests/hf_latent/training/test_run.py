@@ -138,3 +138,37 @@ def test_names_of_the_hub_configuration_work_too(tokenizer: Any, tmp_path: Path)
     assert model.config._attn_implementation == "eager"
     assert model.config.vocab_size == len(tokenizer)
     assert model.dtype == torch.float32
+
+
+def test_quantized_weights_are_asked_for_where_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trl's flag alone would be read by nobody, and an 8B model loaded in 32 bits."""
+    asked: dict[str, Any] = {}
+
+    class Loaded(Exception):
+        pass
+
+    def load(*args: Any, **kwargs: Any) -> None:
+        asked.update(kwargs)
+        raise Loaded
+
+    tokenizer = SudokuTask(4).tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "data.jsonl").write_text('{"text": "1"}\n')
+    flags = (
+        f"--train_file {tmp_path}/data.jsonl --output_dir {tmp_path}/out --load_in_4bit true --use_cpu true".split()
+    )
+    monkeypatch.setattr(
+        "hf_latent.training.trainer.load_model", lambda name, args, config: load(quantization_config=config)
+    )
+    monkeypatch.setattr(
+        "hf_latent.modeling.latent_token.modeling_latent_token.load_backbone", lambda _, kw: load(**kw)
+    )
+    for source in ("--model_name_or_path", "--backbone"):
+        asked.clear()
+        with pytest.raises(Loaded):
+            main(*parse([*flags, source, str(tmp_path), "--use_peft", "true"]))
+        assert asked["quantization_config"].load_in_4bit is True, source
+    with pytest.raises(ValueError, match="`load_in_4bit` and `load_in_8bit` need `use_peft`"):
+        main(*parse([*flags, "--model_name_or_path", str(tmp_path)]))

@@ -1,0 +1,200 @@
+"""What a training run is told from outside its trainer: where the data, the model and the evaluation come from."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets, load_dataset
+
+from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
+
+TASKS = ("arithmetic", "sudoku")
+
+
+@dataclass
+class TrainArguments:
+    """
+    What is trained on, what is trained from scratch, and how a task is evaluated. Learning rate, steps, objective:
+    [`MaskedDiffusionConfig`]; pretrained model and LoRA: [`~trl.ModelConfig`].
+    """
+
+    # Data: one of task, dataset_name, train_file
+    task: str | None = field(default=None, metadata={"help": "Task that generates its own data.", "choices": TASKS})
+    task_size: int = field(default=4, metadata={"help": "Side of the Sudoku board: 4, 6 or 9."})
+    task_seed: int = field(default=0, metadata={"help": "Seed of the instances."})
+    num_train_examples: int = field(default=20_000, metadata={"help": "Instances of the task to train on."})
+    num_eval_examples: int = field(default=200, metadata={"help": "Held-out instances of the task."})
+    given_share: float = field(
+        default=0.0, metadata={"help": "Share of the word problems that come with a part of their reasoning."}
+    )
+    num_drills: int = field(default=0, metadata={"help": "Rows of calculations to train on beside the word problems."})
+    min_givens: int | None = field(default=None, metadata={"help": "Fewest given cells of a Sudoku."})
+    max_givens: int | None = field(default=None, metadata={"help": "Most given cells of a Sudoku."})
+    num_ambiguous_examples: int = field(
+        default=0, metadata={"help": "Further Sudokus to train on that may have several solutions; one is the target."}
+    )
+    min_ambiguous_givens: int = field(default=2, metadata={"help": "Fewest given cells of those."})
+    max_ambiguous_givens: int = field(default=14, metadata={"help": "Most given cells of those."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, or a local folder of one."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of `dataset_name`."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of `dataset_name` to train on."})
+    dataset_test_split: str | None = field(default=None, metadata={"help": "Split of `dataset_name` to evaluate on."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Local JSON or JSON lines file to train on, in the place of `dataset_name`."}
+    )
+    eval_file: str | None = field(default=None, metadata={"help": "Local JSON or JSON lines file to evaluate on."})
+
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Column of a dataset or file that is the prompt, if it is not `prompt`."}
+    )
+    completion_column: str | None = field(
+        default=None, metadata={"help": "Column that is the completion, if it is not `completion`."}
+    )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "Make the two a conversation, a question and its answer, under the chat template."},
+    )
+    max_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on no more than this many examples of a dataset or file."}
+    )
+    max_eval_examples: int | None = field(
+        default=None, metadata={"help": "Evaluate on no more than this many examples of a dataset or file."}
+    )
+
+    # Model: `model_name_or_path`, or one of these
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Autoregressive model (Llama, Qwen, Mistral, Gemma, GPT-2, ...) to turn into a masked diffusion "
+            "model; its tokenizer gets a mask token if it has none."
+        },
+    )
+    shift_logits: bool = field(
+        default=True, metadata={"help": "Keep the alignment of the backbone's head: a state predicts the next token."}
+    )
+    model_config: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration of a model to train from scratch: fields (in YAML, or as JSON), or a path to a "
+            "JSON file. `model_type` defaults to llada; vocabulary and special tokens are those of the tokenizer."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer for `model_config`. Defaults to the task's."}
+    )
+
+    # Evaluation of a task by generation
+    eval_generation_steps: int = field(
+        default=0, metadata={"help": "Solve the held-out instances every this many steps. 0: at the end only."}
+    )
+    eval_generation_batch_size: int = field(default=64, metadata={"help": "Instances solved at a time."})
+    generation_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of `generate` for that (in YAML, or as JSON)."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.train_file is not None:  # the one flag that puts local data in the place of a YAML's public data
+            self.dataset_name = None
+        given = [name for name in ("task", "dataset_name", "train_file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of `task`, `dataset_name` and `train_file`, got {given or 'none'}")
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"`task` must be one of {TASKS}, got {self.task!r}")
+        if (self.min_givens is None) != (self.max_givens is None):
+            raise ValueError(
+                f"`min_givens` and `max_givens` go together, got {self.min_givens!r} and {self.max_givens!r}"
+            )
+        if self.task is None and self.eval_generation_steps:
+            raise ValueError(f"`eval_generation_steps` needs a `task`, got {self.eval_generation_steps}")
+        if self.task is not None and (self.prompt_column or self.completion_column or self.chat):
+            raise ValueError(f"`prompt_column`, `completion_column` and `chat` need no `task`, got {self.task!r}")
+        if self.chat and not (self.prompt_column and self.completion_column):
+            raise ValueError("`chat` needs `prompt_column` and `completion_column`, got none")
+        self.model_config = read_mapping(self.model_config)
+        self.generation_kwargs = read_mapping(self.generation_kwargs)
+
+
+def read_mapping(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A mapping from a mapping, from JSON text, or from a path to a JSON file."""
+    if isinstance(value, str):
+        return json.loads(value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8"))
+    return value
+
+
+def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task | None]:
+    """Training set, evaluation set and task. Instances of a task never occur in both sets."""
+    if arguments.task == "arithmetic":
+        problems = ArithmeticTask()
+        train = problems.dataset(
+            arguments.num_train_examples,
+            arguments.task_seed,
+            split="train",
+            given_share=arguments.given_share,
+            num_drills=arguments.num_drills,
+        )
+        return train, problems.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), problems
+    if arguments.task == "sudoku":
+        task = SudokuTask(arguments.task_size)
+        givens = None if arguments.min_givens is None else (arguments.min_givens, arguments.max_givens)
+        train, test = (
+            task.dataset(num, arguments.task_seed, split=split, num_givens=givens)
+            for split, num in (("train", arguments.num_train_examples), ("test", arguments.num_eval_examples))
+        )
+        if arguments.num_ambiguous_examples:
+            givens = (arguments.min_ambiguous_givens, arguments.max_ambiguous_givens)
+            # Another seed: the same one would draw the same solutions in the same order.
+            seed = arguments.task_seed + 1
+            more = task.dataset(arguments.num_ambiguous_examples, seed, split="train", num_givens=givens, unique=False)
+            train = concatenate_datasets([train, more])
+        return train, test, task
+    train, test = load_files(arguments) if arguments.train_file is not None else load_named(arguments)
+    train = as_prompt_completion(cut(train, arguments.max_train_examples), arguments)
+    return (
+        train,
+        None if test is None else as_prompt_completion(cut(test, arguments.max_eval_examples), arguments),
+        None,
+    )
+
+
+def load_files(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
+    """Training and evaluation set of local JSON files."""
+    files = {"train": arguments.train_file}
+    if arguments.eval_file is not None:
+        files["test"] = arguments.eval_file
+    data = load_dataset("json", data_files=files)
+    return data["train"], data.get("test")
+
+
+def load_named(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
+    """Training and evaluation set of a dataset on the Hub or in a folder."""
+    source = (arguments.dataset_name, arguments.dataset_config)
+    test = load_dataset(*source, split=arguments.dataset_test_split) if arguments.dataset_test_split else None
+    return load_dataset(*source, split=arguments.dataset_train_split), test
+
+
+def cut(dataset: Dataset, length: int | None) -> Dataset:
+    """The first `length` examples; all if None."""
+    return dataset if length is None else dataset.select(range(min(length, len(dataset))))
+
+
+def as_prompt_completion(dataset: Dataset, arguments: TrainArguments) -> Dataset:
+    """The two named columns as trl's `prompt` and `completion`, as text or as messages; all others are dropped."""
+    columns = {"prompt": arguments.prompt_column, "completion": arguments.completion_column}
+    if not any(columns.values()):
+        return dataset
+    sources = {name: source or name for name, source in columns.items()}
+    if missing := sorted(set(sources.values()) - set(dataset.column_names)):
+        raise ValueError(f"the data has no column {missing}; it has {dataset.column_names}")
+    roles = {"prompt": "user", "completion": "assistant"}
+
+    def convert(row: dict[str, Any]) -> dict[str, Any]:
+        texts = {name: row[source] for name, source in sources.items()}
+        if not arguments.chat:
+            return texts
+        return {name: [{"role": roles[name], "content": text}] for name, text in texts.items()}
+
+    return dataset.map(convert, remove_columns=dataset.column_names)
+
+
+__all__ = ["TASKS", "TrainArguments", "load_data", "read_mapping"]
