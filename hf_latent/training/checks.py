@@ -79,8 +79,8 @@ def _check_masks(base: nn.Module, max_length: int | None) -> None:
             "`packing` and `attention_annealing_steps` replace the mask of a layer's window: `max_length` must be at "
             f"most `sliding_window` ({window}), got {max_length}"
         )
-    weight = next(base.parameters())
-    apart = torch.full((1, 1, 8, 8), torch.finfo(weight.dtype).min, dtype=weight.dtype, device=weight.device)
+    device = base.get_input_embeddings().weight.device
+    apart = torch.full((1, 1, 8, 8), torch.finfo(base.dtype).min, dtype=base.dtype, device=device)
     apart[..., :4, :4] = apart[..., 4:, 4:] = 0
     if _sees(base, apart):
         raise ValueError(f"{type(base).__name__} does not take a 4-D mask, which `packing` needs")

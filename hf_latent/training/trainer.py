@@ -268,7 +268,7 @@ class MaskedDiffusionTrainer(SFTTrainer):
         self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
-        dtype = next(self.model.parameters()).dtype
+        dtype = unwrap(self.model).dtype
         if "pack_row" in inputs:
             row, start = inputs["pack_row"], inputs["pack_start"]
             packed = lay_out(noisy, attended, row, start, padding=self._tokenizer.pad_token_id)
