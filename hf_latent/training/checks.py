@@ -143,6 +143,14 @@ def check_peft_config(peft_config: Any, model: nn.Module) -> Any:
     return peft_config
 
 
+def has_prompts_in_evaluation_only(train: AnyDataset, evaluation: AnyDataset | dict[str, AnyDataset] | None) -> bool:
+    """Whether the training set is tokenized, with labels, and an evaluation set holds prompts and completions."""
+    sets = evaluation.values() if isinstance(evaluation, dict) else [evaluation] if evaluation is not None else []
+    columns = [set(get_dataset_column_names(dataset)) for dataset in sets]
+    is_tokenized = {"input_ids", "labels"} <= set(get_dataset_column_names(train))
+    return is_tokenized and any({"prompt", "completion"} <= names for names in columns)
+
+
 def _trains_no_embedding(peft_config: Any) -> bool:
     if getattr(peft_config, "trainable_token_indices", False) is not None:
         return False
@@ -167,6 +175,7 @@ __all__ = [
     "check_not_empty",
     "check_peft_config",
     "check_tokenizer",
+    "has_prompts_in_evaluation_only",
     "load_model",
     "load_processing_class",
 ]

@@ -28,6 +28,7 @@ from hf_latent.training.checks import (
     check_not_empty,
     check_peft_config,
     check_tokenizer,
+    has_prompts_in_evaluation_only,
     load_model,
     load_processing_class,
 )
@@ -118,6 +119,8 @@ class MaskedDiffusionTrainer(SFTTrainer):
             eval_dataset = {key: add_example_ids(dataset) for key, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = add_example_ids(eval_dataset)
+        if args.completion_only_loss is None and has_prompts_in_evaluation_only(train_dataset, eval_dataset):
+            args.completion_only_loss = True  # trl looks at the training set alone, and would score the questions too
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None  # used above; trl would warn
         # trl packs for causal models: it drops the first target of a document and refuses collators of others.
         self._packs, args.packing = args.packing, False

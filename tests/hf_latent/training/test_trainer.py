@@ -284,6 +284,17 @@ def test_prompt_completion_data_supervises_the_completion_and_one_eos(
     assert tokenizer.decode(row["input_ids"]).startswith(puzzles[3]["prompt"])
 
 
+def test_held_out_prompts_are_given_beside_a_tokenized_training_set(
+    make_trainer: Any, ragged_dataset: Dataset, puzzles: Dataset
+) -> None:
+    """trl decides by the training set alone: the questions of the held-out problems would be masked and scored."""
+    trainer = make_trainer(eval_dataset=puzzles)
+    batch = next(iter(trainer.get_eval_dataloader()))
+    lengths = [len(trainer.processing_class(row["prompt"])["input_ids"]) for row in puzzles]
+    given = (batch["labels"] == -100) & batch["attention_mask"].bool()
+    assert given.sum(-1).tolist() == lengths[: len(given)]
+
+
 def test_example_ids_name_the_original_rows_after_shuffling_and_dropping(
     make_trainer: Any, ragged_dataset: Dataset, caplog: Any
 ) -> None:
