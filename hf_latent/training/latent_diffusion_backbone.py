@@ -143,8 +143,8 @@ def make_trainer(
     tokenizer = load_tokenizer(arguments)
     set_seed(training_args.seed)
     model: PreTrainedModel
-    if arguments.model_config is not None:
-        model = build_bart(arguments.model_config, tokenizer)
+    if (model_config := read_mapping(arguments.model_config)) is not None:
+        model = build_bart(model_config, tokenizer)
     else:
         model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model_name_or_path)
     columns = {"input_column": arguments.input_column, "target_column": arguments.target_column}
@@ -187,7 +187,7 @@ def main(arguments: BackboneArguments, training_args: TrainingArguments) -> dict
 
     def solve_all(with_outputs: bool = False) -> dict[str, Any]:
         trainer.model.eval()
-        given = {"max_new_tokens": arguments.max_length, **(arguments.generation_kwargs or {})}
+        given = {"max_new_tokens": arguments.max_length, **(read_mapping(arguments.generation_kwargs) or {})}
         texts = {"input_ids": list(test[arguments.input_column])}
         with torch.no_grad():
             outputs, seconds = write_outputs(

@@ -1,7 +1,7 @@
 """The two stages of latent diffusion from a configuration file: what `recipes/latent_diffusion.py` calls."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def make_trainer(
     train, test = load_pairs(script_args)
     tokenizer = load_tokenizer(script_args)
     set_seed(training_args.seed)
-    name, fields, peft_config = script_args.model_name_or_path, script_args.model_config or {}, None
+    name, fields, peft_config = script_args.model_name_or_path, read_mapping(script_args.model_config) or {}, None
     model: Any
     if training_args.stage == "autoencoder":
         model = LatentAutoencoder.from_encoder_decoder(name, **fields)
@@ -100,7 +100,7 @@ def generate_all(
     Held-out texts written by greedy decoding: the targets from their own latents (stage `autoencoder`), or from the
     latents that were denoised for the inputs (`denoiser`).
     """
-    given = {"max_new_tokens": arguments.max_length, **(arguments.generation_kwargs or {})}
+    given = {"max_new_tokens": arguments.max_length, **(read_mapping(arguments.generation_kwargs) or {})}
     trainer.model.eval()
     inputs, targets = list(pairs[arguments.input_column]), list(pairs[arguments.target_column])
 
@@ -111,7 +111,8 @@ def generate_all(
         latents = trainer.autoencoder.encode(input_ids, attention_mask)
         return trainer.autoencoder.decode(latents, **context, **given)
 
-    texts, write = {"input_ids": inputs}, denoise
+    texts = {"input_ids": inputs}
+    write: Callable[..., torch.Tensor] = denoise
     if trainer.stage == "autoencoder":
         texts, write = {"input_ids": targets}, reconstruct
         if trainer.autoencoder.config.decoder_reads_input:

@@ -80,7 +80,7 @@ class LatentDiffusionConfig(TravellingConfigMixin, PreTrainedConfig):
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bart")}
     is_encoder_decoder: bool | None = True
 
-    text_config: PreTrainedConfig | dict | None = None
+    text_config: Any = None  # a mapping at first, a configuration from `__post_init__` on
 
     latent_length: int = 16
     latent_dim: int = 256

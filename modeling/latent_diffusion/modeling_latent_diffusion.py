@@ -63,12 +63,13 @@ class LatentDiffusionForConditionalGeneration(LatentDiffusionGenerationMixin, La
             kwargs: fields of [`LatentDiffusionConfig`] that say something about denoiser or noise schedule.
         """
         check_fields(kwargs)
+        source: Any = autoencoder
         if isinstance(autoencoder, str):
-            autoencoder = LatentAutoencoder.from_pretrained(autoencoder)
-        stored = {key: value for key, value in autoencoder.config.to_dict().items() if key not in DERIVED}
-        model = cls(LatentDiffusionConfig.from_dict({**stored, **kwargs})).to(autoencoder.dtype)
-        model.autoencoder.load_state_dict(autoencoder.state_dict())
-        model.adopt_generation_config(autoencoder.language_model.generation_config)
+            source = LatentAutoencoder.from_pretrained(autoencoder)
+        stored = {key: value for key, value in source.config.to_dict().items() if key not in DERIVED}
+        model = cls(LatentDiffusionConfig.from_dict({**stored, **kwargs})).to(source.dtype)
+        model.autoencoder.load_state_dict(source.state_dict())
+        model.adopt_generation_config(source.language_model.generation_config)
         return model.eval()
 
     def adopt_generation_config(self, generation_config: GenerationConfig) -> None:

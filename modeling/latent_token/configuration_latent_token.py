@@ -44,7 +44,7 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
     }
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}
 
-    text_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None  # a mapping at first, a configuration from `__post_init__` on
     mask_token_id: int | None = None
     attention: str = "bidirectional"
     shift_logits: bool = False
