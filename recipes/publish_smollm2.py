@@ -16,6 +16,7 @@ The weights stay in the run's folder; the card's folder gets results, log and cu
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -80,6 +81,15 @@ With `{decoding}`, the first questions of the test set:
 
 One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
 """
+
+
+def without_folders(value: Any) -> Any:
+    """Absolute paths, anywhere in what is to be published, cut to their last part."""
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w.:/])/(?:[\w.-]+/)+([\w.-]+)", r"\1", value)
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    return [without_folders(item) for item in value] if isinstance(value, list) else value
 
 
 def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
@@ -191,9 +201,11 @@ def main() -> None:
         "reloaded_eval_nll": reevaluate(model, tokenizer, chats, run),
         "samples": answer(model.eval(), tokenizer, data["question"][: args.num_answers]),
     }
+    results, run = without_folders(results), without_folders(run)
     args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     (args.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    for file in ("run.json", "training_log.jsonl", "training_curve.png"):
+    for file in ("training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
     (args.folder / "README.md").write_text(card(args.folder.name, results, run), encoding="utf-8")
     print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
