@@ -31,7 +31,7 @@ What the model sees
     under random masks a result is seldom hidden while its operands are seen, and its copy in the next calculation
     gives it away.
 
-Hardware: one CPU thread, some two hours on two cores shared with other work. The published run was begun with
+Hardware: one CPU thread, some 90 minutes on two cores shared with other work. The published run was begun with
 `--max_steps 10000` and went on from update 3,000 with 7,000. Wall time and score are in `results.json`;
 `publish_arithmetic.py` compares the decoders and writes the card.
 

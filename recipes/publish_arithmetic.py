@@ -262,7 +262,8 @@ def main() -> None:
             f"From random weights; {100 * run['script']['given_share']:.0f} % of the problems come with part of their "
             f"reasoning; {run['script']['num_drills']:,} rows are calculations alone (see `recipes/arithmetic.py`)."
             "\n\nThe held-out curve counts the tokens of the questions, too, which nobody can predict: "
-            "`completion_only_loss` was left to trl, which decides by the training set, here one of token ids.\n\n"
+            "`completion_only_loss` was left to trl, which decides by the training set, here one of token ids. It "
+            "was interrupted after update 3,000 and went on with fewer updates ahead; the minutes are those since.\n\n"
             + describe_training(
                 args.run,
                 f"{run['script']['num_train_examples']:,} problems made by `ArithmeticTask` (version {task.version})",
@@ -273,7 +274,8 @@ def main() -> None:
         results=(
             f"Blocks of {BLOCK_LENGTH} tokens, the answer a block of its own. Fillers and punctuation are among the "
             "tokens that are written, and are easy. Seconds are wall time for all problems "
-            f"({args.threads} CPU thread(s), batches of {args.batch_size}).\n\n{comparison(results)}"
+            f"({args.threads} CPU thread(s), batches of {args.batch_size}), of a machine that did other work, too; "
+            f"`benchmarks/block_cache.py` compares caches side by side.\n\n{comparison(results)}"
         ),
         command=shown,
         notes=notes,

@@ -52,7 +52,7 @@ class Reading:
     at: tuple[torch.Tensor, torch.Tensor]
     counts: list[int]
     facts: list[list[int]]
-    memory: Memory | None
+    memory: Memory | None = None
 
 
 class Predictor:

@@ -15,11 +15,11 @@ from transformers.generation import (
 
 from .generation_belief import BeliefReader
 from .configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
-from .generation_denoising import DenoisingSettings
 from .generation_inputs import check_attention_mask, check_input_ids, check_token_ids
 from .generation_predictor import Predictor, PredictorSettings
 from .generation_refinement import RefinementSettings
 from .generation_rules import RULES
+from .generation_settings import DenoisingSettings
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.

@@ -8,9 +8,9 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from .generation_block_cache import BLOCK_CACHES
-from .generation_denoising import ANSWER_REDUCTIONS
 from .generation_rules import RULES
 from .generation_schedule import SCHEDULES
+from .generation_settings import ANSWER_REDUCTIONS
 
 # Stock knobs that mean nothing to a denoising loop: set to anything but these, they are refused, never ignored.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

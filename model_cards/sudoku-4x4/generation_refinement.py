@@ -7,7 +7,6 @@ still moves.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,26 +69,44 @@ class Memory:
         if self._slot is not None:
             self._slot = self._slot[rows]
 
-    def compare(self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
-        """KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered."""
-        if self._slot is None or self._log_p is None or len(self._log_p) == 0:
-            return torch.full((len(logits),), float("nan"), device=logits.device)
-        slot, before = self._slot[at], self._log_p
-        size = _rows_at_once(logits)
-        pairs = zip(logits.split(size), slot.clamp(min=0).split(size), strict=True)
-        divergence = torch.cat([_kl(log_probabilities(now), before[index]) for now, index in pairs])
-        return divergence.masked_fill(slot < 0, float("nan"))
-
-    def remember(
+    def observe(
         self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor, keep: torch.Tensor, shape: torch.Size
-    ) -> None:
-        """Keep the beliefs `(N, V)` of the positions `keep` `(N,)` of a canvas of `shape`; forget all earlier ones."""
+    ) -> torch.Tensor:
+        """
+        KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered of it.
+
+        Remembers in its place the beliefs `(N, V)` of the positions `keep` `(N,)` of a canvas of `shape`.
+        """
+        size = _rows_at_once(logits)
+        slot = self._earlier(at, len(logits))  # (N,)
+        mask = self.embed(torch.full((1,), self.mask_token_id, device=logits.device)).float()
+        log_ps, divergences, mixed = [], [], []
+        for now, earlier in zip(logits.split(size), slot.split(size), strict=True):
+            log_p = log_probabilities(now)
+            p = log_p.exp()
+            negative_entropy = torch.linalg.vecdot(p, log_p)
+            divergences.append(self._divergence(p, negative_entropy, earlier))
+            log_ps.append(log_p)
+            if self.settings.mixes:
+                mixed.append(mix_embeddings(p, negative_entropy, self.embed, mask, self.settings))
         number = torch.arange(len(logits), device=logits.device).where(keep, -1)
         self._slot = torch.full(shape, -1, dtype=torch.long, device=logits.device).index_put_(at, number)
-        rows = [log_probabilities(some) for some in logits.split(_rows_at_once(logits))]
-        self._log_p = torch.cat(rows)
-        if self.settings.mixes:
-            self._mixed = mix_embeddings(rows, self.embed, self.mask_token_id, self.settings)
+        self._log_p = torch.cat(log_ps)
+        self._mixed = torch.cat(mixed) if mixed else None
+        return torch.cat(divergences)
+
+    def _earlier(self, at: tuple[torch.Tensor, torch.Tensor], count: int) -> torch.Tensor:
+        """Where the belief of each position is remembered, `(N,)`; -1 for none."""
+        if self._slot is None or self._log_p is None or len(self._log_p) == 0:
+            return torch.full((count,), -1, device=at[0].device)
+        return self._slot[at]
+
+    def _divergence(self, p: torch.Tensor, negative_entropy: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+        if self._log_p is None or len(self._log_p) == 0:
+            return torch.full((len(p),), float("nan"), device=p.device)
+        before = self._log_p[earlier.clamp(min=0)]
+        divergence = (negative_entropy - torch.linalg.vecdot(p, before)).clamp_(min=0.0)
+        return divergence.masked_fill(earlier < 0, float("nan"))
 
     @property
     def mixes(self) -> bool:
@@ -112,22 +129,16 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mix_embeddings(
-    log_p: Sequence[torch.Tensor], embed: nn.Module, mask_token_id: int, settings: RefinementSettings
+    p: torch.Tensor, negative_entropy: torch.Tensor, embed: nn.Module, mask: torch.Tensor, settings: RefinementSettings
 ) -> torch.Tensor:
     """
-    Soft mask embeddings `(N, D)` of log-probabilities `(N, V)`, which come in parts:
-    `(1 - alpha) E[mask] + alpha sum_{v in nucleus} p(v) E[v]`.
+    Soft mask embeddings `(N, D)` of probabilities `(N, V)` of the entropies `(N,)`, in nats and negative:
+    `(1 - alpha) mask + alpha sum_{v in nucleus} p(v) E[v]`, with the `mask`'s embedding `(1, D)`.
 
     alpha = ratio (1 - H / log V) with the entropy H over the whole vocabulary; p is renormalised on the nucleus, the
     smallest set of tokens with a mass of at least top_p. arXiv 2510.11052, section 3.
     """
-    mask = embed(torch.full((1,), mask_token_id, device=log_p[0].device)).float()
-    return torch.cat([_mix(rows, embed, mask, settings) for rows in log_p])
-
-
-def _mix(log_p: torch.Tensor, embed: nn.Module, mask: torch.Tensor, settings: RefinementSettings) -> torch.Tensor:
-    p = log_p.exp()
-    certainty = 1 + torch.linalg.vecdot(p, log_p) / math.log(p.shape[-1])
+    certainty = 1 + negative_entropy / math.log(p.shape[-1])
     alpha = settings.ratio * certainty[:, None]
     return (1 - alpha) * mask + alpha * _expected_embedding(p, embed, settings.top_p)
 
@@ -177,11 +188,6 @@ def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
         bound = bound + (found << shift).int()
     kept = p * (order < bound + 2 ** RADIX[-1][0])
     return kept / kept.sum(-1, keepdim=True)
-
-
-def _kl(log_now: torch.Tensor, log_before: torch.Tensor) -> torch.Tensor:
-    p = log_now.exp()
-    return (torch.linalg.vecdot(p, log_now) - torch.linalg.vecdot(p, log_before)).clamp_(min=0.0)
 
 
 def _rows_at_once(logits: torch.Tensor) -> int:

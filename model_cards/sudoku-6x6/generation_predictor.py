@@ -52,7 +52,7 @@ class Reading:
     at: tuple[torch.Tensor, torch.Tensor]
     counts: list[int]
     facts: list[list[int]]
-    memory: Memory | None
+    memory: Memory | None = None
 
 
 class Predictor:
@@ -73,6 +73,7 @@ class Predictor:
         self._cached_block: torch.Tensor | None = None  # (A,): block at whose start the row's cache was filled
         self._age: torch.Tensor | None = None  # (A,): forwards since
         self._window: torch.Tensor | None = None  # (A, L)
+        self._start: int | None = None  # first column of the window, where all rows have the same run
         if self.cache is not None and not self.selects:
             raise ValueError(
                 f"`block_cache`={settings.block_cache!r} needs a model of hf-latent, got {type(model).__name__}: load "
@@ -102,7 +103,10 @@ class Predictor:
             self._window = find_window(canvas, block, read, self.settings.block_cache, self.shifted)
             if self.settings.append_blocks:
                 self._window = self._window & self._exists(canvas, block)
-            facts += [stale.long(), self._window.sum(-1)]
+            columns = torch.arange(canvas.ids.shape[1], device=block.device)
+            first = torch.where(self._window, columns, len(columns)).amin(-1)
+            last = torch.where(self._window, columns, -1).amax(-1)
+            facts += [stale.long(), self._window.sum(-1), first, last]
         return torch.stack(facts) if facts else block.new_zeros((0, len(block)))
 
     def _exists(self, canvas: Canvas, block: torch.Tensor) -> torch.Tensor:
@@ -128,7 +132,10 @@ class Predictor:
 
     def _cached(self, view: "_View", block: torch.Tensor, reading: Reading, facts: list[list[int]]) -> torch.Tensor:
         """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
-        stale, widths = facts
+        stale, widths, first, last = facts
+        # A run of columns that all rows share spares the cache an index.
+        is_shared = len({*zip(first, last, widths, strict=True)}) == 1 and last[0] - first[0] + 1 == widths[0]
+        self._start = first[0] if is_shared and not any(stale) else None
         assert self._window is not None and self._cached_block is not None and self._age is not None
         is_stale = torch.tensor(stale, dtype=torch.bool, device=block.device)
         window = self._window
@@ -170,7 +177,7 @@ class Predictor:
         if self.cache is not None:
             cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
             repeated = None if columns is None else columns.repeat(self.copies, 1)
-            self.cache.place(cached_rows, repeated, view.length)
+            self.cache.place(cached_rows, repeated, view.length, self._start)
         logits = self._forward(inputs, (at_row, at_column))
         if self.copies == 1:
             return logits

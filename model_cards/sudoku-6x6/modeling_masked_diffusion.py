@@ -2,17 +2,37 @@
 """What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Unpack
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
+
+# Logits that are held at a time while tokens are scored: 256 MiB in float32.
+MAX_LOGITS = 2**26
+
+
+@dataclass
+class ScoredOutput(ModelOutput):
+    """
+    Scores of `N` tokens.
+
+    Args:
+        nll (`torch.FloatTensor` of shape `(N,)`): -log p of each, in nats, in float32.
+        correct (`torch.BoolTensor` of shape `(N,)`): whether it is the most probable token.
+    """
+
+    nll: torch.FloatTensor | None = None
+    correct: torch.BoolTensor | None = None
 
 
 class MaskedDiffusionHead:
@@ -25,7 +45,7 @@ class MaskedDiffusionHead:
     model: nn.Module
     lm_head: nn.Linear
     # Whether `align` moves states: a position is then predicted by the state of the one before.
-    reads_previous_state: ClassVar[bool] = False
+    reads_previous_state: bool = False
     # From the family's `PreTrainedModel`:
     config: PreTrainedConfig
     config_class: type[PreTrainedConfig]
@@ -46,6 +66,10 @@ class MaskedDiffusionHead:
         """States `[B, L, D]` such that state `i` predicts token `i`."""
         return hidden_states
 
+    def place(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Positions `[B, L]` where none are given; None leaves them to the base model."""
+        return None
+
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits `[..., V]` of hidden states `[..., D]`."""
         return self.lm_head(hidden_states)
@@ -59,6 +83,7 @@ class MaskedDiffusionHead:
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
+        targets: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
@@ -79,13 +104,17 @@ class MaskedDiffusionHead:
                 Positions whose logits are computed: 0 all, `n` the last n, a 1-D index of columns, an integer
                 `(B, K)` index per row, or a bool `(B, L)` mask, which gives logits of shape `(N, V)`. A pair of
                 `(N,)` indices (rows, columns) gives `(N, V)` too, without the device sync that a mask costs.
+            targets (`torch.LongTensor` of shape `(N,)`, *optional*):
+                Tokens at the `N` selected positions, to be scored without keeping their logits: what training needs.
 
         Returns:
-            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`.
+            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`; with `targets` a `ScoredOutput`.
         """
         # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
         # cache. Block-wise caches come as `past_key_values`, from `generate`.
         kwargs["use_cache"] = False
+        if position_ids is None:
+            position_ids = self.place(attention_mask)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -97,7 +126,11 @@ class MaskedDiffusionHead:
         # state is a row's first, even where the window is as wide as the mask.
         mask = attention_mask if kwargs.get("past_key_values") is None else None
         hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
-        logits = self.project(select_positions(hidden_states, logits_to_keep))
+        hidden_states = select_positions(hidden_states, logits_to_keep)
+        if targets is not None:
+            nll, correct = score_tokens(self.project, hidden_states, targets, self.config.vocab_size)
+            return ScoredOutput(nll=nll, correct=correct)
+        logits = self.project(hidden_states)
 
         loss = None
         if labels is not None:
@@ -106,6 +139,50 @@ class MaskedDiffusionHead:
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def score_tokens(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor, vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    -log p `(N,)` of `targets` under the logits of `states` `[N, D]`, in nats, and whether they are the most probable.
+
+    Where the logits would be more than `MAX_LOGITS`, they are computed a part at a time, and again when gradients are.
+    """
+    size = max(1, MAX_LOGITS // vocab_size)
+    if len(targets) <= size:
+        return _score(project, states, targets)
+    parts = [
+        checkpoint(_score, project, part, wanted, use_reentrant=False)
+        for part, wanted in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    nll, correct = zip(*parts, strict=True)
+    return torch.cat(nll), torch.cat(correct)
+
+
+def _score(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = project(states)
+    targets = targets.to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none"), logits.detach().argmax(-1) == targets
+
+
+def shift_states(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
+
+    With padding on the left the state before the first token is padding, so the first token is found by its position
+    (0) and by the mask, and predicts itself there too; so does the first of every packed document.
+    """
+    shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
+    if position_ids is not None:
+        shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
+    if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
+        shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
+    return shifted
 
 
 def select_positions(
@@ -153,4 +230,4 @@ def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
         )
 
 
-__all__ = ["MaskedDiffusionHead"]
+__all__ = ["MaskedDiffusionHead", "ScoredOutput", "score_tokens", "shift_states"]

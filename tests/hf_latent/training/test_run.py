@@ -120,7 +120,7 @@ def test_mistyped_names_raise(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_model_and_tokenizer_have_to_be_named_once(tmp_path: Path) -> None:
     output = ["--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match=r"either `model_config` .* or `model_name_or_path`, got None and None"):
+    with pytest.raises(ValueError, match=r"give exactly one of `model_config` .*, `backbone` .* got {.*None}"):
         main(*parse(["--task", "sudoku", *output]))
     data = tmp_path / "train.json"
     data.write_text('[{"text": "12"}]')
