@@ -90,17 +90,19 @@ def plot_training_curve(history: list[dict[str, Any]], path: Path) -> None:
         ("eval_nll", "held out", "nats per token"),
         ("eval_accuracy", "solved", "share of instances"),
     ]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = dict(zip(("nats per token", "share of instances"), figure.subplots(1, 2), strict=True))
-    for name, label, unit in series:
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        if points:
-            axes[unit].plot(*zip(*points, strict=True), label=label, linewidth=1.2)
-    for unit, axis in axes.items():
-        axis.set(xlabel="optimizer steps", ylabel=unit)
-        if axis.lines:
-            axis.legend(frameon=False)
-    axes["share of instances"].set_ylim(-0.02, 1.02)
+    points = {name: [(entry["step"], entry[name]) for entry in history if name in entry] for name, _, _ in series}
+    units = [
+        unit for unit in ("nats per token", "share of instances") if any(points[n] for n, _, u in series if u == unit)
+    ]
+    figure = Figure(figsize=(4.5 * max(len(units), 1), 3.2), layout="constrained")
+    for number, unit in enumerate(units, 1):
+        axis = figure.add_subplot(1, len(units), number, xlabel="optimizer steps", ylabel=unit)
+        for name, label, own in series:
+            if own == unit and points[name]:
+                axis.plot(*zip(*points[name], strict=True), label=label, linewidth=1.2)
+        axis.legend(frameon=False)
+        if unit == "share of instances":
+            axis.set_ylim(-0.02, 1.02)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
