@@ -1,15 +1,14 @@
 """
-Wall time of `generate` against its floor, and against a loop that computes all logits.
+Wall time of `generate` against that of its model calls, and against a loop that computes all logits.
 
-Floor: the model calls of that very run, with the same inputs and the same selected positions, replayed bare. The ratio
-says what the canvas, the belief, the rule and the bookkeeping cost, and what latent refinement, the answer's entropy,
-the report and the caches add. With a large vocabulary, `generate` is compared to a plain loop that computes the logits
-of every position at every step and softmaxes them, as reference code does.
+Every model call is timed inside the run that makes it, so that a machine which slows down slows both sides of the
+ratio. What remains is what the canvas, the belief, the rule and the bookkeeping cost, and what latent refinement, the
+answer's entropy, the report and the caches add. With a large vocabulary, `generate` is compared to a plain loop that
+computes the logits of every position at every step and softmaxes them, as reference code does.
 
-    python benchmarks/generation_overhead.py --repeats 7 --json benchmarks/generation_overhead.json
+    python benchmarks/generation_overhead.py --repeats 5 --json benchmarks/generation_overhead.json
 
-Prints a table, then the same content as one JSON line. Times are wall seconds, medians over the repeats of interleaved
-runs; the last column is the ratio of CPU seconds, which other processes disturb less.
+Prints a table, then the same content as one JSON line. Times are wall seconds; ratios are medians over the repeats.
 """
 
 import argparse
@@ -51,30 +50,31 @@ def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
     return LladaForMaskedDiffusion(config).eval()
 
 
-class Recorder:
-    """Keeps the keyword arguments of every model call, and where its keys and values went."""
+class Stopwatch:
+    """Seconds that a model's forwards take, and how many there are."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.calls: list[tuple[dict, dict]] = []
-        self.handle = model.register_forward_pre_hook(self._keep, with_kwargs=True)
+        self.seconds, self.forwards, self._start = 0.0, 0, 0.0
+        model.register_forward_pre_hook(self._begin)
+        model.register_forward_hook(self._end)
 
-    def _keep(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        cache = kwargs.get("past_key_values")
-        self.calls.append((kwargs, dict(vars(cache.slots)) if cache is not None else {}))
+    def _begin(self, *_: object) -> None:
+        self._start = time.perf_counter()
 
-    def replay(self, model: torch.nn.Module) -> None:
-        """The same calls, and nothing else."""
-        for kwargs, slots in self.calls:
-            if slots:
-                vars(kwargs["past_key_values"].slots).update(slots)
-            model(**kwargs)
+    def _end(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+        self.forwards += 1
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.seconds, self.forwards = 0.0, 0
 
 
-def timed(function: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds of a call; the CPU's do not count what other processes take."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(function: Callable[[], object]) -> float:
+    """Wall seconds of a call."""
+    start = time.perf_counter()
     function()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.perf_counter() - start
 
 
 def knobs(decoding: str, num_steps: int) -> dict:
@@ -85,7 +85,12 @@ def knobs(decoding: str, num_steps: int) -> dict:
 
 @torch.no_grad()
 def overhead(
-    model: LladaForMaskedDiffusion, batch_size: int, decoding: str, repeats: int, feature: str | None = None
+    model: LladaForMaskedDiffusion,
+    stopwatch: Stopwatch,
+    batch_size: int,
+    decoding: str,
+    repeats: int,
+    feature: str | None = None,
 ) -> dict:
     prompt = torch.randint(0, model.config.vocab_size - 2, (batch_size, PROMPT_LENGTH))
     settings = knobs(decoding, num_steps=64 // batch_size)  # the same time for every batch size
@@ -97,34 +102,22 @@ def overhead(
         answer[:, -10:] = True
         settings = {k: v for k, v in settings.items() if k != "max_new_tokens"}
         settings |= {"answer_mask": answer, "early_exit_threshold": 0.0}
-    recorder = Recorder(model)
-    model.generate(prompt, **settings)
-    recorder.handle.remove()
-
-    def floor() -> None:
-        recorder.replay(model)
-
-    def run() -> None:
-        model.generate(prompt, **settings)
-
-    floors, runs = [], []
-    for repeat in range(repeats):
-        # Each goes first in turn, so that a machine that slows down favours neither.
-        for function, times in ((floor, floors), (run, runs))[:: 1 if repeat % 2 else -1]:
-            times.append(timed(function))
-    ratios = [r[0] / f[0] for f, r in zip(floors, runs, strict=True)]
-    cpu_ratios = [r[1] / f[1] for f, r in zip(floors, runs, strict=True)]
+    model.generate(prompt, **settings)  # warms up
+    runs = []
+    for _ in range(repeats):
+        stopwatch.reset()
+        runs.append((timed(lambda: model.generate(prompt, **settings)), stopwatch.seconds))
+    ratios = [whole / forwards for whole, forwards in runs]
     return {
         "batch": batch_size,
         "decoding": decoding,
         "feature": feature,
-        "forwards": len(recorder.calls),
-        "floor_s": statistics.median(wall for wall, _ in floors),
-        "generate_s": statistics.median(wall for wall, _ in runs),
+        "forwards": stopwatch.forwards,
+        "forwards_s": statistics.median(forwards for _, forwards in runs),
+        "generate_s": statistics.median(whole for whole, _ in runs),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "cpu_ratio": statistics.median(cpu_ratios),
     }
 
 
@@ -149,7 +142,7 @@ def against_all_logits(model: LladaForMaskedDiffusion, num_steps: int, repeats: 
     prompt = torch.randint(0, model.config.vocab_size - 2, (1, PROMPT_LENGTH))
     settings = knobs("low_confidence", num_steps)
     pairs = [
-        (timed(lambda: plain_loop(model, prompt, num_steps))[0], timed(lambda: model.generate(prompt, **settings))[0])
+        (timed(lambda: plain_loop(model, prompt, num_steps)), timed(lambda: model.generate(prompt, **settings)))
         for _ in range(repeats)
     ]
     ratios = [loop / run for loop, run in pairs]
@@ -173,21 +166,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     model = build_model(4096)
-    rows = [
-        overhead(model, batch_size, decoding, args.repeats)
-        for batch_size in (1, 8)
-        for decoding in ("low_confidence", "entropy", "med")
-    ]
-    rows += [overhead(model, 8, "med", args.repeats, feature) for feature in (*FEATURES, "answer entropy")]
+    stopwatch = Stopwatch(model)
+    cases = [(batch, rule, None) for batch in (1, 8) for rule in ("low_confidence", "entropy", "med")]
+    cases += [(batch, "med", feature) for batch in (1, 8) for feature in (*FEATURES, "answer entropy")]
     print(
-        f"{'batch':>5} {'decoding':>15} {'feature':>18} {'forwards':>8} {'floor s':>8} {'generate s':>10} "
-        f"{'ratio':>6}  min-max      {'CPU':>5}"
+        f"{'batch':>5} {'decoding':>15} {'feature':>18} {'forwards':>8} {'forwards s':>10} {'generate s':>10} "
+        f"{'ratio':>6}  min-max"
     )
-    for r in rows:
+    rows = []
+    for batch_size, decoding, feature in cases:
+        r = overhead(model, stopwatch, batch_size, decoding, args.repeats, feature)
+        rows.append(r)
         print(
-            f"{r['batch']:>5} {r['decoding']:>15} {r['feature'] or '':>18} {r['forwards']:>8} {r['floor_s']:>8.3f} "
-            f"{r['generate_s']:>10.3f} {r['ratio']:>6.3f}  {r['ratio_min']:.3f}-{r['ratio_max']:.3f}  "
-            f"{r['cpu_ratio']:.3f}"
+            f"{r['batch']:>5} {r['decoding']:>15} {r['feature'] or '':>18} {r['forwards']:>8} "
+            f"{r['forwards_s']:>10.3f} {r['generate_s']:>10.3f} {r['ratio']:>6.3f}  "
+            f"{r['ratio_min']:.3f}-{r['ratio_max']:.3f}",
+            flush=True,
         )
     large = against_all_logits(build_model(126_464), num_steps=16, repeats=max(3, args.repeats // 2))
     print(
@@ -196,7 +190,7 @@ def main() -> None:
     )
     result = {
         "date": date.today().isoformat(),
-        "command": "python benchmarks/generation_overhead.py",
+        "command": f"python benchmarks/generation_overhead.py --repeats {args.repeats}",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
