@@ -159,7 +159,8 @@ def main() -> None:
         )
     result = {
         "date": date.today().isoformat(),
-        "command": "python benchmarks/training_step.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/training_step.py --repeats {args.repeats} --vocab_sizes "
+        + " ".join(map(str, args.vocab_sizes)),
         "machine": f"{platform.machine()}, {args.threads} thread(s)",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
