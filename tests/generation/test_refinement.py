@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_latent.generation import denoising
+from hf_latent.generation.belief import log_probabilities
 from hf_latent.generation.refinement import (
-    SMALL_NUCLEUS,
+    SMALL_NUCLEI,
     Memory,
     RefinementSettings,
     large_nucleus,
-    log_probabilities,
     mix_embeddings,
     small_nucleus,
 )
@@ -51,9 +51,8 @@ def settings_of(top_p: float = 0.9, ratio: float = 0.15) -> RefinementSettings:
 
 
 def mix(logits: torch.Tensor, table: torch.Tensor, mask: int, knobs: RefinementSettings) -> torch.Tensor:
-    log_p = log_probabilities(logits)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    return mix_embeddings(log_p.exp(), -entropy, nn.Embedding.from_pretrained(table), table[mask][None].float(), knobs)
+    log_p, entropy = log_probabilities(logits)
+    return mix_embeddings(log_p.exp(), entropy, nn.Embedding.from_pretrained(table), table[mask][None].float(), knobs)
 
 
 @pytest.mark.parametrize("case", MIXTURES)
@@ -112,8 +111,8 @@ def test_the_mixture_of_random_beliefs(
 def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: float, seed: int) -> None:
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
-        small = small_nucleus(logits.softmax(-1), top_p)
-        assert small is not None or vocabulary > SMALL_NUCLEUS
+        small = small_nucleus(logits.softmax(-1), top_p, SMALL_NUCLEI[-1])
+        assert small is not None or vocabulary > SMALL_NUCLEI[-1]
         large = large_nucleus(logits.softmax(-1), top_p), torch.arange(vocabulary).expand(4, -1)
         rows = [row for found in (small, large) if found is not None for row in zip(range(4), *found, strict=True)]
         for i, s, t in rows:
@@ -123,7 +122,7 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: f
             size = int((best.values.cumsum(-1) < top_p - 1e-6).sum()) + 1
             assert sorted(kept.tolist()) == sorted(best.indices[:size].tolist())
             assert torch.allclose(s[s > 0].double(), p[kept] / p[kept].sum(), atol=1e-5)
-    if vocabulary > SMALL_NUCLEUS and scale < 1:
+    if vocabulary > SMALL_NUCLEI[-1] and scale < 1:
         assert small is None, "the flat case is to leave the small nucleus"
 
 
@@ -139,7 +138,7 @@ def test_equal_tokens_are_in_a_large_nucleus_together() -> None:
 def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
     at = torch.tensor([0]), torch.tensor([1])
-    memory.observe(at, torch.tensor([HALVES]).log(), torch.tensor([True]), torch.Size([1, 2]))
+    memory.observe(at, *log_probabilities(torch.tensor([HALVES]).log()), torch.tensor([True]), torch.Size([1, 2]))
     ids = torch.tensor([[0, 3]])
     assert not memory.mixes
     assert torch.equal(memory.embeddings(ids, ids == 3), memory.embed(ids))
@@ -150,7 +149,7 @@ def test_only_open_remembered_positions_are_mixed() -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(0.7, 0.8))
     at = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 0, 3])
     keep = torch.tensor([True, True, True, False])
-    memory.observe(at, torch.tensor([HALVES] * 4).log(), keep, torch.Size([2, 4]))
+    memory.observe(at, *log_probabilities(torch.tensor([HALVES] * 4).log()), keep, torch.Size([2, 4]))
     ids = torch.tensor([[0, 2, 3, 3], [3, 1, 0, 3]])
     soft = [0.9 * 8 + 0.1 * 2 / 3, 0.9 * 4 + 0.1 / 3]
     expected = TABLE[ids]
@@ -166,16 +165,16 @@ def test_the_divergence_is_from_the_newer_belief_to_the_older() -> None:
     """By hand: 1/2 log(1/2 : 1/4) + 1/2 log(1/2 : 3/4). The paper's p_t is the newer one, time runs down."""
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of())
     at = torch.tensor([0, 0]), torch.tensor([0, 2])
-    before = torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log()
-    now = torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log()
+    before = log_probabilities(torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log())
+    now = log_probabilities(torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log())
     both, shape = torch.tensor([True, True]), torch.Size([1, 3])
-    assert memory.observe(at, before, both, shape).isnan().all()
+    assert memory.observe(at, *before, both, shape).isnan().all()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert memory.observe(at, now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    assert memory.observe(at, *now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
     elsewhere = torch.tensor([0, 0]), torch.tensor([1, 2])
-    assert memory.observe(elsewhere, now, both, shape).isnan().tolist() == [True, False]
-    memory.observe(at, before, torch.tensor([False, True]), shape)
-    assert memory.observe(at, now, both, shape).isnan().tolist() == [True, False]
+    assert memory.observe(elsewhere, *now, both, shape).isnan().tolist() == [True, False]
+    memory.observe(at, *before, torch.tensor([False, True]), shape)
+    assert memory.observe(at, *now, both, shape).isnan().tolist() == [True, False]
 
 
 # The whole decode.
@@ -481,13 +480,13 @@ def test_a_stop_ends_the_block_whatever_the_schedule(llada: nn.Module) -> None:
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the logits that the memory of the test's runs is given."""
+    """Shapes of the beliefs that the memory of the test's runs is given."""
     shapes: list[tuple[int, ...]] = []
 
     class Watched(Memory):
-        def observe(self, at: tuple, logits: torch.Tensor, *args: object) -> torch.Tensor:
-            shapes.append(tuple(logits.shape))
-            return super().observe(at, logits, *args)
+        def observe(self, at: tuple, log_p: torch.Tensor, *args: object) -> torch.Tensor:
+            shapes.append(tuple(log_p.shape))
+            return super().observe(at, log_p, *args)
 
     monkeypatch.setattr(denoising, "Memory", Watched)
     return shapes
