@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from hf_latent.tasks.drawing import inclusive_range, split_of_key
+from hf_latent.tasks.sudoku_solver import BOXES, SudokuSolver
+from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["SudokuTask", "extract_board", "sudoku_tokenizer"]
 
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows, columns
 DEFAULT_GIVENS = {4: (4, 10), 6: (12, 20), 9: (26, 40)}
 MAX_MISSES = 2000
 
@@ -33,8 +33,15 @@ class SudokuTask:
     A board is a string of rows joined by newlines, "." (or "0" on input) being an empty cell. Train and test never
     share a puzzle: the side is a function of the puzzle itself (see [`SudokuTask.split_of`]), whatever the seeds.
 
+    Tokens: prompt and completion (with `<eos>`) have 22 and 20 for size 4, 44 and 42 for 6, 92 and 90 for 9.
+
     Args:
         size (`int`): 4 (boxes of 2x2), 6 (boxes of 2 rows x 3 columns) or 9 (boxes of 3x3).
+        num_givens (`tuple[int, int]`, `int` or `None`): inclusive range of the given cells of generated puzzles; by
+            default 4..10, 12..20 and 26..40. A number alone is both ends.
+        unique (`bool`): whether generated puzzles have exactly one solution each.
+        num_guesses (`tuple[int, int]`, `int` or `None`): inclusive range of [`SudokuTask.difficulty`] of generated
+            puzzles; any if `None`. Others are drawn and thrown away.
 
     Changelog: version 1, first release.
     """
@@ -42,21 +49,22 @@ class SudokuTask:
     name = "sudoku"
     version = 1
 
-    def __init__(self, size: int = 9) -> None:
+    def __init__(
+        self,
+        size: int = 9,
+        *,
+        num_givens: tuple[int, int] | int | None = None,
+        unique: bool = True,
+        num_guesses: tuple[int, int] | int | None = None,
+    ) -> None:
         if size not in BOXES:
             raise ValueError(f"`size` must be one of {sorted(BOXES)}, got {size!r}.")
-        self.size = size
-        height, width = BOXES[size]
-        names = [
-            (("row", r), ("column", c), ("box", r // height, c // width)) for r in range(size) for c in range(size)
-        ]
-        self._units = [[i for i, of in enumerate(names) if u in of] for u in sorted({u for of in names for u in of})]
-        self._full = (1 << size * size) - 1
-        # Cell i as the bit 1 << i -> the cells whose digit it does not forbid.
-        self._keep = {
-            1 << i: sum(1 << j for j in range(size * size) if j == i or not set(names[i]) & set(names[j]))
-            for i in range(size * size)
-        }
+        self.size, self.unique = size, unique
+        self.num_givens = inclusive_range("num_givens", num_givens, DEFAULT_GIVENS[size], size**2)
+        self.num_guesses = None if num_guesses is None else inclusive_range("num_guesses", num_guesses)
+        if self.num_guesses is not None and not unique:
+            raise ValueError(f"`num_guesses` needs `unique=True`, got {num_guesses!r} and {unique!r}.")
+        self._solver = SudokuSolver(size)
 
     @property
     def completion_length(self) -> int:
@@ -72,7 +80,7 @@ class SudokuTask:
         *,
         split: str = "train",
         num_givens: tuple[int, int] | int | None = None,
-        unique: bool = True,
+        unique: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Distinct puzzles, the same on every platform for the same arguments.
 
@@ -80,28 +88,30 @@ class SudokuTask:
             num_puzzles (`int`): how many; `ValueError` if no new one turns up in 2000 draws.
             seed (`int`): seeds the generator; has no influence on the split a puzzle belongs to.
             split (`str`): "train" (9 puzzles in 10) or "test".
-            num_givens (`tuple[int, int]`, `int` or `None`): inclusive range, by default a moderate one for the size.
-                The number is drawn uniformly; a board which is minimal before it is reached keeps its clues if they
-                are within the range.
-            unique (`bool`): whether each puzzle has exactly one solution. If not, `solution` is one of several.
+            num_givens (`tuple[int, int]`, `int` or `None`): inclusive range, by default the task's. The number is
+                drawn uniformly; a board which is minimal before it is reached keeps its clues if they are within the
+                range.
+            unique (`bool` or `None`): whether each puzzle has exactly one solution, by default as the task says. If
+                not, `solution` is one of several.
 
         Returns:
             `list[dict]`: "puzzle" and "solution" (boards) and "num_givens".
         """
         if split not in ("train", "test"):
             raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
-        num_givens = DEFAULT_GIVENS[self.size] if num_givens is None else num_givens
-        low, high = (num_givens, num_givens) if isinstance(num_givens, int) else num_givens
-        if not 0 <= low <= high <= self.size**2:
-            raise ValueError(f"`num_givens` must be a range within 0..{self.size**2}, got {num_givens!r}.")
+        low, high = self.num_givens
+        if num_givens is not None:
+            low, high = inclusive_range("num_givens", num_givens, most=self.size**2)
+        unique = self.unique if unique is None else unique
         rng = random.Random(f"sudoku {self.size} {seed}")  # a string is hashed by SHA-512: platform-independent
         found: dict[str, dict[str, Any]] = {}
         misses = 0
         while len(found) < num_puzzles:
-            solution = self._solve([self._full] * self.size, 1, rng=rng)[0]
+            solution = self._solver.draw_board(rng)
             givens = self._dig(solution, rng.randint(low, high), unique, rng)
             puzzle, count = self._render(givens), sum(given.bit_count() for given in givens)
-            if count <= high and puzzle not in found and self.split_of(puzzle) == split:
+            is_new = count <= high and puzzle not in found and self.split_of(puzzle) == split
+            if is_new and (not unique or self._is_wanted(puzzle)):
                 found[puzzle] = {"puzzle": puzzle, "solution": self._render(solution), "num_givens": count}
                 misses = 0
             elif (misses := misses + 1) == MAX_MISSES:
@@ -117,18 +127,25 @@ class SudokuTask:
         Renaming the digits of a puzzle therefore never moves it to the other side.
         """
         names: dict[str, str] = {".": "."}
-        canonical = "".join(names.setdefault(char, str(len(names))) for char in self._cells(puzzle))
-        return "test" if int(hashlib.sha256(canonical.encode()).hexdigest(), 16) % 10 == 0 else "train"
+        return split_of_key("".join(names.setdefault(char, str(len(names))) for char in self._cells(puzzle)))
 
     def count_solutions(self, puzzle: str, *, limit: int = 2) -> int:
         """Number of solutions of `puzzle`, counted up to `limit`."""
+        return len(self._solver.solutions(self._candidates(puzzle), limit))
+
+    def difficulty(self, instance: dict[str, Any]) -> int:
+        """Guesses that solving the puzzle takes: see [`SudokuSolver.count_guesses`]. 0 means that singles suffice."""
+        return self._solver.count_guesses(self._candidates(instance["puzzle"]))
+
+    def _is_wanted(self, puzzle: str) -> bool:
+        if self.num_guesses is None:
+            return True
+        return self.num_guesses[0] <= self.difficulty({"puzzle": puzzle}) <= self.num_guesses[1]
+
+    def _candidates(self, puzzle: str) -> list[int]:
         cells = self._cells(puzzle)
         digits = [sum(1 << i for i, char in enumerate(cells) if char == str(d + 1)) for d in range(self.size)]
-        return len(self._solve(self._candidates(digits), limit))
-
-    def _candidates(self, givens: list[int]) -> list[int]:
-        free = self._full & ~sum(givens)
-        return [free | given for given in givens]
+        return self._solver.candidates(digits)
 
     def _dig(self, solution: list[int], target: int, unique: bool, rng: random.Random) -> list[int]:
         """Empty cells in random order until `target` givens are left or, if `unique`, no cell can be spared."""
@@ -140,50 +157,13 @@ class SudokuTask:
             digit = next(d for d in range(self.size) if givens[d] & bit)
             givens[digit] ^= bit
             if unique:
-                candidates = self._candidates(givens)
+                candidates = self._solver.candidates(givens)
                 candidates[digit] ^= bit  # a solution with another digit here is a second one
-                if self._solve(candidates, 1):
+                if self._solver.solutions(candidates, 1):
                     givens[digit] ^= bit
                     continue
             left -= 1
         return givens
-
-    def _solve(self, candidates: list[int], limit: int, *, rng: random.Random | None = None, done: int = 0) -> list:
-        """Up to `limit` solutions, each one bit set of cells per digit, like `candidates` (the cells it may take)."""
-        candidates = list(candidates)
-        while True:
-            once = twice = thrice = 0
-            for cells in candidates:
-                thrice |= twice & cells
-                twice |= once & cells
-                once |= cells
-            if once != self._full:
-                return []
-            single = once & ~twice & ~done
-            if not single:
-                break
-            done |= single
-            for digit, cells in enumerate(candidates):
-                placed, kept = cells & single, cells
-                while placed:
-                    bit = placed & -placed
-                    placed ^= bit
-                    kept &= self._keep[bit]
-                candidates[digit] = kept
-        if not twice:
-            return [candidates]
-        branch = (twice & ~thrice) or twice
-        bit = branch & -branch
-        digits = [d for d in range(self.size) if candidates[d] & bit]
-        if rng is not None:
-            rng.shuffle(digits)
-        solutions: list[list[int]] = []
-        for digit in digits:
-            narrowed = [cells if d == digit else cells & ~bit for d, cells in enumerate(candidates)]
-            solutions += self._solve(narrowed, limit - len(solutions), rng=rng, done=done)
-            if len(solutions) >= limit:
-                break
-        return solutions
 
     # Formatter
 
@@ -231,7 +211,7 @@ class SudokuTask:
         except ValueError:
             return False
         kept = all(given in (".", cell) for given, cell in zip(givens, cells, strict=True))
-        return kept and all({cells[i] for i in unit} == set("123456789"[: self.size]) for unit in self._units)
+        return kept and all({cells[i] for i in unit} == set("123456789"[: self.size]) for unit in self._solver.units)
 
     def is_solved(self, instance: dict[str, Any], completion: str) -> bool:
         """[`SudokuTask.verify`] for an instance."""
@@ -244,7 +224,7 @@ class SudokuTask:
 
 def extract_board(text: str) -> str:
     """The answer in a decoded completion: what precedes the first `<eos>`, without `<pad>` or blanks at its end."""
-    return re.sub(r"(<pad>|\s)+\Z", "", text.partition("<eos>")[0])
+    return before_eos(text)
 
 
 def sudoku_tokenizer(size: int = 9) -> PreTrainedTokenizerFast:
@@ -256,17 +236,4 @@ def sudoku_tokenizer(size: int = 9) -> PreTrainedTokenizerFast:
     Args:
         size (`int`): the largest board whose puzzle and solution fit in `model_max_length`.
     """
-    special = ["<pad>", "<eos>", "<mask>"]
-    vocabulary = {token: i for i, token in enumerate([*special, "\n", ".", "=", *"123456789"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        mask_token="<mask>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=2 * SudokuTask(size).completion_length + 2,
-    )
+    return symbol_tokenizer("\n.=123456789", model_max_length=2 * SudokuTask(size).completion_length + 2)
