@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -91,7 +91,7 @@ def bundle(
             tokenizer.save_pretrained(written)
         if verify:
             check_loads_without_us(written)
-        keep_other_files(folder, written, _is_checkpoint)
+        keep_other_files(folder, written, is_checkpoint)
         if not (written / "README.md").exists():
             write_card(written, model)
         swap(written, folder)
@@ -133,7 +133,7 @@ def keep_other_files(old: Path, new: Path, is_ours: Callable[[Path], bool]) -> N
         shutil.copy2(path, new / relative)
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: PurePath) -> bool:
     """Whether a file, by its path in the folder, is replaced or dropped with the checkpoint."""
     at_top = len(path.parts) == 1 and (path.suffix in CHECKPOINT_SUFFIXES or path.name in CHECKPOINT_FILES)
     return at_top or path.suffix in PICKLE_SUFFIXES
@@ -149,4 +149,4 @@ def swap(new: Path, folder: Path) -> None:
     new.rename(folder)
 
 
-__all__ = ["bundle", "check_loads_without_us", "keep_other_files", "run_without_us", "swap"]
+__all__ = ["bundle", "check_loads_without_us", "is_checkpoint", "keep_other_files", "run_without_us", "swap"]

@@ -189,15 +189,20 @@ def bundle_decoder(name: str, folder: str | os.PathLike, *, verify: bool = True,
         (written / FOLDER).mkdir(parents=True)
         for file, text in package_sources([ENTRY_POINT], HEADER).items():
             (written / FOLDER / file).write_text(text, encoding="utf-8")
-        (written / FOLDER / "generate.py").write_text(_entry_point(name, defaults), encoding="utf-8")
+        (written / FOLDER / "generate.py").write_text(entry_point(name, defaults), encoding="utf-8")
         if verify:
-            run_without_us(_RUN_WITHOUT_US, written)
+            check_decoder_without_us(written)
         rewrites_card = _is_own_card(folder / "README.md")
         keep_other_files(folder, written, lambda path: _is_code(path) or (rewrites_card and path == Path("README.md")))
         if not (written / "README.md").exists():
             write_decoder_card(written, name, defaults)
         swap(written, folder)
     return folder
+
+
+def check_decoder_without_us(folder: Path) -> None:
+    """Raise `RuntimeError` unless the decoder in `folder` loads in a process where `import hf_latent` fails."""
+    run_without_us(_RUN_WITHOUT_US, folder)
 
 
 def write_decoder_card(folder: Path, name: str, defaults: dict[str, Any]) -> Path:
@@ -247,7 +252,8 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
-def _entry_point(name: str, defaults: dict[str, Any]) -> str:
+def entry_point(name: str, defaults: dict[str, Any]) -> str:
+    """Text of the `generate.py` of decoder `name`, which sets `defaults`."""
     entries = "".join(f'    "{setting}": {value!r},\n' for setting, value in defaults.items())
     return (
         f'{HEADER}"""Decoder {name}: see README.md beside this folder."""\n\n'
@@ -319,4 +325,4 @@ _UNMEASURED = """## Not measured
 Speed and quality of this decoder on the published 8B checkpoints, and anything on a GPU. It was tested on tiny models
 of the same layout, with hf-latent's code and with code of their own, where both write the same tokens."""
 
-__all__ = ["DECODERS", "Decoder", "bundle_decoder", "write_decoder_card"]
+__all__ = ["DECODERS", "Decoder", "bundle_decoder", "check_decoder_without_us", "entry_point", "write_decoder_card"]

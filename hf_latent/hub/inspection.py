@@ -1,0 +1,244 @@
+"""What a repository may hold, checked before it is pushed and after it was pulled."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hf_latent.hub.bundling import PICKLE_SUFFIXES
+from hf_latent.hub.decoder import FOLDER
+from hf_latent.hub.local_paths import find_local_path
+from hf_latent.hub.tokens import find_token
+from hf_latent.hub.travelling_code import find_foreign_code
+
+# Read by text tools, checked for paths and tokens line by line.
+TEXT_SUFFIXES = {
+    *(".cfg", ".csv", ".html", ".ini", ".ipynb", ".jinja", ".json", ".jsonl", ".log", ".md", ".py", ".rst", ".sh"),
+    *(".svg", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+}
+# Vocabularies hold pieces of paths that are nobody's.
+VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
+PICKLES = PICKLE_SUFFIXES | {".pickle", ".joblib", ".dill"}
+TRAINING_STATES = ("optimizer", "scheduler", "scaler", "rng_state", "random_states")
+OTHER_CODE = {".pyc", ".pyo", ".so", ".pyd", ".dll", ".dylib", ".exe"}
+# Of the machine, not of the repository.
+IGNORED_FOLDERS = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
+IGNORED_FILES = {".DS_Store", "Thumbs.db", ".gitignore"}
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that may not be there: its path, why, and what to do."""
+
+    path: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}: {self.remedy}"
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """Path in the repository to file, of everything in `folder` but what belongs to git, caches and editors."""
+    files = {}
+    for directory, names, found in os.walk(folder):
+        names[:] = sorted(name for name in names if name not in IGNORED_FOLDERS)
+        linked = [name for name in names if (Path(directory) / name).is_symlink()]
+        for name in (*sorted(found), *linked):
+            if name not in IGNORED_FILES:
+                path = Path(directory) / name
+                files[path.relative_to(folder).as_posix()] = path
+    return files
+
+
+def check_files(
+    files: dict[str, Path],
+    folder: Path,
+    *,
+    is_leaving: bool = True,
+    trust_remote_code: bool = False,
+    known_tokens: list[str] | None = None,
+) -> None:
+    """
+    Raise `ValueError` that names every file of a repository that may not be in it, why, and what to do.
+
+    Args:
+        files: path in the repository to local file.
+        folder: where they are; links that lead out of it are refused of what leaves.
+        is_leaving: about to be pushed. Then also local paths, tokens and links are looked for.
+        trust_remote_code: take Python files and references to code that are not this library's.
+        known_tokens: further texts that may not occur.
+    """
+    refusals: list[Refusal] = []
+    for name, path in sorted(files.items()):
+        found = list(_look_at(name, path, files, trust_remote_code=trust_remote_code))
+        if is_leaving and not any("link" in refusal.reason for refusal in found):
+            found = [*_look_at_link(name, path, folder), *found] or list(_look_at_text(name, path, known_tokens))
+        refusals += found
+    if refusals:
+        shown = "\n".join(f"- {refusal}" for refusal in refusals[:MAX_SHOWN])
+        more = f"\n- and {len(refusals) - MAX_SHOWN} more" if len(refusals) > MAX_SHOWN else ""
+        what = "Not pushed: `folder` has" if is_leaving else "Refused: the repository has"
+        raise ValueError(f"{what} {len(refusals)} file(s) that do not belong into a repository.\n{shown}{more}")
+
+
+def check_names(names: list[str]) -> None:
+    """As `check_files`, of names alone: what can be said before anything is downloaded."""
+    refusals = [refusal for name in sorted(names) for refusal in _look_at_name(name)]
+    if refusals:
+        shown = "\n".join(f"- {refusal}" for refusal in refusals[:MAX_SHOWN])
+        raise ValueError(
+            f"Refused, nothing was downloaded: the repository has {len(refusals)} unsafe file(s).\n{shown}"
+        )
+
+
+def _look_at_name(name: str) -> Iterator[Refusal]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        yield Refusal(name, "leads out of the folder", "such a name is an attack; do not load this repository")
+    elif path.name.startswith(TRAINING_STATES) and path.suffix in PICKLES:
+        yield Refusal(name, "is the state of a training run, a pickle", _REBUNDLE)
+    elif path.suffix.lower() in PICKLES:
+        yield Refusal(name, "is a pickle or may hold one, which can run code when it is loaded", _REBUNDLE)
+    elif path.suffix.lower() in OTHER_CODE:
+        yield Refusal(name, "is compiled code", "delete it")
+
+
+_REBUNDLE = (
+    "write a clean folder with `hf-latent bundle FOLDER NEW` (weights as safetensors, nothing of the training run), "
+    "or delete the file"
+)
+
+
+def _look_at(name: str, path: Path, files: dict[str, Path], *, trust_remote_code: bool) -> Iterator[Refusal]:
+    """What is wrong with a file wherever it comes from."""
+    if refusals := list(_look_at_name(name)):
+        yield from refusals
+    elif not path.is_file():
+        yield Refusal(name, "is a link to a folder or to nothing", "copy what it should be into the folder")
+    elif path.suffix == ".safetensors":
+        yield from _look_at_weights(name, path)
+    elif path.suffix == ".py" and not trust_remote_code:
+        if reason := find_foreign_code(PurePosixPath(name), path.read_bytes()):
+            yield Refusal(name, reason, _CODE)
+    elif path.suffix == ".json":
+        yield from _look_at_json(name, path, files, trust_remote_code=trust_remote_code)
+    elif _is_pickle(path):
+        yield Refusal(name, "is a pickle by its content, which can run code when it is loaded", _REBUNDLE)
+
+
+_CODE = (
+    "bundle the model again with the installed hf-latent (`hf-latent bundle`, `bundle-decoder`) if it was made by "
+    "another version; otherwise read the file, and pull with trust_remote_code=True only if you trust it"
+)
+
+
+def _look_at_weights(name: str, path: Path) -> Iterator[Refusal]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        yield Refusal(name, f"is not a safetensors file ({error})", "it is damaged or something else: save it again")
+
+
+def _is_pickle(path: Path) -> bool:
+    """By the first bytes, or as torch's zip archives of pickles; whatever its name."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1:
+        return True
+    if head != b"PK\x03\x04" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(entry.endswith(".pkl") for entry in archive.namelist())
+
+
+def _look_at_json(name: str, path: Path, files: dict[str, Path], *, trust_remote_code: bool) -> Iterator[Refusal]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        yield Refusal(name, f"is not JSON ({error})", "write it again")
+        return
+    if not isinstance(content, dict):
+        return
+    if name.endswith(".index.json"):
+        yield from _look_at_index(name, content, files)
+    if not trust_remote_code:
+        yield from _look_at_references(name, content, files)
+
+
+def _look_at_index(name: str, content: dict[str, Any], files: dict[str, Path]) -> Iterator[Refusal]:
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict):
+        yield Refusal(name, "has no `weight_map`", "write it again")
+        return
+    folder = PurePosixPath(name).parent
+    for shard in sorted({str(shard) for shard in weight_map.values()}):
+        if PurePosixPath(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
+            yield Refusal(name, f"names weights outside of the folder, {shard!r}", "do not load this repository")
+        elif not shard.endswith(".safetensors"):
+            yield Refusal(name, f"names {shard!r}, which is no safetensors file", _REBUNDLE)
+        elif (folder / shard).as_posix() not in files:
+            yield Refusal(name, f"names {shard!r}, which is not there", "save the model again, whole")
+
+
+def _look_at_references(name: str, content: dict[str, Any], files: dict[str, Path]) -> Iterator[Refusal]:
+    """`auto_map` says which code is run: only that of this folder, which was compared with ours."""
+    auto_map = content.get("auto_map") or {}
+    for references in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
+        for reference in references if isinstance(references, list | tuple) else [references]:
+            if reference is None:
+                continue
+            module, _, attribute = str(reference).rpartition(".")
+            if "--" in str(reference) or "/" in str(reference):
+                yield Refusal(name, f"runs code of another repository, {reference!r}", _CODE)
+            elif not attribute.isidentifier() or f"{module}.py" not in files:
+                yield Refusal(name, f"names the code {reference!r}, which is not there", _CODE)
+    mapping = content.get("auto_mapping")
+    library = str(mapping.get("parent_library") or "") if isinstance(mapping, dict) else ""
+    if library and library.split(".")[0] not in ("transformers", "diffusers"):
+        remedy = "set `task_type` of the adapter ('CAUSAL_LM') and save it again, so that any machine loads it"
+        yield Refusal(name, f"imports {library!r}, which others do not have", remedy)
+
+
+def _look_at_link(name: str, path: Path, folder: Path) -> Iterator[Refusal]:
+    if path.resolve() != (folder.resolve() / name) and not path.resolve().is_relative_to(folder.resolve()):
+        yield Refusal(name, "is a link out of the folder", "copy the file into the folder if it shall be public")
+
+
+def _look_at_text(name: str, path: Path, known_tokens: list[str] | None) -> Iterator[Refusal]:
+    """Tokens, wherever text is; paths, but in vocabularies and in code, which is the same everywhere."""
+    if kind := find_token(name, known_tokens):
+        yield Refusal("A file", f"has {kind} in its name", "rename it, and revoke the token")
+        return
+    if path.suffix.lower() not in TEXT_SUFFIXES:
+        return
+    has_paths = path.name not in VOCABULARIES and path.suffix != ".py"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if kind := find_token(line, known_tokens):
+                yield Refusal(name, f"has {kind} in line {number}", "remove it, and revoke it if others have seen it")
+                return
+            if has_paths and (local := find_local_path(line)):
+                yield Refusal(name, f"has the local path {local} in line {number}", _path_remedy(name))
+                return
+
+
+def _path_remedy(name: str) -> str:
+    if name == "adapter_config.json" or name == "README.md":
+        return "others do not have that folder; for an adapter pass `base_model=` (`--base-model user/model`)"
+    return "others do not have it, and it tells about your machine: write a relative path or a name on the Hub"
+
+
+def is_decoder_path(path: PurePosixPath) -> bool:
+    """Whether a file is the code of a decoder."""
+    return len(path.parts) == 2 and path.parts[0] == FOLDER and path.suffix == ".py"
+
+
+__all__ = ["check_files", "check_names", "is_decoder_path", "list_files"]

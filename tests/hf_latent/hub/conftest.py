@@ -1,0 +1,122 @@
+"""A Hub on this machine, a huggingface_hub that talks to it, and a process that has no hf-latent."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+LOOPBACK = Path(__file__).parent / "loopback"
+TOKEN = "hf_" + "abcdefghij" * 4  # looks like one, and is nobody's
+USER = "user"
+
+
+def make_hub() -> Any:
+    sys.path.insert(0, str(LOOPBACK))
+    try:
+        from loopback_server import LoopbackHub
+    finally:
+        sys.path.remove(str(LOOPBACK))
+    server = LoopbackHub()
+    server.users[TOKEN] = USER
+    return server
+
+
+def stop(server: Any) -> None:
+    server.shutdown()
+    server.server_close()
+    assert server.bugs == []
+
+
+def connect(patch: pytest.MonkeyPatch, server: Any, cache: Path) -> None:
+    """Make the huggingface_hub of this process talk to `server`: its environment was read when it was imported."""
+    import huggingface_hub.constants as constants
+    import huggingface_hub.hf_api as hf_api
+    import huggingface_hub.utils._http as http
+    import transformers.utils.hub as transformers_hub
+
+    patch.setattr(constants, "ENDPOINT", server.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(hf_api.api, "endpoint", server.url)
+    patch.setattr(transformers_hub, "_hf_api", None)
+    patch.setattr(http, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))  # between two tries
+    patch.setenv("HF_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """An empty Hub that this process is logged in to."""
+    server = make_hub()
+    connect(monkeypatch, server, tmp_path / "cache")
+    yield server
+    stop(server)
+
+
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """As `hub`, for all tests of a file."""
+    server = make_hub()
+    with pytest.MonkeyPatch.context() as patch:
+        connect(patch, server, tmp_path_factory.mktemp("cache"))
+        yield server
+    stop(server)
+
+
+@pytest.fixture(scope="session")
+def token() -> str:
+    """What the Hubs of these tests take."""
+    return TOKEN
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Callable[..., Any]:
+    """
+    `stranger(program, server, home, job, **environment)` runs `program` in a process that cannot import hf_latent and
+    talks to `server`; `job` is handed over as JSON, and so is its `result`.
+    """
+    blocker = (
+        "import json, sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'hf_latent':\n"
+        "            raise ModuleNotFoundError('hf_latent is not installed here')\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+        "job, result = json.load(open('job.json')), {}\n"
+    )
+    last = "\nassert not any(name.split('.')[0] == 'hf_latent' for name in sys.modules)\n"
+    last += "json.dump(result, open('result.json', 'w'))\n"
+
+    def run(program: str, server: Any, home: Path, job: dict[str, Any] | None = None, **environment: str) -> Any:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "job.json").write_text(json.dumps(job or {}))
+        (home / "program.py").write_text(blocker + program + last)
+        own = {
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(home / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        own |= {"HF_DATASETS_OFFLINE": "0", "PYTHONSAFEPATH": "1", "HF_TOKEN": TOKEN} | environment
+        done = subprocess.run(
+            [sys.executable, "program.py"],
+            cwd=home,
+            env={name: value for name, value in (os.environ | own).items() if value},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads((home / "result.json").read_text()) | {"stderr": done.stderr, "stdout": done.stdout}
+
+    return run
