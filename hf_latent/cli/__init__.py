@@ -7,6 +7,8 @@ from hf_latent.cli.bundle_decoder import bundle_decoder
 from hf_latent.cli.demo import demo
 from hf_latent.cli.eval import evaluate
 from hf_latent.cli.generate import generate
+from hf_latent.cli.pull import pull
+from hf_latent.cli.push import push
 from hf_latent.cli.traces import traces
 from hf_latent.cli.train import train
 from hf_latent.cli.view import view
@@ -26,6 +28,8 @@ app.command(name="eval")(evaluate)
 app.command()(view)
 app.command()(bundle)
 app.command()(bundle_decoder)
+app.command()(push)
+app.command()(pull)
 
 
 def main() -> None:
