@@ -9,6 +9,7 @@ from hf_latent.cli.eval import evaluate
 from hf_latent.cli.generate import generate
 from hf_latent.cli.pull import pull
 from hf_latent.cli.push import push
+from hf_latent.cli.serve import serve
 from hf_latent.cli.traces import traces
 from hf_latent.cli.train import train
 from hf_latent.cli.view import view
@@ -26,6 +27,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(traces)
 app.command(name="eval")(evaluate)
 app.command()(view)
+app.command(name="app")(serve)
 app.command()(bundle)
 app.command()(bundle_decoder)
 app.command()(push)

@@ -122,8 +122,9 @@ def run_once(
     parts: Mapping[str, Any],
     infill: bool,
     chat: bool,
+    streamer: Any = None,
 ) -> "Replay":
-    """Generate once with `knobs` and keep every forward."""
+    """Generate once with `knobs` and keep every forward; `streamer` is the one of `generate`."""
     from hf_latent.viz import replay_of
 
     template = None
@@ -141,7 +142,7 @@ def run_once(
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     write = model.infill if infill else model.generate
-    output = write(**inputs, output_history=True, return_dict_in_generate=True, **knobs)
+    output = write(**inputs, streamer=streamer, output_history=True, return_dict_in_generate=True, **knobs)
     reasoning = answer = None
     if template is not None:
         split = template.split(tokenizer, output.sequences, inputs["answer_mask"])[0]
@@ -183,4 +184,4 @@ def find_mask_token_id(model: Any, knobs: Mapping[str, Any]) -> int | None:
     return None
 
 
-__all__ = ["view"]
+__all__ = ["find_mask_token_id", "run_once", "shown_settings", "template_parts", "view"]

@@ -141,14 +141,14 @@ def replay_of(
     return Replay(
         name=name,
         settings=dict(settings),
-        prompt="".join(_text(tokenizer, i) for i in ids if i not in special_ids) if prompt is None else prompt,
+        prompt="".join(token_text(tokenizer, i) for i in ids if i not in special_ids) if prompt is None else prompt,
         num_forwards=num_forwards,
         start=start,
         canvas=canvas,
         sequence=sequence,
         given=[token != mask for token in start],
         commit_step=commit_step,
-        texts={token: _text(tokenizer, token) for token in sorted(used)},
+        texts={token: token_text(tokenizer, token) for token in sorted(used)},
         special_ids=sorted(special_ids),
         mask_token_id=mask,
         candidates=candidates,
@@ -220,7 +220,7 @@ def _rebuilt(start: list[int], sequence: list[int], commit_step: list[int], num_
     return [*canvas[:-1], sequence] if canvas else []
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Text of one token, with its leading space; a piece of a character under its name in the vocabulary."""
     text = str(tokenizer.decode([token]))
     # Models have more rows in their embedding than their tokenizer has tokens.
@@ -244,4 +244,4 @@ def _number(values: torch.Tensor | None, row: int) -> float | None:
     return None if values is None else _floats(values[row : row + 1])[0]
 
 
-__all__ = ["Replay", "replay_of", "write_replay"]
+__all__ = ["Replay", "replay_of", "token_text", "write_replay"]

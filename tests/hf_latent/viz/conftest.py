@@ -42,9 +42,9 @@ class Page:
         return self.browser.call(method, self.session, **params)
 
     def open(
-        self, path: Path, width: int = 1280, height: int = 900, *, still: bool = True, dark: bool = False
+        self, path: Path | str, width: int = 1280, height: int = 900, *, still: bool = True, dark: bool = False
     ) -> None:
-        """Load a file; `still` prefers reduced motion."""
+        """Load a file or an address; `still` prefers reduced motion."""
         self.browser.events.clear()
         features = {"prefers-reduced-motion": "reduce" if still else "no-preference"}
         features["prefers-color-scheme"] = "dark" if dark else "light"
@@ -53,7 +53,7 @@ class Page:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         self.browser.wait_for("Page.loadEventFired")
 
     def evaluate(self, expression: str) -> Any:
