@@ -19,7 +19,8 @@ from hf_latent.evaluation.local_files import (
 )
 from hf_latent.evaluation.measures import Choice, ExactMatch, Likelihood, Measure
 from hf_latent.evaluation.solving import Layout
-from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
+from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
+from hf_latent.tasks.loading import EXAMPLES, TASKS
 
 KINDS = ("exact_match", "likelihood", "choice")
 DEFAULT_NUM = 200  # examples of a task that generates its own
@@ -80,9 +81,11 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
     The measure that `spec` names: `SOURCE` or `SOURCE:KIND`.
 
     Args:
-        spec: the source is `sudoku` (of the checkpoint's size), `sudoku-4x4`, `-6x6`, `-9x9`, `arithmetic`, or a
-            `.json` or `.jsonl` file; the kind `exact_match`, `likelihood` or, for a file, `choice`.
-        about: the checkpoint's `task.json`.
+        spec: the source is a task of this library by name (`zebra`; with the checkpoint's options if it was trained on
+            that task), a name with sizes (`sudoku-6x6`, `zebra-4x3`, `star_graph-2x5`, `countdown-4`), or a `.json` or
+            `.jsonl` file; the kind `exact_match`, `likelihood` or, for a file, `choice`.
+        about: the checkpoint's `task.json`: "task" and, of a Sudoku, "size" and "num_givens", else "options", the
+            arguments of [`~hf_latent.tasks.get_task`].
 
     Raises:
         ValueError: for a source or kind that is none of these, and for what is wrong with a file.
@@ -90,13 +93,13 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
     source, kind = split_spec(spec)
     if Path(source).suffix in (".json", ".jsonl"):
         return _file_measure(Path(source), kind, options)
-    task, kwargs = _find_task(source, about or {})
+    task, kwargs, options_of_task = _find_task(source, about or {})
     if kind == "choice":
         raise ValueError(f"`tasks`: {source} has no choices, got {spec!r}; `choice` is for files.")
     found = task.generate(options.limit or DEFAULT_NUM, options.task_seed, split="test", **kwargs)
     problems = [problem | task.format(problem) for problem in found]
     identity = {"version": task.version}
-    origin = {"task_seed": options.task_seed, "split": "test", **kwargs}
+    origin = {"task_seed": options.task_seed, "split": "test", **kwargs, **options_of_task}
     if kind == "likelihood":
         rows = [{name: problem[name] for name in ("prompt", "completion")} for problem in problems]
         return Likelihood(source, rows, add_eos=options.add_eos, about=identity, source=origin)
@@ -115,19 +118,20 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
     )
 
 
-def _find_task(source: str, about: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
-    """A task of this library, and what `generate` is told beside number and seed."""
+def _find_task(source: str, about: Mapping[str, Any]) -> tuple[Task, dict[str, Any], dict[str, Any]]:
+    """A task of this library, what `generate` is told beside number and seed, and the options taken from `about`."""
     match = re.fullmatch(r"sudoku(?:-(\d)x\1)?", source)
     if match:
         size = int(match.group(1) or about.get("size", 9))
         same = about.get("task") == "sudoku" and about.get("size") == size
-        return SudokuTask(size), {"num_givens": tuple(about["num_givens"])} if same else {}
-    if source == "arithmetic":
-        return ArithmeticTask(), {}
-    raise ValueError(
-        "`tasks` takes sudoku, sudoku-4x4, sudoku-6x6, sudoku-9x9, arithmetic, or a .json or .jsonl file, each with "
-        f":likelihood or, for a file, :choice behind it; or harness:NAME. Got {source!r}."
-    )
+        return SudokuTask(size), {"num_givens": tuple(about["num_givens"])} if same else {}, {}
+    if source.partition("-")[0] not in TASKS:
+        raise ValueError(
+            f"`tasks` takes {', '.join(TASKS)} (also with sizes, like {EXAMPLES}), or a .json or .jsonl file, each "
+            f"with :likelihood or, for a file, :choice behind it; or harness:NAME. Got {source!r}."
+        )
+    options = dict(about.get("options", {})) if source == about.get("task") else {}
+    return get_task(source, **options), {}, options
 
 
 def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:

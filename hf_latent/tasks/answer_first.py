@@ -202,6 +202,10 @@ class AnswerFirstTask:
         steps, answer = self._reason(question)
         return {"question": question, "reasoning": self._joint.join(steps), "answer": answer}
 
+    def difficulty(self, problem: dict[str, Any]) -> int:
+        """Steps of the reasoning: calculations, or places passed."""
+        return len(self._reason(problem["question"])[0])
+
     # Formatter
 
     def format(self, problem: dict[str, Any]) -> dict[str, str]:

@@ -111,6 +111,10 @@ class ArithmeticTask:
         key = " ".join([problem["template"], *re.findall(r"\d+[-+*/]\d+", problem["reasoning"])])
         return "test" if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10 == 0 else "train"
 
+    def difficulty(self, problem: dict[str, Any]) -> int:
+        """Calculations of the reasoning."""
+        return problem["num_steps"]
+
     # Formatter
 
     def format(self, problem: dict[str, Any]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 __all__ = ["SPLITS", "draw_distinct", "inclusive_range", "split_of_key"]
 
 SPLITS = ("train", "test")
-MAX_MISSES = 2000
 
 
 def split_of_key(key: str) -> str:
@@ -48,6 +47,7 @@ def draw_distinct(
     key_of: Callable[[dict[str, Any]], str],
     *,
     what: str,
+    max_misses: int = 2000,
 ) -> list[dict[str, Any]]:
     """
     The first `num` instances of a split that `draw` gives, no two of one key.
@@ -56,9 +56,10 @@ def draw_distinct(
         draw: gives the next instance, or `None` for one that is not wanted.
         key_of: what an instance is, whatever way it is written; decides on which side it is, too.
         what (`str`): names the instances and their options in the message.
+        max_misses (`int`): draws after which to give up.
 
     Raises:
-        ValueError: for an unknown split, or if no new instance turns up in 2000 draws.
+        ValueError: for an unknown split, or if no new instance turns up in `max_misses` draws.
     """
     if split not in SPLITS:
         raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
@@ -70,6 +71,6 @@ def draw_distinct(
         if instance is not None and key is not None and key not in found and split_of_key(key) == split:
             found[key] = instance
             misses = 0
-        elif (misses := misses + 1) == MAX_MISSES:
+        elif (misses := misses + 1) == max_misses:
             raise ValueError(f"Found only {len(found)} of {num} {split} {what}: ask for fewer, or of other options.")
     return list(found.values())

@@ -39,5 +39,8 @@ class Task(Protocol):
     def is_solved(self, instance: dict[str, Any], completion: str, /) -> bool:
         """Whether a decoded completion, special tokens included, solves the instance."""
 
+    def difficulty(self, instance: dict[str, Any], /) -> int:
+        """How much an instance asks for, from 0; each task says what is counted."""
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer for a model that is trained from scratch."""

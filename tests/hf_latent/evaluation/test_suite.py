@@ -6,7 +6,7 @@ import pytest
 
 from hf_latent import ReasoningTemplate
 from hf_latent.evaluation.suite import SuiteOptions, build_measure, split_spec
-from hf_latent.tasks import ArithmeticTask, SudokuTask
+from hf_latent.tasks import TASKS, ArithmeticTask, SudokuTask, get_task
 
 
 @pytest.fixture
@@ -48,6 +48,27 @@ def test_arithmetic_reasons_in_place_unless_told_not_to():
     assert plain.layout.max_new_tokens == task.completion_length
     bound = build_measure("arithmetic:likelihood", SuiteOptions(limit=1), {})
     assert bound.rows[0]["completion"].count(task.delimiter) == 1
+
+
+@pytest.mark.parametrize("name", [*TASKS, "zebra-3x2", "star_graph-3x4", "countdown-3"])
+def test_every_task_of_the_library_is_measured_under_its_name(name):
+    measure = build_measure(name, SuiteOptions(limit=3, use_template=False), {})
+    task = get_task(name)
+    found = task.generate(3, 1234, split="test")
+    texts = [task.format(instance) for instance in found]
+    assert measure.prompts == [text["prompt"] for text in texts]
+    assert measure.layout.max_new_tokens == task.completion_length
+    assert all(measure.judge(number, text["completion"]) for number, text in enumerate(texts))
+    assert not any(measure.judge(number, "") for number in range(3))
+    assert build_measure(f"{name}:likelihood", SuiteOptions(limit=3), {}).rows == texts
+
+
+def test_a_task_has_the_options_of_the_checkpoint_that_was_trained_on_it():
+    about = {"task": "zebra", "options": {"num_houses": 3, "num_attributes": 2}}
+    measure = build_measure("zebra", SuiteOptions(limit=2), about)
+    assert measure.layout.max_new_tokens == 2 * 4 and measure.source["num_houses"] == 3
+    assert build_measure("zebra-4x4", SuiteOptions(limit=2), about).layout.max_new_tokens == 4 * 5
+    assert build_measure("countdown", SuiteOptions(limit=2), about).layout.max_new_tokens == 35
 
 
 def test_a_file_is_matched_through_the_filter(gsm8k):
@@ -110,6 +131,8 @@ def test_an_empty_prompt_is_refused_with_its_row(tmp_path):
         ("sudoku-5x5", {}, "got 5"),
         ("sudoku-4x6", {}, "Got 'sudoku-4x6'"),
         ("sudoku:choice", {}, "has no choices"),
+        ("zebra-4", {}, "Got 'zebra-4'"),
+        ("kakuro", {}, r"`tasks` takes answer_first, .* zebra .*Got 'kakuro'"),
         ("nothing.jsonl", {}, "no file nothing.jsonl"),
         ("FILE", {"question_field": "q"}, "`question_field`"),
         ("FILE", {"answer_field": "a"}, "`answer_field`"),

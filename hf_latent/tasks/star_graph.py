@@ -1,0 +1,154 @@
+"""Star-graph paths: many arms, one of them leads to the goal; generate, format, verify, and a tokenizer."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerFast
+
+from hf_latent.tasks.drawing import draw_distinct, split_of_key
+from hf_latent.tasks.symbols import NUMBERS, before_eos, symbol_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["StarGraphTask", "star_graph_tokenizer"]
+
+
+class StarGraphTask:
+    """Find the path from the middle of a star to the end of one of its arms (arXiv 2403.06963, section 4).
+
+    One instance of `StarGraphTask(2, 4, num_nodes=10)`, formatted as in the paper's data (a number or a sign is one
+    token):
+
+    ```
+    prompt      "7,3|5,0|4,8|3,4|0,1|7,5/7,8="
+    completion  "7,3,4,8"
+    ```
+
+    The prompt has the directed edges in random order, then start and goal. All arms are alike; which one leads to the
+    goal shows only when it is followed from its end, while the tokens behind the first step follow from the token
+    before. A model that is trained to predict the next token of such paths learns to walk, and guesses the arm: it
+    solves one in `degree`. Train and test never share an instance, whatever the order of the edges.
+
+    Tokens: `4 * degree * (path_length - 1) + 4` of the prompt and `2 * path_length` of the completion with `<eos>`;
+    36 and 10 by default.
+
+    Args:
+        degree (`int`): arms of the star, at least 2.
+        path_length (`int`): nodes of a path with start and goal, at least 3. The paper's G(2, 5) is the default.
+        num_nodes (`int`): numbers that nodes are drawn from, at least `degree * (path_length - 1) + 1`.
+
+    Changelog: version 1, first release.
+    """
+
+    name = "star_graph"
+    version = 1
+
+    def __init__(self, degree: int = 2, path_length: int = 5, *, num_nodes: int = 50) -> None:
+        for name, value, least in (("degree", degree, 2), ("path_length", path_length, 3)):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value!r}.")
+        self.num_edges = degree * (path_length - 1)
+        if num_nodes <= self.num_edges:
+            raise ValueError(
+                f"`num_nodes` must be at least `degree * (path_length - 1) + 1` = {self.num_edges + 1}, "
+                f"got {num_nodes!r}."
+            )
+        self.degree, self.path_length, self.num_nodes = degree, path_length, num_nodes
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens of a completion: nodes, commas, and the end-of-sequence token."""
+        return 2 * self.path_length
+
+    # Generator
+
+    def generate(self, num_graphs: int, seed: int, *, split: str = "train") -> list[dict[str, Any]]:
+        """Distinct graphs with start and goal, the same on every platform for the same arguments.
+
+        Args:
+            num_graphs (`int`): how many; `ValueError` if no new one turns up in 2000 draws.
+            seed (`int`): seeds the generator; has no influence on the split a graph belongs to.
+            split (`str`): "train" (9 graphs in 10) or "test".
+
+        Returns:
+            `list[dict]`: "edges" (`"7,3|5,0"`, directed), "start", "goal" (numbers), "path" (`"7,3,4"`).
+        """
+        rng = random.Random(f"star graph {self.degree} {self.path_length} {self.num_nodes} {seed}")
+        sizes = f"`degree`={self.degree}, `path_length`={self.path_length} and `num_nodes`={self.num_nodes}"
+        return draw_distinct(num_graphs, split, lambda: self._draw(rng), key_of, what=f"graphs with {sizes}")
+
+    def _draw(self, rng: random.Random) -> dict[str, Any]:
+        start, *nodes = rng.sample(range(self.num_nodes), self.num_edges + 1)
+        arms = [[start, *nodes[i :: self.degree]] for i in range(self.degree)]
+        edges = [f"{a},{b}" for arm in arms for a, b in pairwise(arm)]
+        rng.shuffle(edges)
+        return {
+            "edges": "|".join(edges),
+            "start": start,
+            "goal": arms[0][-1],  # the nodes are in random order, so any arm is
+            "path": ",".join(map(str, arms[0])),
+        }
+
+    def split_of(self, graph: dict[str, Any]) -> str:
+        """ "test" for one graph in ten, else "train": a hash of start, goal and the set of edges."""
+        return split_of_key(key_of(graph))
+
+    def difficulty(self, instance: dict[str, Any]) -> int:
+        """Edges from the goal back to the start, all of which have to be seen before the first step is known."""
+        return instance["path"].count(",")
+
+    # Formatter
+
+    def format(self, instance: dict[str, Any]) -> dict[str, str]:
+        """The prompt and the completion of a graph."""
+        return {
+            "prompt": f"{instance['edges']}/{instance['start']},{instance['goal']}=",
+            "completion": instance["path"],
+        }
+
+    def dataset(self, num_graphs: int, seed: int, *, split: str = "train") -> Dataset:
+        """`generate(...)` as a dataset with the columns of `format` and of the graphs."""
+        from datasets import Dataset
+
+        graphs = self.generate(num_graphs, seed, split=split)
+        return Dataset.from_list([self.format(graph) | graph for graph in graphs])
+
+    # Verifier
+
+    def verify(self, edges: str, start: int, goal: int, answer: str) -> bool:
+        """Whether `answer`, read up to `<eos>`, walks along directed edges from `start` to `goal`, no node twice."""
+        text = before_eos(answer)
+        if not re.fullmatch(r"\d+(,\d+)*", text):
+            return False
+        path = [int(node) for node in text.split(",")]
+        known = {tuple(map(int, edge.split(","))) for edge in edges.split("|")}
+        walked = all(edge in known for edge in pairwise(path))
+        return walked and len(set(path)) == len(path) and (path[0], path[-1]) == (start, goal)
+
+    def is_solved(self, instance: dict[str, Any], completion: str) -> bool:
+        """[`StarGraphTask.verify`] for an instance."""
+        return self.verify(instance["edges"], instance["start"], instance["goal"], completion)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """See [`star_graph_tokenizer`]."""
+        return star_graph_tokenizer(self.num_nodes, model_max_length=4 * self.num_edges + 4 + self.completion_length)
+
+
+def key_of(graph: dict[str, Any]) -> str:
+    """What a graph is, whatever the order of its edges."""
+    return f"{'|'.join(sorted(graph['edges'].split('|')))}/{graph['start']},{graph['goal']}"
+
+
+def star_graph_tokenizer(num_nodes: int = 50, *, model_max_length: int = 512) -> PreTrainedTokenizerFast:
+    """
+    A tokenizer with a token for each node, the signs `,|/=` and the special tokens `<pad>`, `<eos>`, `<mask>`.
+
+    Args:
+        num_nodes (`int`): nodes are 0..num_nodes - 1. The vocabulary has 7 tokens more.
+    """
+    return symbol_tokenizer([*",|/=", *map(str, range(num_nodes))], pattern=NUMBERS, model_max_length=model_max_length)
