@@ -1,7 +1,7 @@
 """Language models that reason in positions they have not written yet, at home in transformers."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from hf_latent import auto as _auto
 from hf_latent.data.template import ReasoningTemplate
@@ -27,11 +27,14 @@ _auto.register()
 
 # Rooms that are reached as attributes (`hf_latent.hub.bundle`) but loaded on first use only.
 _ROOMS = ("data", "evaluation", "hub", "tasks", "training", "viz")
+_TASK_FUNCTIONS = ("get_task", "load_task")
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"hf_latent.{name}")
+    if name in _TASK_FUNCTIONS:
+        return getattr(importlib.import_module("hf_latent.tasks"), name)
     raise AttributeError(f"module 'hf_latent' has no attribute {name!r}")
 
 
