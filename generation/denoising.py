@@ -45,6 +45,7 @@ def denoise(
         # 1. The one host sync of a step: who is done, how many positions are read, what the predictor must know.
         enter_next_blocks(canvas, rows, settings)
         selected = canvas.masked & (canvas.block_index == rows.block[:, None])
+        selected = predictor.narrow(canvas, rows, selected)
         read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
         done = rows.block >= canvas.num_blocks
         known = torch.cat(

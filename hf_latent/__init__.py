@@ -18,6 +18,7 @@ from hf_latent.modeling.latent_diffusion.modeling_latent_denoiser import LatentD
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
+from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 
@@ -49,6 +50,7 @@ __all__ = [
     "LatentDiffusionForConditionalGeneration",
     "LatentDiffusionGenerationConfig",
     "LatentTokenConfig",
+    "LatentTokenForCausalLM",
     "LatentTokenForMaskedDiffusion",
     "LladaConfig",
     "LladaForMaskedDiffusion",

@@ -28,7 +28,7 @@ class TravellingConfigMixin:
     """
 
     travels_with: ClassVar[tuple[str, ...]] = ()
-    auto_classes: ClassVar[dict[str, str]] = {}
+    auto_classes: dict[str, str] = {}  # of the class or, where it depends on a field, a property
     name_or_path: str  # from `PreTrainedConfig`
 
     def to_dict(self) -> dict[str, Any]:

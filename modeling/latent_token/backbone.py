@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.modeling.latent_token.lookahead import stream
+
 # What `from_pretrained` of a tokenizer takes of a model's arguments.
 TOKENIZER_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "gguf_file")
 # What `from_pretrained` leaves on a quantized model, for trainers and peft.
@@ -85,8 +87,12 @@ def adopt(
         value = getattr(backbone.config, token, None) if own is None else own
         setattr(model.config, token, value)
         setattr(model.generation_config, token, value)
-    model.generation_config.mask_token_id = None  # the configuration's
-    probe(model, backbone)
+    if hasattr(model.generation_config, "mask_token_id"):
+        model.generation_config.mask_token_id = None  # the configuration's
+    if model.config.is_semi_causal:
+        probe_semi_causal(model, backbone)
+    else:
+        probe(model, backbone)
     make_room(model, mask, pad_to_multiple_of)
 
 
@@ -95,17 +101,57 @@ def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees others."""
     was_training = backbone.training
     backbone.eval()
-    vocabulary = backbone.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(1, 9, device=backbone.get_input_embeddings().weight.device)[None] * 7919 % vocabulary
-    changed = ids.clone()
-    changed[:, 1:] = (changed[:, 1:] + 1 + vocabulary // 3) % vocabulary
+    ids, changed = _sample_ids(backbone)
     states = [model.model(each, use_cache=False).last_hidden_state for each in (ids, changed)]
     expected = backbone(ids, use_cache=False).logits
     backbone.train(was_training)
     name = type(backbone).__name__
     if torch.equal(states[0][:, 0], states[1][:, 0]):
         raise ValueError(f"`backbone` must have attention that can be opened; that of {name} stays causal.")
-    if not torch.allclose(model.project(states[0]).float(), expected.float(), rtol=1e-2, atol=1e-3):
+    _check_head(model, states[0], expected, name)
+
+
+@torch.no_grad()
+def probe_semi_causal(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """
+    Raise `ValueError` unless `model` gives the logits of the causal `backbone`, also with its columns in any order:
+    only then masks and positions are all that it goes by.
+    """
+    was_training = backbone.training
+    backbone.eval()
+    ids, changed = _sample_ids(backbone)
+    columns = torch.arange(ids.shape[1], device=ids.device)[None]
+    exists = torch.ones_like(columns, dtype=torch.bool)
+    seen = stream(exists, columns)
+    masks, states = model.semi_causal_masks(), []
+    for tokens, order in ((ids, columns), (ids, columns.flip(-1)), (changed, columns)):
+        at = (torch.zeros_like(order), order)
+        look = seen.select(at)
+        mask = masks(look, look, columns, backbone.dtype)
+        found = model.model(tokens[at], attention_mask=mask, position_ids=order, use_cache=False).last_hidden_state
+        states.append(found[:, order.argsort(-1)[0]])
+    is_causal, model.config.text_config.is_causal = model.config.text_config.is_causal, True
+    expected = backbone(ids, use_cache=False).logits
+    model.config.text_config.is_causal = is_causal
+    backbone.train(was_training)
+    name = type(backbone).__name__
+    same = torch.allclose(states[0].float(), states[1].float(), rtol=1e-2, atol=1e-3)
+    if not same or not torch.equal(states[0][:, 0], states[2][:, 0]):
+        raise ValueError(f"`backbone` must take any attention mask and `position_ids`; {name} does not.")
+    _check_head(model, states[0], expected, name)
+
+
+def _sample_ids(backbone: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows `(1, 8)` of tokens that are alike in their first alone."""
+    table = backbone.get_input_embeddings().weight
+    ids = torch.arange(1, 9, device=table.device)[None] * 7919 % len(table)
+    changed = ids.clone()
+    changed[:, 1:] = (changed[:, 1:] + 1 + len(table) // 3) % len(table)
+    return ids, changed
+
+
+def _check_head(model: PreTrainedModel, states: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    if not torch.allclose(model.project(states).float(), expected.float(), rtol=1e-2, atol=1e-3):
         raise ValueError(f"`backbone` must have a linear head, scaled or capped at most; that of {name} does more.")
 
 
