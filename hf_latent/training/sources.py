@@ -7,9 +7,10 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from hf_latent.tasks import ArithmeticTask, SudokuTask, Task
+from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 
-TASKS = ("arithmetic", "sudoku")
+# Those of the library whose texts one model continues: answer_first has an encoder's.
+TASKS = ("arithmetic", "countdown", "star_graph", "sudoku", "zebra")
 
 
 @dataclass
@@ -21,6 +22,10 @@ class TrainArguments:
 
     # Data: one of task, dataset_name, train_file
     task: str | None = field(default=None, metadata={"help": "Task that generates its own data.", "choices": TASKS})
+    task_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of `task` as `get_task` takes them (in YAML, or as JSON), e.g. num_houses: 3."},
+    )
     task_size: int = field(default=4, metadata={"help": "Side of the Sudoku board: 4, 6 or 9."})
     task_seed: int = field(default=0, metadata={"help": "Seed of the instances."})
     num_train_examples: int = field(default=20_000, metadata={"help": "Instances of the task to train on."})
@@ -101,6 +106,9 @@ class TrainArguments:
             raise ValueError(f"give exactly one of `task`, `dataset_name` and `train_file`, got {given or 'none'}")
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"`task` must be one of {TASKS}, got {self.task!r}")
+        self.task_options = read_mapping(self.task_options)
+        if self.task is None and self.task_options:
+            raise ValueError(f"`task_options` needs a `task`, got {self.task_options!r}")
         if (self.min_givens is None) != (self.max_givens is None):
             raise ValueError(
                 f"`min_givens` and `max_givens` go together, got {self.min_givens!r} and {self.max_givens!r}"
@@ -124,18 +132,17 @@ def read_mapping(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
 
 def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task | None]:
     """Training set, evaluation set and task. Instances of a task never occur in both sets."""
-    if arguments.task == "arithmetic":
-        problems = ArithmeticTask()
-        train = problems.dataset(
+    task = None if arguments.task is None else task_of(arguments)
+    if isinstance(task, ArithmeticTask):
+        train = task.dataset(
             arguments.num_train_examples,
             arguments.task_seed,
             split="train",
             given_share=arguments.given_share,
             num_drills=arguments.num_drills,
         )
-        return train, problems.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), problems
-    if arguments.task == "sudoku":
-        task = SudokuTask(arguments.task_size)
+        return train, task.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), task
+    if isinstance(task, SudokuTask):
         givens = None if arguments.min_givens is None else (arguments.min_givens, arguments.max_givens)
         train, test = (
             task.dataset(num, arguments.task_seed, split=split, num_givens=givens)
@@ -148,6 +155,9 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
             more = task.dataset(arguments.num_ambiguous_examples, seed, split="train", num_givens=givens, unique=False)
             train = concatenate_datasets([train, more])
         return train, test, task
+    if task is not None:
+        train = task.dataset(arguments.num_train_examples, arguments.task_seed, split="train")
+        return train, task.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), task
     train, test = load_files(arguments) if arguments.train_file is not None else load_named(arguments)
     train = as_prompt_completion(cut(train, arguments.max_train_examples), arguments)
     return (
@@ -155,6 +165,14 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
         None if test is None else as_prompt_completion(cut(test, arguments.max_eval_examples), arguments),
         None,
     )
+
+
+def task_of(arguments: TrainArguments) -> Task:
+    """The task that the arguments name; a Sudoku's size is `task_size` unless its options say it."""
+    options = dict(read_mapping(arguments.task_options) or {})
+    if arguments.task == "sudoku":
+        options = {"size": arguments.task_size} | options
+    return get_task(str(arguments.task), **options)
 
 
 def load_files(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:

@@ -109,7 +109,11 @@ def test_an_unknown_name_is_refused_with_those_there_are(name: str) -> None:
     ("name", "options", "message"),
     [
         ("zebra", {"houses": 4}, r"`zebra` has no options \['houses'\]: it takes num_houses, num_attributes, clues"),
-        ("sudoku", {"sise": 4, "unic": 1}, r"\['sise', 'unic'\]: it takes size, num_givens, unique, num_guesses"),
+        (
+            "sudoku",
+            {"sizes": 4, "unique_": 1},
+            r"\['sizes', 'unique_'\]: it takes size, num_givens, unique, num_guesses",
+        ),
         ("zebra-4x4", {"num_houses": 4}, r"'zebra-4x4' gives \['num_houses'\] already"),
         ("sudoku-5x5", {}, "`size` must be one of"),
         ("sudoku", {"num_test": 0}, "`num_test` must be at least 1, got 0"),

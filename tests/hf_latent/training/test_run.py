@@ -54,6 +54,29 @@ def test_a_recipe_runs_and_leaves_everything_beside_the_checkpoint(tmp_path: Pat
     assert AutoTokenizer.from_pretrained(tmp_path).mask_token_id == model.config.mask_token_id
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "length"),
+    [
+        ("zebra", {"num_houses": 3, "num_attributes": 2}, 8),
+        ("star_graph", {"degree": 3}, 10),
+        ("countdown", {"num_numbers": 3}, 23),
+        ("sudoku", {"num_givens": [8, 9]}, 20),
+    ],
+)
+def test_a_task_is_trained_on_with_its_options(tmp_path: Path, task: str, options: dict, length: int) -> None:
+    """By the flags of a recipe; the model is then judged on held-out instances of the same options."""
+    chosen = ["--task", task, "--task_options", json.dumps(options), "--num_ambiguous_examples", "0"]
+    results = run(tmp_path, *chosen)
+    assert results["generation"]["num_examples"] == 4
+    assert math.isfinite(results["held_out"]["eval_loss"])
+    arguments = TrainArguments(task=task, task_options=options, num_train_examples=9, num_eval_examples=3)
+    train, test, found = load_data(arguments)
+    assert found.completion_length == length
+    assert (len(train), len(test)) == (9, 3)
+    assert not set(train["prompt"]) & set(test["prompt"])
+    assert json.loads((tmp_path / "run.json").read_text())["script"]["task_options"] == options
+
+
 def test_a_run_goes_on_from_its_last_checkpoint_with_the_same_losses(tmp_path: Path) -> None:
     """`resume_from_checkpoint: auto` also starts a first run, where there is nothing to resume."""
     constant = ["--lr_scheduler_type", "constant", "--warmup_steps", "0", "--save_steps", "2"]
