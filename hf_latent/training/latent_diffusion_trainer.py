@@ -33,6 +33,7 @@ from hf_latent.training.latent_diffusion_objectives import (
     sample_timesteps,
     sample_uniform,
 )
+from hf_latent.training.publishing import SelfContainedPushMixin
 
 EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never that of training
 MODEL_CLASSES = {"autoencoder": LatentAutoencoder, "denoiser": LatentDiffusionForConditionalGeneration}
@@ -45,7 +46,7 @@ STATISTICS_TEXTS = 20_000
 _LATENT_NOISE, _NOISE_SIZE, _SELF_CONDITION = 21, 22, 23
 
 
-class LatentDiffusionTrainer(Trainer):
+class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
     """
     Train a [`LatentAutoencoder`] (`args.stage == "autoencoder"`) or the denoiser of a
     [`LatentDiffusionForConditionalGeneration`] (`"denoiser"`) on pairs of tokenized texts.

@@ -49,6 +49,7 @@ from hf_latent.training.objectives import (
     weigh,
 )
 from hf_latent.training.packing import attention_bias, lay_out, pack_documents
+from hf_latent.training.publishing import SelfContainedPushMixin
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never 
 PARTS = ("loss", "items", "bound", "nll", "correct", "masked", "supervised", "tokens")
 
 
-class MaskedDiffusionTrainer(SFTTrainer):
+class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
     """
     Fine-tune a masked diffusion language model on anything `SFTTrainer` accepts: text, prompt-completion,
     conversations, or `input_ids` with `labels`. Supervised tokens are masked at random and predicted from all others;
@@ -85,6 +86,7 @@ class MaskedDiffusionTrainer(SFTTrainer):
     _tag_names = ["hf-latent", "masked-diffusion"]
     _name = "Masked diffusion"
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
+    parts: tuple[str, ...] = PARTS
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class MaskedDiffusionTrainer(SFTTrainer):
         if isinstance(model, str):
             processing_class = processing_class or load_processing_class(model, args)
             model = load_model(model, args, quantization_config)
-        check_model(model, needs_mask=args.packing or args.attention_annealing_steps > 0, max_length=args.max_length)
+        self._check_model(model, args)
         if processing_class is not None:
             check_tokenizer(processing_class, model)
         if peft_config is not None:
@@ -142,7 +144,11 @@ class MaskedDiffusionTrainer(SFTTrainer):
         if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
             self.data_collator = self._make_collator()
         self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
-        self._eval_sums = torch.zeros(len(PARTS), dtype=torch.float64)  # of the running evaluation, all processes
+        self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)  # of the running evaluation, all processes
+
+    def _check_model(self, model: nn.Module, args: MaskedDiffusionConfig) -> None:
+        """Raise `ValueError` for a model that the objective cannot train."""
+        check_model(model, needs_mask=args.packing or args.attention_annealing_steps > 0, max_length=args.max_length)
 
     # Data
 
@@ -263,9 +269,13 @@ class MaskedDiffusionTrainer(SFTTrainer):
         counts = [masked.sum(-1), supervised.sum(-1), attended.sum(-1)]
         parts = [weights * nll, items, bound * nll, nll, correct, *counts]
         parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
-        if training:
-            self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
+        self._add(parts)
         return (loss, parts) if return_outputs else loss
+
+    def _add(self, parts: torch.Tensor) -> None:
+        """Sum the parts `[B, len(self.parts)]` of a training batch for the log."""
+        if self.model.training:
+            self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
 
     def _view(
         self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
@@ -319,12 +329,12 @@ class MaskedDiffusionTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log. Collective: every process has to call it."""
         if self.model.training and self._train_sums is not None:
-            sums = dict(zip(PARTS, self.accelerator.gather(self._train_sums[None]).sum(0).tolist(), strict=True))
+            sums = dict(zip(self.parts, self.accelerator.gather(self._train_sums[None]).sum(0).tolist(), strict=True))
             if self._total_train_tokens == 0:  # resumed, or at the start, where there is no entry either
                 seen = [entry["num_tokens"] for entry in self.state.log_history if "num_tokens" in entry]
                 self._total_train_tokens = seen[-1] if seen else 0
             self._total_train_tokens += round(sums["tokens"]) // self._tp_size
-            metrics = {**summarize(sums), "num_tokens": self._total_train_tokens}
+            metrics = {**self.summarize(sums), "num_tokens": self._total_train_tokens}
             self._metrics["train"].update({name: [value] for name, value in metrics.items()})
             self._train_sums = None
         super().log(logs, start_time)
@@ -349,28 +359,27 @@ class MaskedDiffusionTrainer(SFTTrainer):
         self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """Trainer's loop, with metrics that are sums over the whole set: they do not depend on the batch size."""
-        self._eval_sums = torch.zeros(len(PARTS), dtype=torch.float64)
+        self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = dict(zip(PARTS, self._eval_sums.tolist(), strict=True))
-        metrics = {"loss": sums["loss"] / max(sums["items"], 1), **summarize(sums)}
+        sums = dict(zip(self.parts, self._eval_sums.tolist(), strict=True))
+        metrics = {"loss": sums["loss"] / max(sums["items"], 1), **self.summarize(sums)}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def summarize(self, sums: dict[str, float]) -> dict[str, float]:
+        """Means from the sums of `parts`: `nll` per supervised token, `masked_*` per masked token."""
+        masked, supervised = max(sums["masked"], 1), max(sums["supervised"], 1)
+        return {
+            "nll": sums["bound"] / supervised,
+            "masked_nll": sums["nll"] / masked,
+            "masked_accuracy": sums["correct"] / masked,
+            "mask_ratio": sums["masked"] / supervised,
+        }
 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, under an adapter if there is one."""
     return model.get_base_model() if is_peft_model(model) else model
-
-
-def summarize(sums: dict[str, float]) -> dict[str, float]:
-    """Means from the sums of `PARTS`: `nll` per supervised token, `masked_*` per masked token."""
-    masked, supervised = max(sums["masked"], 1), max(sums["supervised"], 1)
-    return {
-        "nll": sums["bound"] / supervised,
-        "masked_nll": sums["nll"] / masked,
-        "masked_accuracy": sums["correct"] / masked,
-        "mask_ratio": sums["masked"] / supervised,
-    }
 
 
 __all__ = ["MaskedDiffusionTrainer"]
