@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_latent.training.collator import MaskedDiffusionCollator
     from hf_latent.training.config import MaskedDiffusionConfig
+    from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
+    from hf_latent.training.latent_token_trainer import LatentTokenTrainer
     from hf_latent.training.trainer import MaskedDiffusionTrainer
 
 _MODULES = {
+    "LatentTokenTrainer": "latent_token_trainer",
+    "LatentTokenTrainingConfig": "latent_token_config",
     "MaskedDiffusionCollator": "collator",
     "MaskedDiffusionConfig": "config",
     "MaskedDiffusionTrainer": "trainer",
@@ -21,4 +25,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'hf_latent.training' has no attribute {name!r}")
 
 
-__all__ = ["MaskedDiffusionCollator", "MaskedDiffusionConfig", "MaskedDiffusionTrainer"]
+__all__ = [
+    "LatentTokenTrainer",
+    "LatentTokenTrainingConfig",
+    "MaskedDiffusionCollator",
+    "MaskedDiffusionConfig",
+    "MaskedDiffusionTrainer",
+]

@@ -62,6 +62,11 @@ def _hash(*words: int | torch.Tensor) -> torch.Tensor:
     return state
 
 
+def draw_uniform(*words: int | torch.Tensor) -> torch.Tensor:
+    """Uniform float32 in [0, 1), a hash of integer words that broadcast against each other."""
+    return _to_uniform(_hash(*words))
+
+
 def sample_times(
     example_ids: torch.Tensor,
     *,
@@ -105,7 +110,12 @@ def sample_times(
 
 
 def sample_noise(
-    example_ids: torch.Tensor, maskable: torch.Tensor, *, seed: int, epoch: int | torch.Tensor
+    example_ids: torch.Tensor,
+    maskable: torch.Tensor,
+    *,
+    seed: int,
+    epoch: int | torch.Tensor,
+    stream: int = _TOKEN_STREAM,
 ) -> torch.Tensor:
     """
     Uniform number in [0, 1) of each maskable position, a hash of (seed, epoch, example, rank among the maskable ones).
@@ -115,11 +125,12 @@ def sample_noise(
     Args:
         example_ids (`torch.LongTensor` of shape `(B,)`): as in [`sample_times`].
         maskable (`torch.BoolTensor` of shape `(B, L)`): positions that may be masked.
+        stream (`int`): what the number is for.
 
     Returns:
         `torch.FloatTensor` of shape `(B, L)`.
     """
-    keys = _hash(_TOKEN_STREAM, seed, epoch, example_ids)  # [B]
+    keys = _hash(stream, seed, epoch, example_ids)  # [B]
     rank = maskable.to(torch.int64).cumsum(-1)  # [B, L]
     return _to_uniform(mix(keys[:, None] + rank * GOLDEN))
 
@@ -270,6 +281,7 @@ __all__ = [
     "MaskedDiffusionLoss",
     "corrupt",
     "count_items",
+    "draw_uniform",
     "masked_diffusion_loss",
     "normalize_rows",
     "reduce_loss",

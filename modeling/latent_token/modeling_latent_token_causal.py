@@ -95,6 +95,11 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         }
         return cls._from_backbone(backbone, tokenizer, mask_token, mask_token_id, pad_to_multiple_of, fields, kwargs)
 
+    @property
+    def position_limit(self) -> int | None:
+        """Positions of a decoder that looks them up in a table, behind which masks cannot stand."""
+        return self.config.max_position_embeddings if has_position_table(self.model) else None
+
     @can_return_tuple
     def forward(
         self,
@@ -217,8 +222,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         keys = stream(exists, place)
         clean = keys.select((slice(None), slice(past, None)))  # type: ignore[arg-type]
         states = chosen_columns(logits_to_keep, batch_size, length, inputs.device)
-        table = self.config.max_position_embeddings if has_position_table(self.model) else None
-        behind = groups(clean, states, num_latent_tokens, table)
+        behind = groups(clean, states, num_latent_tokens, self.position_limit)
         mask = torch.tensor(self.config.mask_token_id, device=inputs.device)
         if inputs_embeds is not None:
             mask = self.get_input_embeddings()(mask)
