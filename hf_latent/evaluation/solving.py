@@ -126,17 +126,42 @@ def solve(
     for first in range(0, len(prompts), batch_size):
         start = time.perf_counter()
         inputs = layout.encode(model, tokenizer, prompts[first : first + batch_size])
+        noise = {}
+        if hasattr(
+            model, "infill"
+        ):  # a diffusion model; one that writes from left to right draws as transformers does
+            noise = {"row_indices": numbers[first : first + batch_size]}
         output = model.generate(
             **{name: values.to(model.device) for name, values in inputs.items()},
             return_dict_in_generate=True,
-            row_indices=numbers[first : first + batch_size],
+            **noise,
             **length,
             **generation_kwargs,
         )
         texts = layout.read(tokenizer, output.sequences.cpu(), inputs)  # waits for the device
         seconds = (time.perf_counter() - start) / len(texts)
         correct = [judge(first + i, text) for i, text in enumerate(texts)]
-        yield list(_collect(output, correct, texts, seconds))
+        if isinstance(output, DiffusionGenerateOutput):
+            yield list(_collect(output, correct, texts, seconds))
+        else:
+            written = output.sequences[:, inputs["input_ids"].shape[1] :]
+            yield list(_collect_causal(output, count_written(model, written), correct, texts, seconds))
+
+
+def count_written(model: PreTrainedModel, written: torch.Tensor) -> list[int]:
+    """Tokens up to a row's end-of-sequence token, of what an autoregressive model has written `(B, L)`."""
+    ends = model.generation_config.eos_token_id
+    is_end = torch.isin(written, torch.tensor(ends if ends is not None else [], device=written.device).reshape(-1))
+    return (1 + (is_end.cumsum(-1) == 0)[:, : written.shape[1] - 1].sum(-1)).tolist()
+
+
+def _collect_causal(
+    output: Any, written: Sequence[int], correct: Sequence[bool], texts: Sequence[str], seconds: float
+) -> Iterator[Solved]:
+    forwards = getattr(output, "num_forward_passes", None)
+    forwards = list(written) if forwards is None else forwards.tolist()
+    for right, text, num_forwards, tokens in zip(correct, texts, forwards, written, strict=True):
+        yield Solved(right, text, num_forwards, tokens, seconds, 1.0, 0.0, False, 0)
 
 
 def _collect(

@@ -46,13 +46,31 @@ class _Kind(NamedTuple):
     auto_class: str
 
 
-MASKED = _Kind("masked diffusion", "text-generation", ["masked-diffusion"], "AutoModelForCausalLM")
+MASKED = _Kind(
+    "masked diffusion",
+    "text-generation",
+    ["masked-diffusion", "diffusion-language-model"],
+    "AutoModelForCausalLM",
+)
+AHEAD = _Kind(
+    "autoregressive, looking ahead",
+    "text-generation",
+    ["latent-tokens", "multi-token-prediction"],
+    "AutoModelForCausalLM",
+)
 # There is no pipeline for text to text any more: the tag is the Hub's.
-LATENT = _Kind("latent diffusion", "text2text-generation", ["latent-diffusion"], "AutoModelForSeq2SeqLM")
+LATENT = _Kind(
+    "latent diffusion",
+    "text2text-generation",
+    ["latent-diffusion", "diffusion-language-model"],
+    "AutoModelForSeq2SeqLM",
+)
 
 
 def _kind(model: PreTrainedModel) -> _Kind:
-    return LATENT if model.config.is_encoder_decoder else MASKED
+    if model.config.is_encoder_decoder:
+        return LATENT
+    return AHEAD if getattr(model.config, "is_left_to_right", False) else MASKED
 
 
 def evaluation_of(task: str, result: DecodingResult) -> Evaluation:
@@ -97,7 +115,7 @@ def write_card(
         license=LICENSE,
         library_name="transformers",
         pipeline_tag=kind.pipeline_tag,
-        tags=[*kind.tags, "diffusion-language-model", "hf-latent", "custom_code", model.config.model_type],
+        tags=[*kind.tags, "hf-latent", "custom_code", model.config.model_type],
         base_model=base_model,
         model_name=name,
         eval_results=[
@@ -136,6 +154,13 @@ def _how_to_load(model: PreTrainedModel, example_prompt: str) -> str:
         packages = "transformers, torch and diffusers are"
         steps = f"{config.num_inference_steps or model.config.num_train_timesteps} steps of `{config.sampler}`"
         defaults = f"Without arguments it takes {steps}, from other noise in every call: pass `seed=0` for the same."
+    elif kind is AHEAD:
+        packages = "transformers and torch are"
+        defaults = (
+            f"Every token is written with {model.config.num_latent_tokens} latent tokens behind it, which look "
+            "ahead; `num_latent_tokens=0` is the plain autoregressive model, `self_speculative=True` writes what that "
+            "writes, in fewer forwards. All other arguments of `generate` are those of transformers."
+        )
     else:
         packages = "transformers and torch are"
         defaults = (
@@ -167,12 +192,18 @@ def _architecture(model: PreTrainedModel) -> str:
         "parameters": f"{model.num_parameters():,}",
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
-        "attention heads": f"{config.num_attention_heads} ({shared_heads} key/value), bidirectional",
+        "attention heads": f"{config.num_attention_heads} ({shared_heads} key/value), {_attention(model)}",
         "vocabulary": config.vocab_size,
         "positions": config.max_position_embeddings,
         "weights": str(model.dtype).removeprefix("torch."),
     }
     return _table(rows)
+
+
+def _attention(model: PreTrainedModel) -> str:
+    if not getattr(model.config, "is_semi_causal", False):
+        return "bidirectional"
+    return "causal, with groups that look ahead" if _kind(model) is AHEAD else "semi-causal, in any order"
 
 
 def _latent_architecture(model: PreTrainedModel) -> str:

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from transformers import (
     CONFIG_MAPPING,
@@ -22,8 +24,11 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
+from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
 from hf_latent.tasks import Task
 from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
+from hf_latent.training.latent_token_trainer import LatentTokenTrainer
 from hf_latent.training.report import describe_environment, peak_memory, plot_training_curve, write_json, write_log
 from hf_latent.training.sources import TrainArguments, load_data, read_mapping
 from hf_latent.training.trainer import MaskedDiffusionTrainer
@@ -40,8 +45,12 @@ def build_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase
         raise ValueError(
             "the tokenizer has no mask token: add one or give `mask_token_id` in `model_config`, got None"
         )
-    own = {"vocab_size": len(tokenizer)}
-    own |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos", "bos")}
+    own = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos", "bos")}
+    size = {"vocab_size": len(tokenizer)}
+    if "text_config" in known:  # of a composite, whose decoder has the vocabulary
+        chosen["text_config"] = {"model_type": "llama", **size, **chosen.get("text_config", {})}
+    else:
+        own |= size
     return AutoModelForCausalLM.from_config(
         config_class(**{**own, **chosen}), dtype=torch.float32, attn_implementation=model_args.attn_implementation
     )
@@ -85,12 +94,16 @@ def load_start(
         return model_args.model_name_or_path
     if (quantization_config := get_quantization_config(model_args)) is not None:
         chosen["quantization_config"] = quantization_config
+    chosen["trust_remote_code"] = training_args.trust_remote_code
+    if not isinstance(training_args, LatentTokenTrainingConfig):
+        return LatentTokenForMaskedDiffusion.from_backbone(
+            script_args.backbone, tokenizer, shift_logits=script_args.shift_logits, **chosen
+        )
+    chosen["num_latent_tokens"] = max(training_args.num_latent_tokens)
+    if script_args.order == "left_to_right":
+        return LatentTokenForCausalLM.from_backbone(script_args.backbone, tokenizer, **chosen)
     return LatentTokenForMaskedDiffusion.from_backbone(
-        script_args.backbone,
-        tokenizer,
-        shift_logits=script_args.shift_logits,
-        trust_remote_code=training_args.trust_remote_code,
-        **chosen,
+        script_args.backbone, tokenizer, attention="semi_causal", **chosen
     )
 
 
@@ -114,7 +127,8 @@ def make_trainer(
         raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
     tokenizer = AutoTokenizer.from_pretrained(name) if name else task.tokenizer()
     set_seed(training_args.seed)
-    trainer = MaskedDiffusionTrainer(
+    is_latent = isinstance(training_args, LatentTokenTrainingConfig)
+    trainer = (LatentTokenTrainer if is_latent else MaskedDiffusionTrainer)(
         load_start(script_args, training_args, model_args, tokenizer),
         training_args,
         train_dataset=train,
@@ -184,8 +198,23 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[TrainArguments, MaskedDiffusionConfig, ModelConfig]:
-    """Read the command line (`--config run.yaml`, then anything that overrides it). Unknown names raise."""
-    return TrlParser((TrainArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config(arguments)
+    """
+    Read the command line (`--config run.yaml`, then anything that overrides it). Unknown names raise.
+
+    With `num_latent_tokens`, there or in the YAML, the run is one of [`LatentTokenTrainer`].
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    config_class = LatentTokenTrainingConfig if names_latent_tokens(words) else MaskedDiffusionConfig
+    return TrlParser((TrainArguments, config_class, ModelConfig)).parse_args_and_config(arguments)
+
+
+def names_latent_tokens(words: Sequence[str]) -> bool:
+    """Whether a command line or its YAML says `num_latent_tokens`."""
+    if any(word.split("=")[0] == "--num_latent_tokens" for word in words):
+        return True
+    files = [word for flag, word in pairwise(words) if flag == "--config"]
+    files += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return any("num_latent_tokens" in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}) for file in files)
 
 
 __all__ = ["TrainArguments", "build_model", "load_data", "main", "make_trainer", "parse"]

@@ -78,6 +78,13 @@ class TrainArguments:
     shift_logits: bool = field(
         default=True, metadata={"help": "Keep the alignment of the backbone's head: a state predicts the next token."}
     )
+    order: str = field(
+        default="left_to_right",
+        metadata={
+            "help": "With `num_latent_tokens`: order in which a model made from a `backbone` writes.",
+            "choices": ["left_to_right", "any"],
+        },
+    )
     model_config: dict[str, Any] | str | None = field(
         default=None,
         metadata={
