@@ -38,7 +38,7 @@ def draw_panel(
         output: the text written, once it is known.
         solved: whether a puzzle's answer is right, once it is known.
     """
-    head = f"<header><h3>{html.escape(name)}</h3>{draw_knobs(settings)}{draw_verdict(solved)}</header>"
+    head = f"<header><h3>{html.escape(name)}</h3>{draw_verdict(solved)}{draw_knobs(settings)}</header>"
     if snapshot is None:
         return f'<section class="hl-panel" data-state="waiting">{head}<p class="hl-note">waiting</p></section>'
     flags = [*given, *[False] * (len(snapshot.ids) - len(given))]
@@ -70,11 +70,9 @@ def draw_numbers(snapshot: Snapshot) -> str:
     pairs = {
         "forwards": str(snapshot.num_forwards),
         "tokens per forward": f"{written / max(1, snapshot.num_forwards):.2f}",
-        "tokens written": str(written),
+        "tokens": str(written),
         "seconds": f"{snapshot.seconds:.2f}",
     }
-    if snapshot.replay is not None and snapshot.replay.exit_step is not None:
-        pairs["left reasoning at"] = f"forward {snapshot.replay.exit_step + 1}"
     items = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in pairs.items())
     return f'<dl class="hl-numbers">{items}</dl>'
 

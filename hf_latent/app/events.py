@@ -115,8 +115,8 @@ def describe_threshold(name: str, rule: str) -> tuple[str, str, bool]:
     knob = RULES[rule].knob
     if knob is None:
         return "threshold", "by schedule", False
-    unit = "probability" if knob == "confidence_threshold" else "nats"
-    return f"threshold, {unit}", str(own.get(knob, "as published")), True
+    unit = "least probability" if knob == "confidence_threshold" else "threshold, nats"
+    return unit, str(own.get(knob, "as published")), True
 
 
 class Race:

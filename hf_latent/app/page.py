@@ -116,10 +116,10 @@ def build_form(settings: AppSettings, events: Events) -> dict[str, Any]:
             fields["delimiter"] = gr.Textbox(values.get("delimiter", "\nThe answer is "), label="delimiter", lines=2)
     fields["puzzle"] = gr.Button("New puzzle", size="sm", visible=example is not None, elem_id="hl-puzzle")
     with gr.Group():
-        build_decoder(fields, "a", first, OWN_RULE, True)
+        build_decoder(fields, "a", first, OWN_RULE)
         fields["compare"] = gr.Checkbox(True, label="compare with a second decoder", elem_id="hl-compare")
         with gr.Column(visible=True) as fields["second"]:
-            build_decoder(fields, "b", first, "low_confidence", True)
+            build_decoder(fields, "b", first, "low_confidence")
     with gr.Row():
         fields["generate"] = gr.Button("Generate", variant="primary", elem_id="hl-generate", min_width=120, scale=2)
         fields["stop"] = gr.Button("Stop", elem_id="hl-stop", min_width=70, scale=1)
@@ -127,7 +127,7 @@ def build_form(settings: AppSettings, events: Events) -> dict[str, Any]:
     return fields
 
 
-def build_decoder(fields: dict[str, Any], side: str, model: str, rule: str, visible: bool) -> None:
+def build_decoder(fields: dict[str, Any], side: str, model: str, rule: str) -> None:
     """Rule and threshold of one decoder."""
     label, placeholder, there = describe_threshold(model, rule)
     with gr.Row():
@@ -135,12 +135,17 @@ def build_decoder(fields: dict[str, Any], side: str, model: str, rule: str, visi
             [OWN_RULE, *RULES],
             value=rule,
             label=f"decoder {side.upper()}",
-            min_width=130,
+            scale=3,
+            min_width=100,
             elem_id=f"hl-rule-{side}",
-            visible=visible,
         )
         fields[f"threshold_{side}"] = gr.Textbox(
-            label=label, placeholder=placeholder, interactive=there, min_width=130, elem_id=f"hl-threshold-{side}"
+            label=label,
+            placeholder=placeholder,
+            interactive=there,
+            scale=2,
+            min_width=100,
+            elem_id=f"hl-threshold-{side}",
         )
 
 
