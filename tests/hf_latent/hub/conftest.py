@@ -37,6 +37,7 @@ def stop(server: Any) -> None:
 def connect(patch: pytest.MonkeyPatch, server: Any, cache: Path) -> None:
     """Make the huggingface_hub of this process talk to `server`: its environment was read when it was imported."""
     import huggingface_hub.constants as constants
+    import huggingface_hub.file_download as file_download
     import huggingface_hub.hf_api as hf_api
     import huggingface_hub.utils._http as http
     import transformers.utils.hub as transformers_hub
@@ -48,7 +49,8 @@ def connect(patch: pytest.MonkeyPatch, server: Any, cache: Path) -> None:
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(hf_api.api, "endpoint", server.url)
     patch.setattr(transformers_hub, "_hf_api", None)
-    patch.setattr(http, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))  # between two tries
+    for module in (http, file_download):  # between two tries
+        patch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
     patch.setenv("HF_TOKEN", TOKEN)
 
 
@@ -69,6 +71,23 @@ def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         connect(patch, server, tmp_path_factory.mktemp("cache"))
         yield server
     stop(server)
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with its tokenizer; to be copied, not changed."""
+    import torch
+
+    from hf_latent import LladaConfig, LladaForMaskedDiffusion
+    from hf_latent.hub import bundle
+    from hf_latent.tasks import sudoku_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = sudoku_tokenizer(4)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos")}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LladaForMaskedDiffusion(LladaConfig(vocab_size=len(tokenizer), **sizes, **special))
+    return bundle(model, tokenizer, tmp_path_factory.mktemp("bundled") / "mine", verify=False)
 
 
 @pytest.fixture(scope="session")
