@@ -96,6 +96,7 @@ def load_task(
     No instance is twice in a split or in two splits. A test instance is on the task's test side, which is a function
     of what the instance is and not of a seed: no seed makes it a training instance. The validation set is on the test
     side, too, behind the first `num_test` instances: test sets of another seed may hold some of it.
+    One draw in ten is on the test side: a held-out instance takes nine times as long to find as one to train on.
 
     Args:
         name (`str`): as [`get_task`] takes it.
