@@ -10,7 +10,7 @@ Objective, from left to right (`order: left_to_right`)
 Objective, in any order (`order: any`)
     1. Mask each supervised token with probability t ~ U(0, 1); the others were written in a random order, each seeing
        those before it.
-    2. The masked tokens form random groups of `num_latent_tokens + 1`, each predicted jointly from all that is written.
+    2. The masked tokens form random groups of `num_latent_tokens + 1`, each predicted jointly from what is written.
     3. Minimise the cross entropy of the masked tokens, averaged over all supervised ones.
 
 Every step draws its number of latent tokens from `num_latent_tokens`, so that one checkpoint serves them all:
@@ -18,7 +18,7 @@ Every step draws its number of latent tokens from `num_latent_tokens`, so that o
 
 Where the defaults come from
     objectives, groups, drawing k per batch            arXiv 2602.03769
-    loss of the text's own predictions beside theirs   ours: it costs nothing, k = 0 and self-speculative decoding use it
+    loss of the text's own predictions beside theirs   ours: it costs nothing, and k = 0 and drafts need it
     sizes, learning rate, steps                        ours; the logs beside the checkpoints show what they give
 
     OMP_NUM_THREADS=1 python recipes/latent_tokens.py --config recipes/latent_tokens_star_graph.yaml

@@ -53,7 +53,7 @@ MASKED = _Kind(
     "AutoModelForCausalLM",
 )
 AHEAD = _Kind(
-    "autoregressive, looking ahead",
+    "latent-token",
     "text-generation",
     ["latent-tokens", "multi-token-prediction"],
     "AutoModelForCausalLM",

@@ -186,7 +186,7 @@ def test_quantized_weights_are_asked_for_where_the_model_is_loaded(
         "hf_latent.training.trainer.load_model", lambda name, args, config: load(quantization_config=config)
     )
     monkeypatch.setattr(
-        "hf_latent.modeling.latent_token.modeling_latent_token.load_backbone", lambda _, kw: load(**kw)
+        "hf_latent.modeling.latent_token.modeling_latent_token_base.load_backbone", lambda _, kw: load(**kw)
     )
     for source in ("--model_name_or_path", "--backbone"):
         asked.clear()
