@@ -1,0 +1,239 @@
+"""
+What latent tokens are worth: the same data, sizes, updates and seeds for every way to write.
+
+Arms (arXiv 2602.03769)
+    ar             autoregressive, no latent tokens
+    ar+K           autoregressive, trained with K latent tokens
+    ar+any         autoregressive, the number drawn anew at every update: one checkpoint for all of them
+    sidm           any order, every position predicted alone
+    scdm+K         any order, groups of K + 1 predicted jointly
+    scdm+any       any order, the number drawn anew at every update
+    mdm            masked diffusion: every position sees all others, nothing is cached
+
+What happens
+    1. Every arm is trained with every seed, by the recipes' trainers with the values of the YAML.
+    2. Each checkpoint solves the held-out puzzles with every number of latent tokens it was trained for, greedily, one
+       token a forward; models that write in any order predict all open positions and write the surest.
+    3. Results, table and plots (accuracy over latent tokens, and over seconds per token) are written.
+
+Everything is kept as it comes; the same command goes on where it was interrupted. With `--part K N`, N processes share
+the trainings.
+
+    OMP_NUM_THREADS=1 python recipes/latent_tokens_study.py --config recipes/latent_tokens_study_star_graph.yaml
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from transformers import AutoModelForCausalLM, set_seed
+
+from hf_latent import LatentTokenConfig
+from hf_latent.evaluation import solve_puzzles
+from hf_latent.tasks import get_task
+from hf_latent.training import (
+    LatentTokenTrainer,
+    LatentTokenTrainingConfig,
+    MaskedDiffusionConfig,
+    MaskedDiffusionTrainer,
+)
+from hf_latent.training.report import describe_environment, write_json, write_text
+
+
+def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
+    """Numbers of latent tokens that an arm is trained for."""
+    name, _, number = arm.partition("+")
+    if number == "any":
+        return study["any_ahead" if name == "ar" else "any_group"]
+    return [int(number or 0)]
+
+
+def build(arm: str, tokenizer: Any, study: dict[str, Any]) -> Any:
+    """The arm's model; all have the same parameters."""
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), **special, **study["model"]}
+    kinds = {
+        "ar": {"attention": "semi_causal", "order": "left_to_right", "shift_logits": True},
+        "mdm": {"attention": "bidirectional"},
+    }
+    kind = kinds.get(arm.split("+")[0], {"attention": "semi_causal"})
+    return AutoModelForCausalLM.from_config(
+        LatentTokenConfig(text_config=text, mask_token_id=tokenizer.mask_token_id, **kind)
+    )
+
+
+def train(arm: str, seed: int, study: dict[str, Any], task: Any, data: Any, folder: Path) -> tuple[Any, Any, Any]:
+    """A trained model of the arm, its tokenizer, and the metrics of its training."""
+    set_seed(seed)
+    tokenizer = task.tokenizer()
+    model = build(arm, tokenizer, study)
+    values = {**study["training"], "seed": seed, "output_dir": str(folder / f"{arm}-{seed}"), "report_to": "none"}
+    values |= {"save_strategy": "no", "disable_tqdm": not sys.stderr.isatty(), "loss_weighting": "uniform"}
+    if arm == "mdm":
+        trainer = MaskedDiffusionTrainer(
+            model, MaskedDiffusionConfig(**values), train_dataset=data, processing_class=tokenizer
+        )
+    else:
+        config = LatentTokenTrainingConfig(
+            num_latent_tokens=numbers_of(arm, study), num_states=study["num_states"], **values
+        )
+        trainer = LatentTokenTrainer(model, config, train_dataset=data, processing_class=tokenizer)
+    metrics = trainer.train().metrics
+    return trainer.model.eval(), tokenizer, {"log": trainer.state.log_history, **metrics}
+
+
+def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
+    """Train, solve, keep."""
+    path = folder / f"{arm}-{seed}.json"
+    if path.is_file():
+        return
+    task = get_task(study["task"], **study.get("task_options", {}))
+    options = study.get("data_options", {})
+    data = task.dataset(study["num_train_examples"], 0, split="train", **options)
+    puzzles = list(task.dataset(study["num_test_examples"], 0, split="test", **options))
+    model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
+    solved = {}
+    for number in numbers_of(arm, study):
+        knobs = {} if arm == "mdm" else {"num_latent_tokens": number}
+        if not arm.startswith("ar"):
+            knobs["decoding"] = "low_confidence"
+        result = solve_puzzles(model, tokenizer, task, puzzles, batch_size=100, **knobs)
+        solved[str(number)] = result.to_dict()
+        print(arm, seed, number, f"{result.accuracy:.3f}", f"{result.seconds_per_example:.4f} s", flush=True)
+    write_json(
+        path,
+        {
+            "arm": arm,
+            "seed": seed,
+            "solved": solved,
+            "train_seconds": metrics["train_runtime"],
+            "num_parameters": model.num_parameters(),
+            "log": metrics["log"],
+            "environment": describe_environment(),
+        },
+    )
+    model.save_pretrained(folder / f"{arm}-{seed}")
+    tokenizer.save_pretrained(folder / f"{arm}-{seed}")
+
+
+def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """A row per arm and number of latent tokens: mean and standard error over the seeds that are there."""
+    rows = []
+    for arm in study["arms"]:
+        paths = (folder / f"{arm}-{seed}.json" for seed in study["seeds"])
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+        if not runs:
+            continue
+        for number in runs[0]["solved"]:
+            accuracy = [found["solved"][number]["accuracy"] for found in runs]
+            seconds = [found["solved"][number]["seconds"] for found in runs]
+            tokens = [
+                found["solved"][number]["tokens_per_forward"]
+                * found["solved"][number]["forwards_per_example"]
+                * found["solved"][number]["num_examples"]
+                for found in runs
+            ]
+            rows.append(
+                {
+                    "arm": arm,
+                    "num_latent_tokens": None if arm == "mdm" else int(number),
+                    "accuracy": statistics.fmean(accuracy),
+                    "standard_error": statistics.stdev(accuracy) / math.sqrt(len(runs)) if len(runs) > 1 else None,
+                    "num_seeds": len(runs),
+                    "seconds_per_token": statistics.median(s / t for s, t in zip(seconds, tokens, strict=True)),
+                    "train_seconds": statistics.median(found["train_seconds"] for found in runs),
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| arm | latent tokens | solved, % | seeds | ms per token, batch 100 | training, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        error = "" if row["standard_error"] is None else f" ± {100 * row['standard_error']:.1f}"
+        number = "all" if row["num_latent_tokens"] is None else row["num_latent_tokens"]
+        lines.append(
+            f"| {row['arm']} | {number} | {100 * row['accuracy']:.1f}{error} | {row['num_seeds']} | "
+            f"{1000 * row['seconds_per_token']:.2f} | {row['train_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Accuracy over latent tokens, and over seconds per token, one line a kind of arm."""
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for kind, name in {
+        "ar+": "AR, trained for this number",
+        "ar+any": "AR, one checkpoint",
+        "scdm+": "any order, trained for this number",
+        "scdm+any": "any order, one checkpoint",
+        "mdm": "masked diffusion",
+    }.items():
+        alone = {"ar+": ["ar"], "scdm+": ["sidm"]}.get(kind, [])
+        chosen = [
+            row
+            for row in rows
+            if row["arm"] in (kind, *alone) or (alone and row["arm"].startswith(kind) and "any" not in row["arm"])
+        ]
+        if not chosen:
+            continue
+        accuracy = [100 * row["accuracy"] for row in chosen]
+        errors = [100 * (row["standard_error"] or 0.0) for row in chosen]
+        if kind == "mdm":
+            axes[0].axhline(accuracy[0], linestyle="--", color="grey", label=name)
+        else:
+            numbers = [row["num_latent_tokens"] for row in chosen]
+            axes[0].errorbar(numbers, accuracy, yerr=errors, marker="o", markersize=4, capsize=2, label=name)
+        seconds = [1000 * row["seconds_per_token"] for row in chosen]
+        axes[1].errorbar(
+            seconds, accuracy, yerr=errors, marker="o", markersize=4, capsize=2, label=name,
+            color="grey" if kind == "mdm" else None,
+        )  # fmt: skip
+    axes[0].set(xlabel="latent tokens", ylabel="puzzles solved, %", title=title)
+    axes[1].set(xlabel="ms per token, batch 100", xscale="log")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run the study, or this process's part of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of the study")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="share of the trainings")
+    parser.add_argument("--folder", type=Path, help="where table and plot go; none are written without")
+    args = parser.parse_args()
+    study = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    work = Path(study["output_dir"])
+    work.mkdir(parents=True, exist_ok=True)
+    wanted = [(arm, seed) for seed in args.seeds or study["seeds"] for arm in args.arms or study["arms"]]
+    for arm, seed in wanted[args.part[0] :: args.part[1]]:
+        run(arm, seed, study, work)
+    rows = summarize(study, work)
+    print(table(rows))
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        command = f"python recipes/latent_tokens_study.py --config {args.config}"
+        result = {"command": command, "study": study, "results": rows, "environment": describe_environment()}
+        write_json(args.folder / "results.json", result)
+        write_text(args.folder / "table.md", table(rows) + "\n")
+        plot(rows, args.folder / "accuracy_over_latent_tokens.png", study["title"])
+
+
+if __name__ == "__main__":
+    main()
