@@ -62,7 +62,7 @@ def sample_posterior_traces(
     estimator: Estimator | None = "left_to_right",
     num_cuts: int = 4,
     every: int | None = None,
-    hide_answer: bool = False,
+    hide_answer: bool = True,
     batch_size: int = 32,
     chat: bool | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,

@@ -76,9 +76,9 @@ def score_traces(
         num_cuts: equal parts the trace is divided into: scores at their `num_cuts` + 1 ends, the first without any
             reasoning.
         every: instead, a score every this many tokens, and one for the whole trace.
-        hide_answer: whether places of the trace that state the answer are masked, too. A trace that ends in "so it
-            is 65" has a score near 0 whatever comes before; without those places the score asks whether the
-            rest leads there.
+        hide_answer: whether places of the trace that state the answer are masked, too, as [`sample_posterior_traces`]
+            does. A trace that ends in "so it is 65" has a score near 0 whatever comes before; without those places
+            the score asks whether the rest leads there.
         batch_size: canvases of a forward.
         on_batch: called with the number of traces done since the last call.
 
