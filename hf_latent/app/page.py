@@ -173,7 +173,7 @@ def build_knobs(settings: AppSettings, fields: dict[str, Any], values: dict[str,
                 elem_id=f"hl-more-{side}",
             )
         fields["chat"] = gr.Checkbox(False, label="put the prompt through the chat template")
-    with gr.Accordion("Loading", open=False, visible=not settings.public):
+    with gr.Accordion("Loading", open=False, visible=not settings.public, elem_id="hl-loading"):
         fields["revision"] = gr.Textbox(label="revision on the Hub", placeholder="the newest")
         fields["trust_remote_code"] = gr.Checkbox(
             settings.trust_remote_code and not settings.public,

@@ -59,9 +59,7 @@ def export_space(
     settings = settings or AppSettings()
     for name in settings.models:
         if Path(name).exists():
-            raise ValueError(
-                f"`models` must be names on the Hub or of packaged checkpoints for a Space, got {name!r}."
-            )
+            raise ValueError(f"`models` of a Space must be names on the Hub or of packaged checkpoints, got {name!r}.")
     for argument, text in (("title", title), ("requirement", requirement)):
         if "\n" in text or not text.strip():
             raise ValueError(f"`{argument}` must be one line, got {text!r}.")
