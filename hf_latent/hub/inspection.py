@@ -28,6 +28,7 @@ OTHER_CODE = {".pyc", ".pyo", ".so", ".pyd", ".dll", ".dylib", ".exe"}
 IGNORED_FOLDERS = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 IGNORED_FILES = {".DS_Store", "Thumbs.db", ".gitignore"}
 MAX_SHOWN = 20
+BLOCK = 2**20  # characters of text that are searched at once
 
 
 @dataclass(frozen=True)
@@ -220,14 +221,28 @@ def _look_at_text(name: str, path: Path, known_tokens: list[str] | None) -> Iter
     if path.suffix.lower() not in TEXT_SUFFIXES:
         return
     has_paths = path.name not in VOCABULARIES and path.suffix != ".py"
+    first = 1
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if kind := find_token(line, known_tokens):
-                yield Refusal(name, f"has {kind} in line {number}", "remove it, and revoke it if others have seen it")
+        while lines := file.readlines(BLOCK):
+            text = "".join(lines)
+            if find_token(text, known_tokens) or (has_paths and find_local_path(text)):
+                yield from _look_at_lines(name, lines, first, known_tokens, has_paths=has_paths)
                 return
-            if has_paths and (local := find_local_path(line)):
-                yield Refusal(name, f"has the local path {local} in line {number}", _path_remedy(name))
-                return
+            first += len(lines)
+
+
+def _look_at_lines(
+    name: str, lines: list[str], first: int, known_tokens: list[str] | None, *, has_paths: bool
+) -> Iterator[Refusal]:
+    """The first of the lines that has something; which is all of them, where it spans several."""
+    for number, line in enumerate(lines, start=first):
+        if kind := find_token(line, known_tokens):
+            yield Refusal(name, f"has {kind} in line {number}", "remove it, and revoke it if others have seen it")
+            return
+        if has_paths and (local := find_local_path(line)):
+            yield Refusal(name, f"has the local path {local} in line {number}", _path_remedy(name))
+            return
+    yield Refusal(name, f"has a token or a local path from line {first} on", "remove it")
 
 
 def _path_remedy(name: str) -> str:

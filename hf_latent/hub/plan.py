@@ -128,7 +128,15 @@ def read_remote(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Remo
 
 
 def make_plan(
-    api: HfApi, files: dict[str, Path], *, repo_id: str, repo_type: str, revision: str, kind: str, offline_ok: bool
+    api: HfApi,
+    files: dict[str, Path],
+    *,
+    repo_id: str,
+    repo_type: str,
+    revision: str,
+    kind: str,
+    offline_ok: bool,
+    create_pr: bool = False,
 ) -> tuple[PushPlan, Remote]:
     """
     Compare `files` with what is there.
@@ -147,7 +155,7 @@ def make_plan(
         planned = [PlannedFile(name, size_of(path), _is_large(path), "new") for name, path in files.items()]
         return replace(plan, files=tuple(planned)), remote
     asked_of = revision if remote.has_revision else MAIN
-    large = _ask_large(api, files, f"{repo_type}s/{repo_id}/preupload/{quote(asked_of, safe='')}")
+    large = _ask_large(api, files, f"{repo_type}s/{repo_id}/preupload/{quote(asked_of, safe='')}", create_pr)
     planned = []
     for name, path in files.items():
         is_lfs = large[name] and size_of(path) > 0
@@ -160,15 +168,19 @@ def make_plan(
     return replace(plan, parent=remote.commit), remote
 
 
-def _ask_large(api: HfApi, files: dict[str, Path], address: str) -> dict[str, bool]:
+def _ask_large(api: HfApi, files: dict[str, Path], address: str, create_pr: bool) -> dict[str, bool]:
     large, items = {}, list(files.items())
+    parameters = {"create_pr": "1"} if create_pr else {}  # which needs no right to write
     for start in range(0, len(items), FILES_PER_QUESTION):
         described = [
             {"path": name, "size": size_of(path), "sample": base64.b64encode(_sample(path)).decode()}
             for name, path in items[start : start + FILES_PER_QUESTION]
         ]
         response = get_session().post(
-            f"{api.endpoint}/api/{address}", json={"files": described}, headers=build_hf_headers(token=api.token)
+            f"{api.endpoint}/api/{address}",
+            json={"files": described},
+            headers=build_hf_headers(token=api.token),
+            params=parameters,
         )
         hf_raise_for_status(response)
         large |= {answer["path"]: answer["uploadMode"] == "lfs" for answer in response.json()["files"]}

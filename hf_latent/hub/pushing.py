@@ -132,6 +132,7 @@ class _Push:
             revision=self.revision,
             kind=self.prepared.kind,
             offline_ok=offline_ok,
+            create_pr=self.create_pr,
         )
         if self.private and remote.is_private is False:
             raise ValueError(

@@ -70,6 +70,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
       does not depend on the batch size, and a resumed run meets the noise of the uninterrupted one.
     - Logged: `loss` (what is minimised), `nll` (estimated bound on -log p, nats per supervised token, whatever the
       weighting), `masked_nll` and `masked_accuracy` (per masked token), `mask_ratio`, `num_tokens` (seen so far).
+    - `push_to_hub` gives a repository that loads without hf-latent and has no pickle; see `SelfContainedPushMixin`.
 
     Args:
         model (`str`, [`PreTrainedModel`] or [`~peft.PeftModel`]):
