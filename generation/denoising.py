@@ -146,7 +146,7 @@ def _bounds(
     canvas: Canvas, rows: Rows, selected: torch.Tensor, settings: DenoisingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most tokens each row commits in this step, `(A,)` each."""
-    num_masked = selected.sum(-1)
+    num_masked = (canvas.masked & (canvas.block_index == rows.block[:, None])).sum(-1)
     one = torch.ones_like(num_masked)
     num_steps = None
     if settings.max_denoising_steps is not None:
@@ -158,6 +158,8 @@ def _bounds(
             quota = dream_quota(num_masked, rows.step, num_steps, settings.schedule_epsilon)
         else:
             quota = uniform_quota(rows.num_at_start, rows.step, num_steps)
+            # Of fewer candidates than the quota some masks are left when the schedule is over.
+            quota = torch.where(rows.step < num_steps, quota, num_masked)
         return quota, quota
     ceiling = num_masked
     floor = one

@@ -24,7 +24,12 @@ from transformers import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
-from transformers.generation import EpsilonLogitsWarper, EtaLogitsWarper
+from transformers.generation import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
@@ -38,6 +43,8 @@ WARPERS = (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+# Processors that keep a state from call to call, which drafts would spoil.
+STATEFUL = (SynthIDTextWatermarkLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
 
 
 @dataclass
@@ -81,7 +88,7 @@ def speculate(
     with, and its token behind them. 4. Take the masks behind the last of them for the next drafts. 5. Forget what was
     read of the other drafts, and rows that have ended.
     """
-    _check(generation_config, model_kwargs)
+    _check(generation_config, logits_processor, model_kwargs, synced_gpus)
     run = _Run.start(input_ids, model_kwargs, generation_config, stopping_criteria)
     scoring = _Scoring(logits_processor, generation_config.do_sample, model.config.mask_token_id)
     chunk = input_ids[:, run.num_cached :]
@@ -106,7 +113,7 @@ def speculate(
         latent = states.latent[:, -1] if drafts is None else states.latent[at, accepted]
         run.forget(accepted, 0 if drafts is None else drafts.shape[1])
         going = (~ended).nonzero().squeeze(-1)
-        if len(going) == 0 and not synced_gpus:
+        if len(going) == 0:
             break
         run.select(going)
         token, latent = token[going], latent[going]
@@ -117,11 +124,32 @@ def speculate(
     return run.result()
 
 
-def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
+# What is not done, and the value that asks for nothing.
+PLAIN = {
+    "num_beams": 1,
+    "guidance_scale": 1,
+    "penalty_alpha": 0,
+    "prompt_lookup_num_tokens": None,
+    "dola_layers": None,
+    "output_scores": False,
+    "output_logits": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+
+
+def _check(
+    config: GenerationConfig, processors: LogitsProcessorList, model_kwargs: dict[str, Any], synced_gpus: bool
+) -> None:
     """Raise `ValueError` for what self-speculative decoding cannot do, by name."""
-    for name, plain in {"num_beams": 1, "output_scores": False, "output_logits": False}.items():
+    for name, plain in PLAIN.items():
         if (value := getattr(config, name, None)) not in (None, plain):
             raise ValueError(f"`{name}` must be {plain!r} with `self_speculative`, got {value!r}.")
+    if synced_gpus:
+        raise ValueError("`synced_gpus` must be False with `self_speculative`: rows take different numbers of steps.")
+    stateful = [type(each).__name__ for each in processors if isinstance(each, STATEFUL)]
+    if stateful:
+        raise ValueError(f"`logits_processor` must keep no state with `self_speculative`, got {stateful}.")
     if not model_kwargs.get("use_cache", True):
         raise ValueError("`use_cache` must be True with `self_speculative`, got False.")
     if model_kwargs.get("inputs_embeds") is not None:
@@ -200,11 +228,7 @@ class _Run:
     ) -> torch.Tensor:
         """Append to the texts what is kept, up to where a row ends; gives the rows `(A,)` that have."""
         self.num_forward_passes[self.rows] += 1
-        if drafts is not None:
-            offset = torch.arange(drafts.shape[1], device=drafts.device)
-            self.num_judged[self.rows] += offset <= accepted[:, None]
-            self.num_accepted[self.rows] += offset < accepted[:, None]
-        ended = []
+        ended, lengths = [], []
         for i, row in enumerate(self.rows.tolist()):
             new = token[i : i + 1]
             if drafts is not None:
@@ -216,8 +240,15 @@ class _Run:
                     break
             self.texts[row] = text
             ended.append(stops)
+            lengths.append(length)
             if streamer is not None:
                 streamer.put(new[:length].cpu())
+        if drafts is not None:
+            # A draft behind a row's end was neither judged nor kept.
+            written = torch.tensor(lengths, device=drafts.device)[:, None]
+            offset = torch.arange(drafts.shape[1], device=drafts.device)
+            self.num_judged[self.rows] += (offset <= accepted[:, None]) & (offset < written)
+            self.num_accepted[self.rows] += (offset < accepted[:, None]) & (offset < written)
         return torch.tensor(ended, device=self.rows.device)
 
     def forget(self, accepted: torch.Tensor, num_drafts: int) -> None:

@@ -34,8 +34,8 @@ class Visibility:
     group: torch.Tensor
     position: torch.Tensor
 
-    def select(self, index: tuple[torch.Tensor, torch.Tensor]) -> "Visibility":
-        """At `(rows, columns)`, which broadcast to the new `(B, T)`."""
+    def select(self, index: tuple[Any, ...]) -> "Visibility":
+        """At `(rows, columns)`, which broadcast to the new `(B, T)`, or `(rows,)`."""
         return Visibility(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def join(self, other: "Visibility") -> "Visibility":
@@ -53,9 +53,9 @@ def order_of(clean: torch.Tensor, reveal_order: torch.Tensor | None = None) -> t
     if reveal_order is None:
         order = clean.long().cumsum(-1) - 1
     else:
-        unrevealed = torch.finfo if reveal_order.dtype.is_floating_point else torch.iinfo
-        last = torch.where(clean, reveal_order, unrevealed(reveal_order.dtype).max)
-        order = last.argsort(dim=-1, stable=True).argsort(dim=-1)
+        columns = reveal_order.argsort(dim=-1, stable=True)
+        others_last = (~clean).gather(-1, columns).to(torch.uint8).argsort(dim=-1, stable=True)
+        order = columns.gather(-1, others_last).argsort(dim=-1)
     return torch.where(clean, order, NOWHERE)
 
 

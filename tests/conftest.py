@@ -5,7 +5,9 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -81,3 +83,70 @@ def data_dir(shared_dir: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}")
     return folder
+
+
+# Families of decoders that semi-causal attention meets: plain, with windows of 4 in all or in some layers (which take
+# their masks as one or as a dict), and with a table of positions.
+_SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 61,
+    "pad_token_id": 62,
+}
+_WINDOWS: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_GPT2: dict[str, Any] = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+DECODERS: dict[str, dict[str, Any]] = {
+    "llama": _SIZES,
+    "qwen2": _SIZES | _WINDOWS | {"use_sliding_window": True},
+    "qwen3": _SIZES,
+    "mistral": _SIZES | {"sliding_window": 4},
+    "gemma2": _SIZES | _WINDOWS,
+    "gemma3_text": _SIZES | _WINDOWS,
+    "gpt2": _GPT2 | {"bos_token_id": 1, "eos_token_id": 61, "pad_token_id": 62},
+}
+
+
+@pytest.fixture(scope="session")
+def make_decoder() -> Callable[..., Any]:
+    """
+    `make_decoder(family, attention, **fields)`: an autoregressive model of transformers with random weights that all
+    matter, of 64 tokens: 61 end-of-sequence, 62 padding; 63 is free for the mask.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    def make(family: str = "llama", attention: str | None = None, seed: int = 0, **fields: Any) -> Any:
+        attention = attention or ("eager" if family == "gemma2" else "sdpa")
+        config = CONFIG_MAPPING[family](**DECODERS[family] | fields)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = 0.25 * torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
+            model.get_output_embeddings().weight.mul_(3)  # far from ties
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_latent_token(make_decoder: Callable[..., Any]) -> Callable[..., Any]:
+    """`make_latent_token("any" or "left_to_right", family, ...)`: the semi-causal model of that decoder; 63 masks."""
+
+    def make(order: str, family: str = "llama", attention: str | None = None, **fields: Any) -> Any:
+        from hf_latent import LatentTokenForCausalLM, LatentTokenForMaskedDiffusion
+
+        decoder = make_decoder(family, attention, **fields)
+        if order == "any":
+            return LatentTokenForMaskedDiffusion.from_backbone(decoder, mask_token_id=63, attention="semi_causal")
+        return LatentTokenForCausalLM.from_backbone(decoder, mask_token_id=63)
+
+    return make

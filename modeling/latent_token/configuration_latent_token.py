@@ -57,7 +57,7 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
     shift_logits: bool = False
     head_bias: bool = False
     tie_word_embeddings: bool | None = None
-    use_cache: bool = False
+    use_cache: bool | None = None  # that of an autoregressive model grows, and there alone has a use
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -69,6 +69,8 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
         for name in ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.text_config, name, None))
+        if self.use_cache is None:
+            self.use_cache = self.is_left_to_right
         if self.architectures is None:  # transformers tells the two classes apart by it
             self.architectures = [self.auto_classes["AutoModel"]]
         # The base model's forward hands this to the mask *and* to the attention kernel.

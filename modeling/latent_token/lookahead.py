@@ -24,7 +24,8 @@ def stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor 
     if document is not None:
         begins = torch.ones_like(exists)
         begins[:, 1:] = document[:, 1:] != document[:, :-1]
-        first = torch.where(begins, place, 0).cummax(-1).values
+        # The number of tokens before: a document may begin with padding.
+        first = torch.where(begins, place + 1 - exists.long(), 0).cummax(-1).values
     order = torch.where(exists, place, NOWHERE)
     return Visibility(
         order=order,

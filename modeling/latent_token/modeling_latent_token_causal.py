@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -91,7 +92,6 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             "order": "left_to_right",
             "num_latent_tokens": num_latent_tokens,
             "shift_logits": True,
-            "use_cache": True,
         }
         return cls._from_backbone(backbone, tokenizer, mask_token, mask_token_id, pad_to_multiple_of, fields, kwargs)
 
@@ -210,11 +210,17 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         inputs = inputs_embeds if inputs_embeds is not None else input_ids
         assert inputs is not None
         batch_size, length = inputs.shape[:2]
-        if past_key_values is None and kwargs.get("use_cache"):
+        use_cache = kwargs.pop("use_cache", None)
+        if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
             past_key_values = DynamicCache()
         past = 0 if past_key_values is None else check_croppable(past_key_values).get_seq_length()
         exists = torch.ones(batch_size, past + length, dtype=torch.bool, device=inputs.device)
         if attention_mask is not None:
+            if attention_mask.shape != exists.shape:
+                raise ValueError(
+                    f"`attention_mask` must have shape {tuple(exists.shape)}, a column for each token in the cache "
+                    f"and in the input, got {tuple(attention_mask.shape)}."
+                )
             exists = attention_mask.bool()
         place = (exists.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None:
@@ -228,12 +234,16 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             mask = self.get_input_embeddings()(mask)
         contents = torch.cat([inputs, group_inputs(inputs, states, mask, num_latent_tokens)], dim=1)
         queries, keys = clean.join(behind), keys.join(behind)
+        positions = queries.position
+        if self.position_limit is not None:  # drafts may go beyond the last position, where nothing is written
+            positions = positions.clamp(max=self.position_limit - 1)
         itself = past + torch.arange(contents.shape[1], device=inputs.device)
         outputs: BaseModelOutputWithPast = self.model(
             **{"input_ids" if inputs_embeds is None else "inputs_embeds": contents},
             attention_mask=self.semi_causal_masks()(queries, keys, itself[None], self.dtype),
-            position_ids=queries.position,
+            position_ids=positions,
             past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
             **kwargs,
         )
         if past_key_values is not None:
@@ -276,9 +286,11 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         if kwargs.get("past_key_values") is None and kwargs.get("use_cache", True):
             kwargs["past_key_values"] = DynamicCache()  # without windows, which cannot forget the masks
         if self_speculative:
-            if kwargs.get("custom_generate") is not None:
-                raise ValueError("`self_speculative` is a way to generate, and so is `custom_generate`: give one.")
-            kwargs["custom_generate"] = speculate
+            for name in ("custom_generate", "assistant_model", "synced_gpus"):
+                if kwargs.get(name):
+                    raise ValueError(f"`{name}` must be left out with `self_speculative`, got {kwargs[name]!r}.")
+            # Of its arguments transformers hands no streamer to a function.
+            kwargs["custom_generate"] = partial(speculate, streamer=kwargs.get("streamer"))
         return super().generate(inputs, generation_config, *args, num_latent_tokens=num_latent_tokens, **kwargs)
 
 
