@@ -113,7 +113,9 @@ class Watch:
         ids = progress.ids[0].tolist()
         steps = progress.commit_step[0].tolist()
         candidate = [-1] * len(ids) if progress.candidate is None else progress.candidate[0].tolist()
-        known = [None] * len(ids) if progress.confidence is None else finite(progress.confidence[0])
+        known: list[float | None] = (
+            [None] * len(ids) if progress.confidence is None else finite(progress.confidence[0])
+        )
         newest = max(steps, default=-1)
         confidence = []
         for position, step in enumerate(steps):

@@ -148,7 +148,7 @@ def test_two_decoders_denoise_live(visitor):
     assert any(state["now"] > 1 for state in seen["a"])
     first, second = (visitor.text(f"#hl-panel-{side}") for side in "ab")
     assert first.startswith("med") and second.startswith("low_confidence")
-    numbers = [int(re.search(r"(\d+)\nforwards", text)[1]) for text in (first, second)]
+    numbers = [int(re.search(r"forwards\s+(\d+)", text)[1]) for text in (first, second)]
     assert numbers[0] < numbers[1] == 20
     for text in (first, second):
         assert re.search("solved|wrong", text) and "tokens per forward" in text and "entropy" in text
