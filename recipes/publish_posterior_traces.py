@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--num_problems", type=int, default=1000, help="held-out problems")
     parser.add_argument("--seed", type=int, default=1234, help="of the held-out problems")
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--max_steps", type=int, default=100, help="updates of each fine-tuning")
+    parser.add_argument("--max_steps", type=int, default=200, help="updates of each fine-tuning")
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), help="every N-th fine-tuning from K, only")
