@@ -221,6 +221,8 @@ def test_colours_change_without_another_run_and_the_replay_plays(visitor):
     by_order = visitor.tab.evaluate(colour)
     visitor.tab.evaluate("document.querySelectorAll('#hl-colour input')[1].click()")
     visitor.until(f"{colour} !== {json.dumps(by_order)}")
+    # It comes one message behind the finished panels.
+    visitor.until("document.querySelector('#hl-results').innerText.includes('Replay, forward by forward')")
     visitor.press_text("Replay, forward by forward")
     visitor.until("!!document.querySelector('.hl-replay')?.srcdoc.includes('replay-data')")
 
