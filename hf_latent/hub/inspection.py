@@ -77,8 +77,9 @@ def check_files(
     refusals: list[Refusal] = []
     for name, path in sorted(files.items()):
         found = list(_look_at(name, path, files, trust_remote_code=trust_remote_code))
-        if is_leaving and not any("link" in refusal.reason for refusal in found):
-            found = [*_look_at_link(name, path, folder), *found] or list(_look_at_text(name, path, known_tokens))
+        if is_leaving:
+            found = found or list(_look_at_link(name, path, folder)) or list(_look_at_text(name, path, known_tokens))
+            found = found or list(_look_at_origin(name, path))
         refusals += found
     if refusals:
         shown = "\n".join(f"- {refusal}" for refusal in refusals[:MAX_SHOWN])
@@ -209,7 +210,7 @@ def _look_at_references(name: str, content: dict[str, Any], files: dict[str, Pat
 
 
 def _look_at_link(name: str, path: Path, folder: Path) -> Iterator[Refusal]:
-    if path.resolve() != (folder.resolve() / name) and not path.resolve().is_relative_to(folder.resolve()):
+    if not path.resolve().is_relative_to(folder.resolve()):
         yield Refusal(name, "is a link out of the folder", "copy the file into the folder if it shall be public")
 
 
@@ -243,6 +244,22 @@ def _look_at_lines(
             yield Refusal(name, f"has the local path {local} in line {number}", _path_remedy(name))
             return
     yield Refusal(name, f"has a token or a local path from line {first} on", "remove it")
+
+
+def _look_at_origin(name: str, path: Path) -> Iterator[Refusal]:
+    """`_name_or_path` says what a part of a model was loaded from; a relative path is nobody else's either."""
+    if not name.endswith("config.json"):
+        return
+    pending = [json.loads(path.read_bytes())]
+    while pending:
+        content = pending.pop()
+        if isinstance(content, dict):
+            origin = content.get("_name_or_path")
+            if isinstance(origin, str) and origin and os.path.exists(origin):
+                remedy = "others do not have it: write a name on the Hub there, or bundle the model again"
+                yield Refusal(name, f"has the local path {origin} as `_name_or_path`", remedy)
+                return
+            pending += content.values()
 
 
 def _path_remedy(name: str) -> str:

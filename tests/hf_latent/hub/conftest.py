@@ -20,6 +20,7 @@ USER = "user"
 def make_hub() -> Any:
     sys.path.insert(0, str(LOOPBACK))
     try:
+        import loopback_routes  # noqa: F401  (registers what the server answers)
         from loopback_server import LoopbackHub
     finally:
         sys.path.remove(str(LOOPBACK))
