@@ -11,15 +11,12 @@ Wall seconds, medians over the repeats of interleaved runs, one thread unless to
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from datetime import date
 
 import torch
-import transformers
 from generation_overhead import build_model
+from report import describe_run, write_result
 
 NEW_TOKENS, BLOCK_LENGTH = 64, 32
 
@@ -71,7 +68,7 @@ def main() -> None:
     parser.add_argument("--json", help="also write the JSON line to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = build_model(4096)
+    model = build_model("8M")
     rows = [row for n, b in ((256, 1), (512, 1), (512, 4), (1024, 1)) for row in compare(model, n, b, args.repeats)]
     print(
         f"{'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  "
@@ -84,23 +81,14 @@ def main() -> None:
             f"{r['measured_min']:.2f}-{r['measured_max']:.2f}"
         )
     result = {
-        "date": date.today().isoformat(),
-        "command": "python benchmarks/block_cache.py",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "threads": args.threads,
+        **describe_run("python benchmarks/block_cache.py", args.threads),
         "new_tokens": NEW_TOKENS,
         "block_length": BLOCK_LENGTH,
         "forwards": 16,
         "repeats": args.repeats,
         "rows": rows,
     }
-    line = json.dumps(result)
-    print(line)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            file.write(line + "\n")
+    write_result(result, args.json)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,11 @@ Prints a table, then the same content as one JSON line. Times are wall seconds; 
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from collections.abc import Callable
-from datetime import date
 
 import torch
-import transformers
+from report import describe_run, timed, write_result
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
@@ -78,13 +74,6 @@ class Stopwatch:
     def reset(self) -> None:
         """Start anew."""
         self.seconds, self.forwards = 0.0, 0
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Wall seconds of a call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def knobs(decoding: str, num_steps: int) -> dict:
@@ -202,12 +191,7 @@ def main() -> None:
         f"{large['all_logits_s']:.2f} s, {large['speedup']:.1f} times faster"
     )
     result = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/generation_overhead.py --repeats {args.repeats}",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "threads": args.threads,
+        **describe_run(f"python benchmarks/generation_overhead.py --repeats {args.repeats}", args.threads),
         "dtype": "float32",
         "prompt_length": PROMPT_LENGTH,
         "new_tokens": NEW_TOKENS,
@@ -216,11 +200,7 @@ def main() -> None:
         "overhead": rows,
         "all_logits": large,
     }
-    line = json.dumps(result)
-    print(line)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            file.write(line + "\n")
+    write_result(result, args.json)
 
 
 if __name__ == "__main__":

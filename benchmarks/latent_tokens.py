@@ -13,16 +13,13 @@ Prints a table, then the same content as one JSON line. Times are medians of wal
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import torch
-import transformers
+from report import describe_run, timed, write_result
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from hf_latent import LatentTokenConfig, get_task
@@ -53,12 +50,6 @@ def build(kind: str) -> Any:
     }[kind]
     config = LatentTokenConfig(text_config=text, mask_token_id=VOCAB_SIZE - 1, **fields)
     return AutoModelForCausalLM.from_config(config).eval()
-
-
-def timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 @torch.no_grad()
@@ -166,12 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/latent_tokens.py --repeats {args.repeats}",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "threads": args.threads,
+        **describe_run(f"python benchmarks/latent_tokens.py --repeats {args.repeats}", args.threads),
     }
     if args.checkpoint:
         result["command"] += f" --checkpoint {args.checkpoint} --task {args.task} --num_prompts {args.num_prompts}"
@@ -192,11 +178,7 @@ def main() -> None:
                         flush=True,
                     )
         result |= {"prompt_length": PROMPT_LENGTH, "new_tokens": NEW_TOKENS, "rows": rows}
-    line = json.dumps(result)
-    print(line)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            file.write(line + "\n")
+    write_result(result, args.json)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ Prints a table, then the same content as one JSON line. Times are medians of wal
 """
 
 import argparse
-import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,13 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from datasets import Dataset
+from report import describe_run, write_result
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 from hf_latent.tasks import sudoku_tokenizer
@@ -158,20 +155,15 @@ def main() -> None:
             flush=True,
         )
     result = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/training_step.py --repeats {args.repeats} --vocab_sizes "
-        + " ".join(map(str, args.vocab_sizes)),
-        "machine": f"{platform.machine()}, {args.threads} thread(s)",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **describe_run(
+            f"python benchmarks/training_step.py --repeats {args.repeats} --vocab_sizes "
+            + " ".join(map(str, args.vocab_sizes)),
+            args.threads,
+        ),
         "shape": f"8 layers of width 256, batch {BATCH_SIZE} x {LENGTH}, of which {PROMPT_LENGTH} are prompt",
         "rows": rows,
     }
-    line = json.dumps(result)
-    print(line)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            file.write(line + "\n")
+    write_result(result, args.json)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def _run(
         )
     stream = None
     if streamer is not None:
-        begin = int(masked[0].nonzero()[0])
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        begin = int(columns.masked_fill(~masked[0], ids.shape[1]).amin())  # all columns where nothing is to be written
         stream = DraftStream(streamer, ids[:, :begin], begin)
     film: list[tuple[torch.Tensor, ...]] = []
     settings = make_settings(model, config, ends)
