@@ -144,6 +144,8 @@ def mix_embeddings(
 
 def _expected_embedding(p: torch.Tensor, embed: nn.Module, top_p: float) -> torch.Tensor:
     """Mean embedding `(N, D)` over the nuclei of probabilities `(N, V)`."""
+    if len(p) == 0:  # an idle step of a schedule with more steps than tokens
+        return p.new_zeros(0, embed.weight.shape[-1])
     likeliest = float(p.amax(-1).min())
     for size in SMALL_NUCLEI:
         # A nucleus of `size` tokens has at most `size` times the mass of the likeliest.

@@ -90,7 +90,7 @@ def speculate(
     """
     _check(generation_config, logits_processor, model_kwargs, synced_gpus)
     run = _Run.start(input_ids, model_kwargs, generation_config, stopping_criteria)
-    scoring = _Scoring(logits_processor, generation_config.do_sample, model.config.mask_token_id)
+    scoring = _Scoring(logits_processor, generation_config.do_sample, model.config.mask_token_id, len(input_ids))
     chunk = input_ids[:, run.num_cached :]
     drafts: torch.Tensor | None = None
     draft_p: torch.Tensor | None = None
@@ -212,12 +212,12 @@ class _Run:
         else:
             self.exists = torch.cat([self.exists, self.exists.new_ones(len(self.rows), length)], -1)
 
-    def prefixes(self, drafts: torch.Tensor | None) -> list[torch.Tensor]:
-        """Text of each row with its drafts, `(T_a + drafts,)`."""
-        texts = [self.texts[row] for row in self.rows.tolist()]
+    def prefixes(self, drafts: torch.Tensor | None) -> list[tuple[int, torch.Tensor]]:
+        """Each row's number in the batch, and its text with its drafts, `(T_a + drafts,)`."""
+        texts = [(row, self.texts[row]) for row in self.rows.tolist()]
         if drafts is None:
             return texts
-        return [torch.cat([text, draft]) for text, draft in zip(texts, drafts, strict=True)]
+        return [(row, torch.cat([text, draft])) for (row, text), draft in zip(texts, drafts, strict=True)]
 
     def write(
         self,
@@ -306,6 +306,7 @@ class _Scoring:
     processors: LogitsProcessorList
     do_sample: bool
     mask_token_id: int
+    batch_size: int
 
     def draft(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Drafts `(A, K)` from logits `(A, K, V)` and, sampled, the probabilities `(A, K, V)` they were drawn from."""
@@ -322,7 +323,7 @@ class _Scoring:
         logits: torch.Tensor,
         drafts: torch.Tensor | None,
         draft_p: torch.Tensor | None,
-        prefixes: list[torch.Tensor],
+        prefixes: list[tuple[int, torch.Tensor]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """How many drafts each row keeps, `(A,)`, and the token behind them, `(A,)`; `logits` `(A, 1 + drafts, V)`."""
         scores = self._process(logits, prefixes)
@@ -345,15 +346,20 @@ class _Scoring:
         rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)  # equal but for rounding
         return accepted, torch.multinomial(rest, 1).squeeze(-1)
 
-    def _process(self, logits: torch.Tensor, prefixes: list[torch.Tensor]) -> torch.Tensor:
-        """Scores of `(A, N, V)`: processors see the text up to each token."""
+    def _process(self, logits: torch.Tensor, prefixes: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
+        """Scores of `(A, N, V)`: processors see the text up to each token, and the row where it is in the batch."""
         if all(isinstance(processor, WARPERS) for processor in self.processors):
             return self.processors(None, logits.flatten(0, 1)).view(logits.shape)
         count = logits.shape[1]
         rows = []
-        for row, text in zip(logits, prefixes, strict=True):
+        size = self.batch_size
+        for row, (number, text) in zip(logits, prefixes, strict=True):
             ends = range(len(text) - count + 1, len(text) + 1)
-            rows.append(torch.cat([self.processors(text[None, :end], row[None, i]) for i, end in enumerate(ends)]))
+            # Some hold one value for each row of the batch: they get the row as often as there are rows.
+            scores = [
+                self.processors(text[:end].repeat(size, 1), row[i].repeat(size, 1)) for i, end in enumerate(ends)
+            ]
+            rows.append(torch.stack([each[number] for each in scores]))
         return torch.stack(rows)
 
 

@@ -16,7 +16,11 @@ from transformers.utils.generic import TransformersKwargs
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
-from hf_latent.modeling.latent_token.modeling_latent_token_base import LatentTokenPreTrainedModel, is_prepared
+from hf_latent.modeling.latent_token.modeling_latent_token_base import (
+    LatentTokenPreTrainedModel,
+    is_prepared,
+    place_tokens,
+)
 from hf_latent.modeling.masked_diffusion import ScoredOutput, score_tokens, select_positions
 
 
@@ -125,7 +129,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             attention_mask (`torch.Tensor` of shape `(B, P + T)`, *optional*):
                 1 for tokens, 0 for padding on either side. Without latent tokens whatever the decoder takes.
             position_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
-                Positions; counted by the mask if not given.
+                Positions; counted by a mask of `(B, P + T)` if not given.
             past_key_values (`Cache`, *optional*):
                 Keys and values of the text; with latent tokens a `DynamicCache` of layers without windows.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`, *optional*):
@@ -163,6 +167,12 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                 **kwargs,
             )
         else:
+            if position_ids is None and not is_prepared(attention_mask):
+                # As with latent tokens, whose keys the cache may hold.
+                position_ids = place_tokens(attention_mask)
+                given = input_ids if input_ids is not None else inputs_embeds
+                if position_ids is not None and given is not None:
+                    position_ids = position_ids[:, -given.shape[1] :]
             outputs = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
