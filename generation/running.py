@@ -123,8 +123,7 @@ def _run(
         )
     stream = None
     if streamer is not None:
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        begin = int(columns.masked_fill(~masked[0], ids.shape[1]).amin())  # all columns where nothing is to be written
+        begin = int(masked[0].nonzero()[0])
         stream = DraftStream(streamer, ids[:, :begin], begin)
     film: list[tuple[torch.Tensor, ...]] = []
     settings = make_settings(model, config, ends)

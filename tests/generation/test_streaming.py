@@ -57,11 +57,3 @@ def test_a_streamer_that_takes_progress_sees_every_forward_with_its_candidates()
         assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(seen, kept, strict=True))
     # The prompt, then progress before what is drawn from it: two drafts and a final block, twice.
     assert recorder.order == ["put", *(["progress", "draft"] * 2 + ["progress", "put"]) * 2, "end"]
-
-
-def test_a_text_without_masks_is_streamed_as_it_is():
-    """There is no first mask to begin a draft at."""
-    recorder = Recorder()
-    ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(tiny().infill(ids, streamer=recorder), ids)
-    assert recorder.order[0] == "put" and recorder.order[-1] == "end"
