@@ -4,6 +4,7 @@ import typer
 
 from hf_latent.cli.bundle import bundle
 from hf_latent.cli.bundle_decoder import bundle_decoder
+from hf_latent.cli.card import card
 from hf_latent.cli.demo import demo
 from hf_latent.cli.eval import evaluate
 from hf_latent.cli.generate import generate
@@ -32,6 +33,7 @@ app.command()(bundle)
 app.command()(bundle_decoder)
 app.command()(push)
 app.command()(pull)
+app.add_typer(card, name="card")
 
 
 def main() -> None:

@@ -179,10 +179,12 @@ def read_task_description(model: str) -> dict[str, Any]:
 
 def read_specs(tasks: str | None, about: dict[str, Any], model: str) -> list[str]:
     """What `--tasks` lists, each once; the checkpoint's own task without it."""
+    from hf_latent.evaluation.suite import own_task
+
     if tasks is None:
         if "task" not in about:
             raise ValueError(f"`--tasks` is needed: {model} has no task.json that names its own task.")
-        return [f"sudoku-{about['size']}x{about['size']}" if about["task"] == "sudoku" else str(about["task"])]
+        return [own_task(about)]
     specs = [spec.strip() for spec in tasks.split(",") if spec.strip()]
     if not specs:
         raise ValueError(f"`--tasks` must name at least one task, got {tasks!r}.")

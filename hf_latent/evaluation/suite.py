@@ -76,6 +76,11 @@ def split_spec(spec: str) -> tuple[str, str]:
     return spec, "exact_match"
 
 
+def own_task(about: Mapping[str, Any]) -> str:
+    """The spec of the task that a checkpoint's `task.json` names."""
+    return f"sudoku-{about['size']}x{about['size']}" if about["task"] == "sudoku" else str(about["task"])
+
+
 def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | None = None) -> Measure:
     """
     The measure that `spec` names: `SOURCE` or `SOURCE:KIND`.
@@ -194,4 +199,4 @@ def _choices(
     return Choice(name, prompts, continuations, indices, chat=options.chat, source=origin)
 
 
-__all__ = ["DEFAULT_NUM", "KINDS", "SuiteOptions", "build_measure", "split_spec"]
+__all__ = ["DEFAULT_NUM", "KINDS", "SuiteOptions", "build_measure", "own_task", "split_spec"]

@@ -1,5 +1,7 @@
 """`bundle`: a checkpoint folder that loads and generates where hf-latent is not installed."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path, PurePath
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.hub.card import write_card
-from hf_latent.modeling.travel import TravellingConfigMixin
+from hf_latent.modeling.travel import TravellingConfigMixin, write_atomically
 
 # What a checkpoint is made of: replaced as a whole. Everything else in a folder (results, plots, a card) stays.
 CHECKPOINT_SUFFIXES = {".safetensors", ".py", ".jinja"}
@@ -26,6 +28,7 @@ CHECKPOINT_FILES = {
     "vocab.json",
     "merges.txt",
 }
+CODE_RECORD = "bundle.json"
 # Pickles can run code when they are loaded; a bundle has none.
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
@@ -92,10 +95,21 @@ def bundle(
         if verify:
             check_loads_without_us(written)
         keep_other_files(folder, written, is_checkpoint)
+        write_code_record(written)
         if not (written / "README.md").exists():
             write_card(written, model)
         swap(written, folder)
     return folder
+
+
+def write_code_record(folder: Path) -> None:
+    """Write `bundle.json`: which version and commit of this library the code in `folder` is of, with checksums."""
+    from hf_latent import __version__
+    from hf_latent.training.report import current_commit
+
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.py"))}
+    record = {"hf_latent": __version__, "commit": current_commit(), "sha256": sums}
+    write_atomically(folder / CODE_RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def check_loads_without_us(folder: Path) -> None:
@@ -149,4 +163,13 @@ def swap(new: Path, folder: Path) -> None:
     new.rename(folder)
 
 
-__all__ = ["bundle", "check_loads_without_us", "is_checkpoint", "keep_other_files", "run_without_us", "swap"]
+__all__ = [
+    "CODE_RECORD",
+    "bundle",
+    "check_loads_without_us",
+    "is_checkpoint",
+    "keep_other_files",
+    "run_without_us",
+    "swap",
+    "write_code_record",
+]

@@ -1,90 +1,53 @@
-"""Model cards: written from what is known; what was not measured is said to be unmeasured."""
+"""
+Model cards: written from what is known; what was not measured is said to be unmeasured.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A card is `README.md`. The parts that are written here stand between two comments, `<!-- hf-latent:NAME -->` and
+`<!-- /hf-latent:NAME -->`, and are written anew by `refresh_card`; everything else is its author's and stays.
+"""
+
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from hf_latent.evaluation import DecodingResult, describe
+from hf_latent.hub import card_sections as sections
+from hf_latent.hub.card_results import EVAL_RESULTS, Evaluation, evaluation_of, read_evaluations, results_table
+from hf_latent.hub.card_sections import LICENSE
+from hf_latent.hub.card_subject import Subject, subject_of_folder, subject_of_model
+from hf_latent.modeling.travel import write_atomically
 
-LICENSE = "apache-2.0"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """
-    One measured number of a card.
-
-    Args:
-        task: what was solved, e.g. `"sudoku-4x4"`.
-        decoding: the knobs, e.g. `"med, entropy_threshold=0.1"`.
-        metric: e.g. `"accuracy"`.
-        value: in [0, 1] for accuracies.
-        standard_error: of `value`.
-        num_examples: instances it was measured on.
-        forwards: mean forwards per instance.
-        tokens_per_forward: written tokens divided by forwards.
-    """
-
-    task: str
-    decoding: str
-    metric: str
-    value: float
-    standard_error: float
-    num_examples: int
-    forwards: float
-    tokens_per_forward: float
+PROMPT = "your prompt"
+_PART = re.compile(r"<!-- hf-latent:(?P<name>[\w-]+) -->\n(?P<text>.*?)\n<!-- /hf-latent:(?P=name) -->", re.DOTALL)
+# Headings, by any of which a part that is not marked is known to be its author's.
+HEADINGS = {
+    "use": ("## Use", "## Load", "## How to load", "## Quick start"),
+    "architecture": ("## Architecture",),
+    "decoding": ("## Decoding",),
+    "run": ("### Run", "### Hyper-parameters"),
+    "results": ("## Results", "## Evaluation"),
+    "licence": ("## Licence", "## License"),
+    "citation": ("## Citation", "## Citations"),
+}
+MORE_RESULTS = "more-results"
+OF_ANYTHING = ("licence", "citation")  # the parts of a folder without a model
 
 
-class _Kind(NamedTuple):
-    name: str
-    pipeline_tag: str
-    tags: list[str]
-    auto_class: str
+def mark(name: str, text: str) -> str:
+    """A part between its two comments."""
+    return f"<!-- hf-latent:{name} -->\n{text.strip()}\n<!-- /hf-latent:{name} -->"
 
 
-MASKED = _Kind(
-    "masked diffusion",
-    "text-generation",
-    ["masked-diffusion", "diffusion-language-model"],
-    "AutoModelForCausalLM",
-)
-AHEAD = _Kind(
-    "latent-token",
-    "text-generation",
-    ["latent-tokens", "multi-token-prediction"],
-    "AutoModelForCausalLM",
-)
-# There is no pipeline for text to text any more: the tag is the Hub's.
-LATENT = _Kind(
-    "latent diffusion",
-    "text2text-generation",
-    ["latent-diffusion", "diffusion-language-model"],
-    "AutoModelForSeq2SeqLM",
-)
+def marked_parts(text: str) -> dict[str, str]:
+    """Name to text of the parts of a card that were written here."""
+    return {match.group("name"): match.group("text") for match in _PART.finditer(text)}
 
 
-def _kind(model: PreTrainedModel) -> _Kind:
-    if model.config.is_encoder_decoder:
-        return LATENT
-    return AHEAD if getattr(model.config, "is_left_to_right", False) else MASKED
-
-
-def evaluation_of(task: str, result: DecodingResult) -> Evaluation:
-    """A row of a card from what `solve_puzzles` has measured."""
-    return Evaluation(
-        task=task,
-        decoding=describe(result.settings),
-        metric="accuracy",
-        value=result.accuracy,
-        standard_error=result.standard_error,
-        num_examples=result.num_examples,
-        forwards=result.forwards_per_example,
-        tokens_per_forward=result.tokens_per_forward,
-    )
+def without_marked_parts(text: str) -> str:
+    """What its author wrote of a card."""
+    return _PART.sub("", text)
 
 
 def write_card(
@@ -98,149 +61,195 @@ def write_card(
     results: str = "",
     command: str = "",
     notes: str = "",
+    limits: str = "",
     base_model: str | None = None,
-    example_prompt: str = "your prompt",
+    example_prompt: str = PROMPT,
 ) -> Path:
     """
     Write `README.md` of a checkpoint folder, with its evaluations as `model-index` metadata.
 
-    `command` is what made the evaluations; it is required with them. `results` says them in other words than the table
-    that is written otherwise. Empty parts are said to be missing.
+    What the folder's results files hold is shown as it is there. Empty parts are said to be missing.
+
+    Args:
+        evaluations: rows that are in no results file of the folder.
+        results: says the results in other words than the table that is written otherwise.
+        command: what made `evaluations` or `results`; required with them.
+        notes: further sections, with their headings.
+        limits: what it cannot do.
+        base_model: name on the Hub.
     """
-    if evaluations and not command:
+    if (evaluations or results) and not command:
         raise ValueError("`command` must say how the `evaluations` were made, got an empty string.")
-    name, kind = title or folder.name, _kind(model)
-    data = ModelCardData(
-        language=None,
-        license=LICENSE,
-        library_name="transformers",
-        pipeline_tag=kind.pipeline_tag,
-        tags=[*kind.tags, "hf-latent", "custom_code", model.config.model_type],
-        base_model=base_model,
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type=kind.pipeline_tag,
-                dataset_type=evaluation.task,
-                dataset_name=f"{evaluation.task}, {evaluation.num_examples} held-out instances",
-                metric_type=evaluation.metric,
-                metric_name=f"{evaluation.metric} ({evaluation.decoding})",
-                metric_value=round(evaluation.value, 4),
-            )
-            for evaluation in evaluations
-        ]
-        or None,
-    )
-    parts = [
+    name = title or folder.name
+    subject = subject_of_model(folder, model)
+    made_by = f"± is one standard error. Made by\n\n```\n{command}\n```"
+    own_results = f"## Results\n\n{results}\n\n{made_by}" if results else ""
+    if evaluations and not results:
+        own_results = f"## Results\n\n{results_table([*evaluations])}\n\n```\n{command}\n```"
+    body = [
         f"# {name}",
-        description or f"A {kind.name} language model. Nothing more was said about it when it was bundled.",
-        _how_to_load(model, example_prompt),
-        _architecture(model),
+        description or f"A {subject.kind.name} language model. Nothing more was said about it when it was bundled.",
+        mark("use", ""),
+        mark("architecture", ""),
+        mark("decoding", ""),
         "## Training\n\n" + (training or "Not described when this checkpoint was bundled."),
-        _results(evaluations, results, command),
+        mark("run", ""),
+        own_results or mark("results", ""),
         notes,
-        f"## Licence\n\n{LICENSE.capitalize()} for weights and code.",
+        "## Limits\n\n" + (limits or "Not described."),
+        mark("licence", ""),
+        mark("citation", ""),
     ]
-    body = "\n\n".join(part.strip() for part in parts if part)
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+    text = "\n\n".join(part.strip() for part in body if part) + "\n"
+    metadata = {"base_model": base_model} if base_model else {}
+    rows = [*evaluations, *read_evaluations(folder)]
     path = folder / "README.md"
-    card.save(path)
+    write_atomically(path, _compose(folder, subject, text, metadata, rows, example_prompt))
     return path
 
 
-def _how_to_load(model: PreTrainedModel, example_prompt: str) -> str:
-    config, kind = model.generation_config, _kind(model)
-    if kind is LATENT:
-        packages = "transformers, torch and diffusers are"
-        steps = f"{config.num_inference_steps or model.config.num_train_timesteps} steps of `{config.sampler}`"
-        defaults = f"Without arguments it takes {steps}, from other noise in every call: pass `seed=0` for the same."
-    elif kind is AHEAD:
-        packages = "transformers and torch are"
-        defaults = (
-            f"Every token is written with {model.config.num_latent_tokens} latent tokens behind it, which look "
-            "ahead; `num_latent_tokens=0` is the plain autoregressive model, `self_speculative=True` writes what that "
-            "writes, in fewer forwards. All other arguments of `generate` are those of transformers."
+def refresh_card(folder: Path, *, title: str | None = None) -> Path:
+    """
+    Write the parts of a folder's card anew from its JSON files, and those that it lacks; its author's text stays.
+
+    Raises:
+        ValueError: for a folder with nothing to write about, or with a card whose metadata is not valid.
+    """
+    text = render_card(folder, title=title)
+    path = folder / "README.md"
+    write_atomically(path, text)
+    return path
+
+
+def render_card(folder: Path, *, title: str | None = None) -> str:
+    """What `refresh_card` writes."""
+    if not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder with a model, an adapter or results, got {folder}.")
+    subject = subject_of_folder(folder)
+    path = folder / "README.md"
+    if path.is_file():
+        card = ModelCard.load(path)
+        text, metadata = card.text.lstrip("\n"), card.data.to_dict()
+    elif subject.model is None and not subject.adapter:
+        raise ValueError(
+            f"{folder} has no config.json, adapter_config.json or run.json to write a card from, and no README.md."
         )
     else:
-        packages = "transformers and torch are"
-        defaults = (
-            f"Without arguments it decodes with `{config.decoding}`. A transformers pipeline passes "
-            "`do_sample=True` and `temperature=0.7` unasked: pass `do_sample=False` there for the most likely tokens."
-        )
-    length = "" if config.max_new_tokens is not None else ", max_new_tokens=64"
+        text, metadata = _new_text(title or subject.name, subject), {}
+    if title is not None:
+        text = re.sub(r"^# .*$", lambda _: f"# {title}", text, count=1, flags=re.MULTILINE)
+    prompt = sections.prompt_of(text) or _task_prompt(folder) or PROMPT
+    return _compose(folder, subject, text, metadata, read_evaluations(folder), prompt)
+
+
+def _new_text(title: str, subject: Subject) -> str:
+    what = "A PEFT adapter for a" if subject.adapter else "A"
     return (
-        f"## Use\n\nThe code travels with the weights; {packages} enough.\n\n"
-        f"```python\nfrom transformers import {kind.auto_class}, AutoTokenizer\n\n"
-        'path = "."  # this folder, or its name on the Hub\n'
-        f"model = {kind.auto_class}.from_pretrained(path, trust_remote_code=True)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)\n"
-        f'inputs = tokenizer({example_prompt!r}, return_tensors="pt", return_token_type_ids=False)\n'
-        f"output = model.generate(**inputs{length})\n"
-        "print(tokenizer.decode(output[0]))\n```\n\n"
-        f"{defaults}"
+        f"# {title}\n\n{what} {subject.kind.name} language model. Nothing more was said about it.\n\n"
+        f"{mark('use', '')}\n\n{mark('architecture', '')}\n\n{mark('decoding', '')}\n\n"
+        f"## Training\n\n{mark('run', '')}\n\n{mark('results', '')}\n\n## Limits\n\nNot described.\n"
     )
 
 
-def _architecture(model: PreTrainedModel) -> str:
-    config = model.config
-    if _kind(model) is LATENT:
-        return _latent_architecture(model)
-    text = config.get_text_config()
-    shared_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    rows = {
-        "class": type(model).__name__ + (f" on a {text.model_type} decoder" if text is not config else ""),
-        "parameters": f"{model.num_parameters():,}",
-        "layers": config.num_hidden_layers,
-        "width": config.hidden_size,
-        "attention heads": f"{config.num_attention_heads} ({shared_heads} key/value), {_attention(model)}",
-        "vocabulary": config.vocab_size,
-        "positions": config.max_position_embeddings,
-        "weights": str(model.dtype).removeprefix("torch."),
+def _task_prompt(folder: Path) -> str | None:
+    """A held-out prompt of the checkpoint's own task."""
+    from hf_latent.evaluation.suite import SuiteOptions, build_measure, own_task
+    from hf_latent.hub.card_results import read_json_object
+
+    about = read_json_object(folder / "task.json")
+    if "task" not in about:
+        return None
+    measure = build_measure(own_task(about), SuiteOptions(limit=1), about)
+    return str(measure.examples[0][0])
+
+
+def _compose(
+    folder: Path,
+    subject: Subject,
+    text: str,
+    metadata: dict[str, Any],
+    rows: Sequence[Evaluation],
+    prompt: str,
+) -> str:
+    """The card with its parts written from `rows` and `subject`."""
+    written = _parts(folder, subject, text, metadata, rows, prompt)
+    own = without_marked_parts(text)
+    headings = {line.strip() for line in own.splitlines() if line.startswith("#")}
+    known = marked_parts(text)
+    authored = {name for name, names in HEADINGS.items() if name not in known and headings & set(names)}
+    wanted = [name for name in written if name not in authored]
+    if "results" in authored and (more := [row for row in rows if row.file == EVAL_RESULTS]):
+        written[MORE_RESULTS] = lambda: sections.results(more, heading="### Measured with `hf-latent eval`")
+        wanted.insert(0, MORE_RESULTS)
+    if subject.model is None and not subject.adapter:
+        wanted = [name for name in wanted if name in OF_ANYTHING or name in known or name == MORE_RESULTS]
+    text = _PART.sub(
+        lambda match: (
+            mark(match.group("name"), written[match.group("name")]())
+            if match.group("name") in written
+            else match.group()
+        ),
+        text,
+    )
+    missing = [mark(name, written[name]()) for name in wanted if name not in known]
+    body = "\n\n".join([text.strip(), *missing])
+    return f"---\n{_metadata(subject, body, metadata, rows).to_yaml()}\n---\n\n{body}\n"
+
+
+def _parts(
+    folder: Path, subject: Subject, text: str, metadata: dict[str, Any], rows: Sequence[Evaluation], prompt: str
+) -> dict[str, Callable[[], str]]:
+    """Name to writer of each part, in their order."""
+    data = metadata.get("datasets") or []
+    own = without_marked_parts(text)
+    base = metadata.get("base_model")
+    names = [*([data] if isinstance(data, str) else data), *([base] if isinstance(base, str) else base or [])]
+    return {
+        "use": lambda: sections.how_to_load(subject, prompt),
+        "architecture": lambda: sections.architecture(subject),
+        "decoding": lambda: sections.decoding(subject, rows, folder),
+        "run": lambda: sections.training_run(subject, folder),
+        "results": lambda: sections.results(rows),
+        "licence": lambda: sections.licence(str(metadata.get("license") or LICENSE)),
+        "citation": lambda: sections.citation(subject, rows, own, names),
     }
-    return _table(rows)
 
 
-def _attention(model: PreTrainedModel) -> str:
-    if not getattr(model.config, "is_semi_causal", False):
-        return "bidirectional"
-    return "causal, with groups that look ahead" if _kind(model) is AHEAD else "semi-causal, in any order"
+def _metadata(subject: Subject, body: str, known: dict[str, Any], rows: Sequence[Evaluation]) -> ModelCardData:
+    """What the Hub reads: its author's values, and what they do not say."""
+    fields = {name: value for name, value in known.items() if name not in ("model-index", "model_name")}
+    kind, has_model = subject.kind, subject.model is not None
+    ours = [*kind.tags, "hf-latent"] if has_model else ["hf-latent"]
+    if has_model and subject.has_weights and not subject.adapter:
+        ours += ["custom_code", str(subject.model_type)]
+    if subject.adapter:
+        ours.append("lora")
+    fields.setdefault("license", LICENSE)
+    if has_model or subject.adapter:
+        fields.setdefault("library_name", "peft" if subject.adapter else "transformers")
+        fields.setdefault("pipeline_tag", kind.pipeline_tag)
+        if subject.base_model:
+            fields.setdefault("base_model", subject.base_model)
+    fields["tags"] = list(dict.fromkeys([*(fields.get("tags") or []), *ours]))
+    title = re.search(r"^# (.+)$", body, re.MULTILINE)
+    name = title.group(1).strip() if title else subject.name
+    if rows:
+        fields["model_name"] = name
+        fields["eval_results"] = [_eval_result(kind.pipeline_tag, row) for row in rows]
+    elif "eval_results" in fields:
+        fields["model_name"] = known.get("model_name") or name
+    return ModelCardData(**fields)
 
 
-def _latent_architecture(model: PreTrainedModel) -> str:
-    config, text = model.config, model.config.text_config
-    rows = {
-        "class": type(model).__name__,
-        "parameters": f"{model.num_parameters():,}, of the denoiser {model.denoiser.num_parameters():,}",
-        "encoder-decoder": f"{text.model_type}, width {text.hidden_size}, vocabulary {text.vocab_size}",
-        "latent": f"{config.latent_length} vectors of width {config.latent_dim}, of `{config.representation}` states",
-        "denoiser": f"{config.denoiser_num_layers} layers of width {config.denoiser_hidden_size}, "
-        f"{config.denoiser_num_heads} heads, {config.diffusion_length} positions, `{config.conditioning}`",
-        "noise": f"T = {config.num_train_timesteps}, `{config.beta_schedule}`, "
-        f"{'learned' if config.learned_variance else 'fixed'} variance",
-        "weights": str(model.dtype).removeprefix("torch."),
-    }
-    return _table(rows)
+def _eval_result(pipeline_tag: str, row: Evaluation) -> EvalResult:
+    return EvalResult(
+        task_type=pipeline_tag,
+        dataset_type=row.task,
+        dataset_name=f"{row.task}, {row.num_examples} held-out instances",
+        metric_type=row.metric,
+        metric_name=f"{row.metric} ({row.decoding})",
+        metric_value=round(row.value, 4),
+    )
 
 
-def _table(rows: dict[str, Any]) -> str:
-    return "## Architecture\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
-
-
-def _results(evaluations: Sequence[Evaluation], text: str, command: str) -> str:
-    if not evaluations:
-        return "## Results\n\nNot measured."
-    if text:
-        return f"## Results\n\n{text}\n\n± is one standard error. Made by\n\n```\n{command}\n```"
-    lines = [
-        "| task | decoding | metric | value | n | forwards per instance | tokens per forward |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {e.task} | {e.decoding} | {e.metric} | {e.value:.3f} ± {e.standard_error:.3f} | {e.num_examples} | "
-        f"{e.forwards:.2f} | {e.tokens_per_forward:.2f} |"
-        for e in evaluations
-    ]
-    return "## Results\n\n" + "\n".join(lines) + f"\n\n± is one standard error. Made by\n\n```\n{command}\n```"
-
-
-__all__ = ["Evaluation", "evaluation_of", "write_card"]
+__all__ = ["LICENSE", "Evaluation", "evaluation_of", "refresh_card", "render_card", "write_card"]

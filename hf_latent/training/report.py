@@ -31,6 +31,15 @@ def write_log(folder: Path, history: list[dict[str, Any]]) -> None:
     write_text(folder / "training_log.jsonl", "".join(json.dumps(entry, default=str) + "\n" for entry in history))
 
 
+def current_commit() -> str | None:
+    """Of this library; None outside a checkout of it."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, commit (None outside a checkout) and hardware."""
     versions: dict[str, str | None] = {}
@@ -39,17 +48,12 @@ def describe_environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "commit": commit,
+        "commit": current_commit(),
         "packages": versions,
     }
 
