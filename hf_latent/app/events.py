@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -151,7 +151,7 @@ class Race:
         self.now: list[Snapshot | None] = [None] * len(request.knobs)
         self.given: list[bool] = []
 
-    def snapshots(self) -> Iterator[list[str]]:
+    def snapshots(self) -> Generator[list[str], None, None]:
         """All panels after every forward that any decoder still needs."""
         from hf_latent.cli.view import run_once
 

@@ -169,7 +169,8 @@ def make_plan(
 
 
 def _ask_large(api: HfApi, files: dict[str, Path], address: str, create_pr: bool) -> dict[str, bool]:
-    large, items = {}, list(files.items())
+    large: dict[str, bool] = {}
+    items = list(files.items())
     parameters = {"create_pr": "1"} if create_pr else {}  # which needs no right to write
     for start in range(0, len(items), FILES_PER_QUESTION):
         described = [

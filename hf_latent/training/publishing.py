@@ -46,7 +46,7 @@ class SelfContainedPushMixin:
     def __init__(self, *arguments: Any, args: Any, **kwargs: Any) -> None:
         check_hub_strategy(args)  # before the base class creates the repository
         self._pushes = HfApi()  # one after the other, in the background
-        super().__init__(*arguments, args=args, **kwargs)
+        super().__init__(*arguments, args=args, **kwargs)  # type: ignore[call-arg]
 
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
         """The card of a bundle where there is none; of adapters as the base class writes it."""
