@@ -21,7 +21,7 @@ def bundle(
     from hf_latent.cli.loading import load
     from hf_latent.hub import bundle as write_bundle
 
-    loaded, tokenizer = load(model, adapter=adapter, revision=revision)
+    loaded, tokenizer = load(model, adapter=adapter, revision=revision, autoregressive=True)
     path = write_bundle(loaded, tokenizer, folder, max_shard_size=max_shard_size)
     for file in sorted(path.rglob("*")):
         if file.is_file():

@@ -25,8 +25,13 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device_map: Any = "auto",
+    autoregressive: bool = False,
 ) -> tuple[Any, Any]:
-    """Model, in evaluation mode, and tokenizer of `name`, with the adapter merged in if there is one."""
+    """
+    Model, in evaluation mode, and tokenizer of `name`, with the adapter merged in if there is one.
+
+    `autoregressive`: whether a model that writes from left to right, with latent tokens, will do.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -37,8 +42,9 @@ def load(
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
     model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
     tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-    if not hasattr(model, "infill"):
-        raise ValueError(f"{name} is a {type(model).__name__}, not a masked diffusion model of this library.")
+    if not hasattr(model, "infill") and not (autoregressive and hasattr(model, "look_ahead")):
+        kinds = "no model of this library" if autoregressive else "not a masked diffusion model of this library"
+        raise ValueError(f"{name} is a {type(model).__name__}, {kinds}.")
     if adapter is not None:
         from peft import PeftModel
 
