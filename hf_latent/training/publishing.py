@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.trainer import PushInProgress
 from transformers.trainer_utils import HubStrategy
 
-from hf_latent.hub.bundling import PICKLE_SUFFIXES, is_checkpoint
+from hf_latent.hub.bundling import PICKLE_SUFFIXES, is_checkpoint, write_code_record
 from hf_latent.hub.card import write_card
 from hf_latent.hub.pushing import push
 from hf_latent.modeling.travel import TravellingConfigMixin
@@ -157,6 +157,8 @@ def gather_files(source: Path, beside: Path, *, card: Path | None = None, may_li
     for path in sorted(source.iterdir()):
         if path.is_file() and is_published(path) and not (target / path.name).exists():
             _place(path, target / path.name, may_link=may_link)
+    if any(target.glob("*.py")):
+        write_code_record(target)
     return target
 
 
