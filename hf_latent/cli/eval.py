@@ -236,6 +236,7 @@ def open_session(given: dict[str, Any]) -> "Session":
         revision=revision,
         trust_remote_code=given["trust_remote_code"],
         device_map="auto" if state.num_processes == 1 else {"": state.device},
+        autoregressive=True,
     )
     folder = given["output"] or Path("eval") / Path(name).name
     commit = getattr(loaded.config, "_commit_hash", None)
