@@ -301,6 +301,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                     raise ValueError(f"`{name}` must be left out with `self_speculative`, got {kwargs[name]!r}.")
             # Of its arguments transformers hands no streamer to a function.
             kwargs["custom_generate"] = partial(speculate, streamer=kwargs.get("streamer"))
+            kwargs.setdefault("use_cache", True)  # training with checkpointed activations leaves it off
         return super().generate(inputs, generation_config, *args, num_latent_tokens=num_latent_tokens, **kwargs)
 
 
