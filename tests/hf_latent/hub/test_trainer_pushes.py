@@ -62,8 +62,11 @@ def test_only_the_checkpoint_and_its_card_are_pushed(hub: Any, tmp_path: Path) -
     files = repository.contents("trained")
     expected = bundle(trainer.model, sudoku_tokenizer(4), tmp_path / "bundle", verify=False)
     assert set(files) == {path.name for path in expected.iterdir()}
-    for name in set(files) - {"README.md", "tokenizer.json"}:  # training has set padding and truncation
+    # Training has set padding and truncation of the tokenizer; the record also names the commit of this checkout.
+    for name in set(files) - {"README.md", "tokenizer.json", "bundle.json"}:
         assert files[name] == (expected / name).read_bytes(), name
+    records = [json.loads(text)["sha256"] for text in (files["bundle.json"], (expected / "bundle.json").read_bytes())]
+    assert records[0] == records[1] and "modeling_llada.py" in records[0]
     assert files["README.md"] == b"---\nlicense: mit\n---\n# By hand\n"
     assert not list(folder.glob("_push-*"))
 
