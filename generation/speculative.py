@@ -229,10 +229,10 @@ class _Run:
         """Append to the texts what is kept, up to where a row ends; gives the rows `(A,)` that have."""
         self.num_forward_passes[self.rows] += 1
         ended, lengths = [], []
-        for i, row in enumerate(self.rows.tolist()):
+        for i, (row, count) in enumerate(zip(self.rows.tolist(), accepted.tolist(), strict=True)):
             new = token[i : i + 1]
             if drafts is not None:
-                new = torch.cat([drafts[i, : int(accepted[i])], new])
+                new = torch.cat([drafts[i, :count], new])
             for length in range(1, len(new) + 1):
                 text = torch.cat([self.texts[row], new[:length]])
                 stops = bool(self.stopping_criteria(text[None], None).any())
