@@ -48,6 +48,11 @@ def check_model(model: nn.Module, *, needs_mask: bool = False, max_length: int |
     """
     base = model.get_base_model() if is_peft_model(model) else model
     name = type(base).__name__
+    if getattr(base.config, "is_semi_causal", False):
+        raise ValueError(
+            f"{name} is semi-causal (`attention`='semi_causal'): its text sees what was written before it. Train it "
+            "with LatentTokenTrainer"
+        )
     if getattr(base.config, "is_causal", True) is not False and not name.endswith("ForMaskedDiffusion"):
         raise ValueError(
             f"{name} is causal (its configuration does not say `is_causal=False`): masked tokens would be predicted "

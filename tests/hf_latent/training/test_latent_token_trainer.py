@@ -316,10 +316,11 @@ def test_what_cannot_be_trained_is_refused_by_name(
         make_latent_trainer(model=flash)
 
 
-def test_an_autoregressive_model_is_refused_by_the_trainer_of_masked_ones(
+def test_a_semi_causal_model_is_refused_by_the_trainer_of_masked_ones(
     make_latent_model: Any, make_trainer: Any
 ) -> None:
-    with pytest.raises(ValueError, match="causal"):
-        make_trainer(make_latent_model("left_to_right"))
+    for order in ("left_to_right", "any"):
+        with pytest.raises(ValueError, match="Train it with LatentTokenTrainer"):
+            make_trainer(make_latent_model(order))
     assert issubclass(LatentTokenTrainer, MaskedDiffusionTrainer)
     assert isinstance(make_latent_model("left_to_right"), LatentTokenForCausalLM)
