@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import ReasoningTemplate
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
-from hf_latent.hub import bundle, evaluation_of, write_card
+from hf_latent.hub import bundle, write_card
 from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.report import describe_training
 from hf_latent.viz import plot_accuracy_over_forwards
@@ -234,29 +234,42 @@ def main() -> None:
     (args.folder / "task.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
-    name = args.folder.name
     uncached = [r for r in results if "block_cache" not in r.settings]
-    title = f"{name}, {args.num_problems} held-out problems"
+    title = f"{args.folder.name}, {args.num_problems} held-out problems"
     plot_accuracy_over_forwards(uncached, args.folder / "accuracy_over_forwards.png", title, group=line_of)
-    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+    write_folder_card(args.folder, model, tokenizer, task, template, problems, args.batch_size)
+
+
+def write_folder_card(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    task: ArithmeticTask,
+    template: ReasoningTemplate,
+    problems: list[dict[str, Any]],
+    batch_size: int,
+    shown_examples: str | None = None,
+) -> None:
+    """`README.md`, from the results files of the folder; `shown_examples` instead of new ones."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / "decoding_results.json").read_text(encoding="utf-8"))
+    results = [DecodingResult.from_dict(values) for values in report["results"]]
+    shown = shown_examples or examples(task, model, tokenizer, template, problems[:200])
     notes = (
         f"## Latent refinement and its parts\n\n{ablation(results)}\n\n"
         "The early stop takes a belief that rests for one that is decided. Here what is committed first, one token a "
         "forward, are fillers and punctuation: they change nothing, so that the belief rests at once although the "
         "results are open. Under MED more is decided before it rests. Without early stop the mixed embeddings change "
-        "the accuracy by less than its error.\n\n"
-        f"## Examples\n\n{examples(task, model, tokenizer, template, problems[:200])}\n\n"
-        "## Limits\n\nIt knows the sentences of one generator and numbers from 10 to 99, and nothing else. One "
-        "training seed."
+        f"the accuracy by less than its error.\n\n## Examples\n\n{shown}"
     )
     write_card(
-        args.folder,
+        folder,
         model,
-        title=f"hf-latent {name}",
+        title=f"hf-latent {folder.name}",
         description=(
             f"A masked diffusion language model of {model.num_parameters():,} parameters that answers word problems "
             "of two to five steps by writing out its calculations, in place of masks before an answer that can be "
-            f"read at any time. {headline(results)}\n\n![accuracy over forwards](accuracy_over_forwards.png)"
+            f"read at any time. {headline(results)}"
         ),
         training=(
             f"From random weights; {100 * run['script']['given_share']:.0f} % of the problems come with part of their "
@@ -265,20 +278,22 @@ def main() -> None:
             "`completion_only_loss` was left to trl, which decides by the training set, here one of token ids. It "
             "was interrupted after update 3,000 and went on with fewer updates ahead; the minutes are those since.\n\n"
             + describe_training(
-                args.run,
+                folder,
                 f"{run['script']['num_train_examples']:,} problems made by `ArithmeticTask` (version {task.version})",
                 "OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/arithmetic.yaml",
             )
         ),
-        evaluations=[evaluation_of(name, result) for result in results],
         results=(
             f"Blocks of {BLOCK_LENGTH} tokens, the answer a block of its own. Fillers and punctuation are among the "
             "tokens that are written, and are easy. Seconds are wall time for all problems "
-            f"({args.threads} CPU thread(s), batches of {args.batch_size}), of a machine that did other work, too; "
+            f"({report['threads']} CPU thread(s), batches of {batch_size}), of a machine that did other work, too; "
             f"`benchmarks/block_cache.py` compares caches side by side.\n\n{comparison(results)}"
         ),
-        command=shown,
+        command=report["command"],
         notes=notes,
+        limits=(
+            "It knows the sentences of one generator and numbers from 10 to 99, and nothing else. One training seed."
+        ),
         example_prompt=problems[0]["prompt"],
     )
 

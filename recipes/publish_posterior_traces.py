@@ -38,6 +38,7 @@ from transformers.utils import logging
 from hf_latent import ReasoningTemplate, score_traces
 from hf_latent.data import keep_top_share, keep_verified, separation
 from hf_latent.evaluation import solve_puzzles
+from hf_latent.hub import refresh_card
 from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.report import describe_environment, write_json, write_text
 
@@ -263,12 +264,13 @@ def main() -> None:
         "environment": describe_environment(),
         "traces": told,
         "arms": arms,
+        "num_examples": len(held_out),
+        "headline": headline(arms),
     }
     args.folder.mkdir(parents=True, exist_ok=True)
     write_json(args.folder / "results.json", report)
     plot(args.folder, arms, judged)
     examples = list(zip(traces, problems, judged["right"], strict=True))
-    write_text(args.folder / "README.md", card(report, examples, len(held_out)))
     for name in ("base", "base_second"):
         log = args.work / name / "training_log.jsonl"
         if log.is_file():
@@ -277,6 +279,15 @@ def main() -> None:
         f"{arm}/{seed}": json.loads((run_folder(args, arm, seed) / "run.json").read_text()) for arm, seed in runs
     }
     write_json(args.folder / "runs.json", {name: run["num_rows"] for name, run in runs_log.items()})
+    write_text(args.folder / "README.md", card(report, examples, len(held_out)))
+    refresh_card(args.folder)
+
+
+def headline(arms: dict[str, Any]) -> str:
+    """The base, and the arm that helped it most."""
+    base = arms["none (the base)"]["accuracy"]
+    name, best = max(arms.items(), key=lambda item: item[1]["accuracy"])
+    return f"base {100 * base:.1f} %, best with {name}: {100 * best['accuracy']:.1f} %"
 
 
 def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
@@ -299,7 +310,12 @@ def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
         for name, (row, problem, _) in zip(("Right", "Wrong"), shown, strict=True)
     )
     settings = report["settings"]
-    return f"""# Posterior reasoning traces on arithmetic
+    return f"""---
+license: apache-2.0
+tags: [masked-diffusion, diffusion-language-model, posterior-traces, hf-latent]
+---
+
+# Posterior reasoning traces on arithmetic
 
 Does a masked diffusion model learn from reasoning that it fills in itself when the answer is given
 (arXiv 2510.19990)? A base of 678,392 parameters that has seen {int(settings["num_seen"]):,} human traces, its
@@ -355,6 +371,11 @@ OMP_NUM_THREADS=1 {report["command"]}
 
 The first stage was stopped after update 2,300 and its checkpoint of update 2,250 went on in the second. Versions,
 settings and every accuracy: `results.json`; rows of each fine-tuning: `runs.json`.
+
+## Limits
+
+One base, one task of generated problems, greedy traces unless the settings say otherwise, and
+{settings["num_seeds"]} seeds an arm.
 """
 
 

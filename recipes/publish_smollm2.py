@@ -31,9 +31,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LatentTokenForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
+from hf_latent.hub import refresh_card
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
+# Written by `refresh_card`.
+PART = "<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->"
 
 CARD = """---
 library_name: transformers
@@ -50,14 +53,20 @@ SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM
 base is small, and {steps} updates of {batch_size} questions are a fraction of an epoch. The base is a 4-bit GGUF file,
 read back to float32. The weights are not kept in this folder; the recipe below makes them.
 
+{use}
+
+{architecture}
+
+{decoding_part}
+
+## Results
+
 | {num_examples} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
 |---|---|---|
 | attention opened, mask token added, untrained | {before_nats} | {before_perplexity} |
 | trained | {after_nats} | {after_perplexity} |
 
 ± is the standard error over the questions; {num_samples} draws a question, the same for both (`{command}`).
-
-![training curve](training_curve.png)
 
 ## Training
 
@@ -68,6 +77,8 @@ run ended with: {reloaded_eval_nll:.4f} and {eval_nll:.4f} nats per token.
 ```bash
 {recipe}
 ```
+
+{run}
 
 Log: `training_log.jsonl`; configuration, versions and commit: `run.json`; numbers: `results.json`.
 
@@ -139,6 +150,10 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     ]
     return CARD.format(
         **results | {"before": "", "after": ""},
+        **{
+            name: f"<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->" for name in ("use", "architecture", "run")
+        },
+        decoding_part="<!-- hf-latent:decoding -->\n\n<!-- /hf-latent:decoding -->",
         name=name,
         trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
         batch_size=training["per_device_train_batch_size"],
@@ -208,6 +223,7 @@ def main() -> None:
     for file in ("training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
     (args.folder / "README.md").write_text(card(args.folder.name, results, run), encoding="utf-8")
+    refresh_card(args.folder)
     print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
 
 

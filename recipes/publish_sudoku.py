@@ -26,7 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
-from hf_latent.hub import bundle, evaluation_of, write_card
+from hf_latent.hub import bundle, write_card
 from hf_latent.tasks import SudokuTask
 from hf_latent.training.report import describe_training
 from hf_latent.viz import plot_accuracy_over_forwards
@@ -122,9 +122,13 @@ def best_med(results: list[DecodingResult]) -> DecodingResult:
     return max(med, key=lambda r: r.accuracy)
 
 
-def headline(results: list[DecodingResult], puzzles: list[dict]) -> str:
+def mean_open_cells(puzzles: list[dict]) -> float:
+    """Cells to fill, of a puzzle."""
+    return sum(puzzle["puzzle"].count(".") for puzzle in puzzles) / len(puzzles)
+
+
+def headline(results: list[DecodingResult], open_cells: float) -> str:
     one, med = next(r for r in results if r.settings["decoding"] == "low_confidence"), best_med(results)
-    open_cells = sum(puzzle["puzzle"].count(".") for puzzle in puzzles) / len(puzzles)
     return (
         f"One token per forward (`low_confidence`) solves {100 * one.accuracy:.1f} % in "
         f"{one.forwards_per_example:.1f} forwards. MED (`{describe(med.settings)}`) solves {100 * med.accuracy:.1f} % "
@@ -193,37 +197,67 @@ def main() -> None:
     (args.folder / "task.json").write_text(
         json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n"
     )
-    report = json.loads((args.folder / "decoding_results.json").read_text(encoding="utf-8"))
-    report["boards"] = [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards]
-    (args.folder / "decoding_results.json").write_text(json.dumps(report, indent=1) + "\n")
+    add_details(args.folder / "decoding_results.json", puzzles, chosen, boards)
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
-    plot_accuracy_over_forwards(
-        results, args.folder / "accuracy_over_forwards.png", f"{name}, {args.num_puzzles} held-out puzzles"
-    )
+    title = f"{name}, {args.num_puzzles} held-out puzzles"
+    plot_accuracy_over_forwards(results, args.folder / "accuracy_over_forwards.png", title)
     recipe = f"python recipes/sudoku.py --config recipes/{args.run.name}.yaml"
+    write_folder_card(args.folder, model, tokenizer, task, puzzles, chosen, recipe)
+
+
+def add_details(
+    path: Path, puzzles: list[dict], chosen: DecodingResult, boards: list[tuple[str, int, int, DecodingResult]]
+) -> None:
+    """Put what the card says beside accuracies into the results file, which names the command."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["boards"] = [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards]
+    report["open_cells"] = mean_open_cells(puzzles)
+    report["open_cells_per_forward"] = mean_open_cells(puzzles) / chosen.forwards_per_example
+    report["by_givens"] = {
+        str(givens): {"solved": solved, "num_examples": num}
+        for givens, (solved, num) in accuracy_by_givens(puzzles, chosen).items()
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def write_folder_card(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    task: SudokuTask,
+    puzzles: list[dict],
+    chosen: DecodingResult,
+    recipe: str,
+) -> None:
+    """`README.md`, from the results files of the folder."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / "decoding_results.json").read_text(encoding="utf-8"))
+    givens = json.loads((folder / "task.json").read_text(encoding="utf-8"))["num_givens"]
+    results = [DecodingResult.from_dict(values) for values in report["results"]]
+    boards = [(b["boards"], b["solvable"], b["total"], DecodingResult.from_dict(b)) for b in report["boards"]]
     write_card(
-        args.folder,
+        folder,
         model,
-        title=f"hf-latent {name}",
+        title=f"hf-latent {folder.name}",
         description=(
             f"A masked diffusion language model of {model.num_parameters():,} parameters that solves "
             f"{task.size}x{task.size} Sudoku with {givens[0]} to {givens[1]} given cells. "
-            f"{headline(results, puzzles)}\n\n![accuracy over forwards](accuracy_over_forwards.png)"
+            f"{headline(results, report['open_cells'])}"
         ),
-        training=describe_training(args.run, training_data(run), recipe),
-        evaluations=[evaluation_of(name, result) for result in results],
-        command=shown,
+        training=describe_training(folder, training_data(run), recipe),
         notes="\n\n".join(
             part
             for part in (
                 givens_section(puzzles, chosen),
                 boards_section(boards),
                 failures_section(task, model, tokenizer, puzzles, chosen),
-                "## Limits\n\nIt knows this one format (rows of characters, `.` for an open cell, `=` before the "
-                "answer) and nothing else. One training seed.",
             )
             if part
+        ),
+        limits=(
+            "It knows this one format (rows of characters, `.` for an open cell, `=` before the answer) and nothing "
+            "else. One training seed."
         ),
         example_prompt=puzzles[0]["prompt"],
     )

@@ -7,6 +7,7 @@ A card is `README.md`. The parts that are written here stand between two comment
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_latent.hub import card_sections as sections
 from hf_latent.hub.card_results import EVAL_RESULTS, Evaluation, evaluation_of, read_evaluations, results_table
 from hf_latent.hub.card_sections import LICENSE
-from hf_latent.hub.card_subject import Subject, subject_of_folder, subject_of_model
+from hf_latent.hub.card_subject import Subject, is_hub_name, subject_of_folder, subject_of_model
 from hf_latent.modeling.travel import write_atomically
 
 PROMPT = "your prompt"
@@ -172,6 +173,8 @@ def _compose(
     prompt: str,
 ) -> str:
     """The card with its parts written from `rows` and `subject`."""
+    base = metadata.get("base_model")
+    subject = replace(subject, stated_base=base if isinstance(base, str) and is_hub_name(base) else None)
     written = _parts(folder, subject, text, metadata, rows, prompt)
     own = without_marked_parts(text)
     headings = {line.strip() for line in own.splitlines() if line.startswith("#")}

@@ -199,7 +199,8 @@ def training_run(subject: Subject, folder: Path) -> str:
     rows: dict[str, Any] = {name: arguments[name] for name in SHOWN if arguments.get(name) is not None}
     model = run.get("model") or {}
     if model.get("use_peft"):
-        rows |= {name: model[name] for name in LORA if model.get(name) is not None}
+        chosen = {name: model[name] for name in LORA if model.get(name) is not None}
+        rows |= {name: ", ".join(v) if isinstance(v, list) else v for name, v in chosen.items()}
     rows["precision"] = "bfloat16 autocast" if arguments.get("bf16") else str(model.get("dtype") or "float32")
     if "num_trainable_parameters" in run:
         rows["trained parameters"] = f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}"
@@ -241,7 +242,9 @@ def citation(subject: Subject, rows: Sequence[Evaluation], text: str = "", names
     refined = any((row.settings or {}).get("latent_refinement") for row in rows)
     rules = [str(rule) for rule in decodings if rule] + (["latent_refinement"] if refined else [])
     uses_lora = bool(subject.adapter) or bool((subject.run.get("model") or {}).get("use_peft"))
-    keys = papers_of(subject.model_type, names=known, decodings=rules, is_adapter=uses_lora)
+    config = subject.model.config if subject.model is not None else None
+    opened = subject.model_type == "latent_token" and not getattr(config, "is_semi_causal", False)
+    keys = papers_of("opened" if opened else subject.model_type, names=known, decodings=rules, is_adapter=uses_lora)
     keys += [key for key, paper in PAPERS.items() if paper.arxiv and paper.arxiv in text and key not in keys]
     entries = "\n\n".join(bibtex(key) for key in keys)
     return f"## Citation\n\n```bibtex\n{entries}\n```" if entries else "## Citation\n\nNothing to cite is known."

@@ -54,6 +54,7 @@ class Subject:
         training: `results.json` of the training; empty where it was not kept.
         has_weights: whether the folder holds weights.
         knobs: `generation_config.json`.
+        stated_base: base model that its card names.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Subject:
     training: Mapping[str, Any] = field(default_factory=dict)
     has_weights: bool = True
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    stated_base: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -85,7 +87,7 @@ class Subject:
         """Name on the Hub of what the training started from, as far as the folder says; never a path."""
         script, model = self.run.get("script") or {}, self.run.get("model") or {}
         names = (self.adapter.get("base_model_name_or_path"), script.get("backbone"), model.get("model_name_or_path"))
-        return next((name for name in names if is_hub_name(name)), None)
+        return self.stated_base or next((name for name in names if is_hub_name(name)), None)
 
 
 def is_hub_name(name: Any) -> bool:
@@ -110,6 +112,8 @@ def subject_of_folder(folder: Path) -> Subject:
     adapter = read_json_object(folder / "adapter_config.json")
     fields = read_json_object(folder / "config.json") or dict(run.get("model_config") or {})
     knobs = read_json_object(folder / "generation_config.json")
+    if not adapter and not (folder / "config.json").is_file():
+        adapter = _planned_adapter(run.get("model") or {})
     return Subject(
         folder.resolve().name,
         _shape(fields, knobs) if fields.get("model_type") else None,
@@ -119,6 +123,21 @@ def subject_of_folder(folder: Path) -> Subject:
         any(folder.glob("*.safetensors")),
         knobs,
     )
+
+
+def _planned_adapter(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training with LoRA writes as `adapter_config.json`, of a folder that was not given the weights."""
+    if not arguments.get("use_peft"):
+        return {}
+    modules = arguments.get("lora_target_modules")
+    if isinstance(modules, list) and len(modules) == 1:
+        modules = modules[0]  # "all-linear"
+    return {
+        "peft_type": "LORA",
+        "r": arguments.get("lora_r"),
+        "lora_alpha": arguments.get("lora_alpha"),
+        "target_modules": modules,
+    }
 
 
 def _shape(fields: dict[str, Any], knobs: Mapping[str, Any]) -> PreTrainedModel:

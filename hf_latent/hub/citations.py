@@ -50,6 +50,7 @@ MODEL_TYPES = {
     "Dream": ("dream",),
     "latent_token": ("latent_tokens",),
     "latent_diffusion": ("latent_diffusion",),
+    "opened": ("llada", "dream"),  # any decoder as a masked diffusion model: recipes/llama_to_diffusion.py says whence
 }
 # A text in the name of a base model or data set, and what is cited for it.
 NAMES = {"smollm2": "smollm2", "gsm8k": "gsm8k", "llada": "llada", "dream": "dream", "bart": "bart"}

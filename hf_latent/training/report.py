@@ -80,8 +80,7 @@ def describe_training(folder: Path, data: str, recipe: str) -> str:
         f"On {data}: {results['steps']:,} updates of {batch_size} examples in "
         f"{results['train_seconds'] / 60:.0f} minutes ({device}, shared with other work), float32. Only completion "
         f"tokens are masked, each with probability t ~ U(0, 1); every masked token counts the same.\n\n"
-        f"```\n{recipe}\n```\n\n![training curve](training_curve.png)\n\n"
-        "Every setting: `run.json`; every logged value: `training_log.jsonl`."
+        f"```\n{recipe}\n```\n\nEvery logged value: `training_log.jsonl`."
     )
 
 
