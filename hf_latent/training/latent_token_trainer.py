@@ -160,28 +160,30 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
 
         # 4. Sums for the log
-        parts = torch.zeros(len(items), len(self.parts), device=loss.device)
-        number = {name: i for i, name in enumerate(self.parts)}
-
-        def add(name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
-            parts[:, number[name]].index_add_(0, rows, values.detach().float())
-
         correct = score.correct.float()
-        add("loss", text_row, weighted)
-        add("loss", row, looked)
-        add("text_nll", text_row, text_nll)
-        add("text_correct", text_row, correct[:num_text])
-        is_next = ahead == 0
-        add("next_nll", row[is_next], nll[is_next])
-        add("next_correct", row[is_next], correct[num_text:][is_next])
-        add("next", row[is_next], torch.ones_like(nll[is_next]))
-        for i in range(1, num_latent + 1):
-            add(f"latent_nll_{i}", row[ahead == i], nll[ahead == i])
-            add(f"latent_count_{i}", row[ahead == i], torch.ones_like(nll[ahead == i]))
-        for name, values in {"items": items, "supervised": supervised.sum(-1), "tokens": attended.sum(-1)}.items():
-            parts[:, number[name]] += values
+        sums = {"loss": [(text_row, weighted), (row, looked)]}
+        sums["text_nll"], sums["text_correct"] = [(text_row, text_nll)], [(text_row, correct[:num_text])]
+        for i in range(num_latent + 1):
+            nll_name, count_name = ("next_nll", "next") if i == 0 else (f"latent_nll_{i}", f"latent_count_{i}")
+            sums[nll_name] = [(row[ahead == i], nll[ahead == i])]
+            sums[count_name] = [(row[ahead == i], torch.ones_like(nll[ahead == i]))]
+        sums["next_correct"] = [(row[ahead == 0], correct[num_text:][ahead == 0])]
+        counts = {"items": items, "supervised": supervised.sum(-1), "tokens": attended.sum(-1)}
+        parts = self._sum_by_row(sums, counts)
         self._add(parts)
         return (loss, parts) if return_outputs else loss
+
+    def _sum_by_row(
+        self, sums: dict[str, list[tuple[torch.Tensor, torch.Tensor]]], counts: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """`parts` `[B, len(self.parts)]` of pairs of rows and values `(N,)`, and of counts `[B]`."""
+        total = torch.zeros(len(counts["items"]), len(self.parts), device=counts["items"].device)
+        for name, pairs in sums.items():
+            for rows, values in pairs:
+                total[:, self.parts.index(name)].index_add_(0, rows, values.detach().float())
+        for name, values in counts.items():
+            total[:, self.parts.index(name)] += values
+        return total
 
     def _lay_out(
         self, inputs: dict[str, torch.Tensor], attended: torch.Tensor, states: States, num_latent: int
