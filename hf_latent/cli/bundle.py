@@ -16,13 +16,18 @@ def bundle(
     """
     Write a checkpoint folder that loads anywhere with AutoModel.from_pretrained(folder, trust_remote_code=True).
 
-    Weights, configuration, tokenizer, card, and the code they need: hf-latent need not be installed to use it.
+    Weights, configuration, tokenizer, card, and the code they need: hf-latent need not be installed to use it. What a
+    training has left beside the model or adapter (run.json, results.json, training log and curve) goes along.
     """
-    from hf_latent.cli.loading import load
+    from hf_latent.cli.loading import load, resolve
     from hf_latent.hub import bundle as write_bundle
+    from hf_latent.hub import refresh_card
+    from hf_latent.hub.card_results import keep_run_files
 
     loaded, tokenizer = load(model, adapter=adapter, revision=revision, autoregressive=True)
     path = write_bundle(loaded, tokenizer, folder, max_shard_size=max_shard_size)
+    if keep_run_files(Path(adapter or resolve(model)), path):
+        refresh_card(path)
     for file in sorted(path.rglob("*")):
         if file.is_file():
             typer.echo(f"{file.stat().st_size:>14,}  {file.relative_to(path)}")

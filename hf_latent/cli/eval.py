@@ -28,6 +28,7 @@ DECODER_KNOBS = (
     "block_cache",
     "early_exit_threshold",
     "latent_refinement",
+    "num_latent_tokens",
     "cfg_scale",
     "temperature",
     "top_p",
@@ -63,8 +64,9 @@ def evaluate(
     tasks: Annotated[
         str | None,
         option(
-            "Comma-separated: sudoku, sudoku-4x4, sudoku-6x6, sudoku-9x9, arithmetic, FILE.jsonl or FILE.json "
-            "(question and answer), each as it is (exact match of what is generated) or with :likelihood behind it; "
+            "Comma-separated: sudoku, zebra, star_graph, countdown, arithmetic, answer_first, with sizes as in "
+            "sudoku-6x6, zebra-4x3, star_graph-2x5, countdown-4; FILE.jsonl or FILE.json (question and answer); "
+            "each as it is (exact match of what is generated) or with :likelihood behind it; "
             "FILE.jsonl:choice; harness:NAME of lm-evaluation-harness. Default: the checkpoint's own task.",
             TASKS_PANEL,
         ),
@@ -89,6 +91,9 @@ def evaluate(
     block_cache: Annotated[Knob, decoder_option("none, prefix, dual.")] = None,
     early_exit_threshold: Annotated[Knob, decoder_option("Nats of the answer; needs a template.")] = None,
     latent_refinement: Annotated[Knob, decoder_option("true, false.")] = None,
+    num_latent_tokens: Annotated[
+        Knob, decoder_option("Positions that look ahead, of latent-token models; 0 is none.")
+    ] = None,
     cfg_scale: Annotated[Knob, decoder_option("Classifier-free guidance.")] = None,
     temperature: Annotated[Knob, decoder_option("0 takes the most likely token.")] = None,
     top_p: Annotated[Knob, decoder_option("Nucleus.")] = None,
@@ -133,6 +138,10 @@ def evaluate(
     include_path: Annotated[Path | None, option("Folder with tasks of lm-evaluation-harness.", FILES_PANEL)] = None,
     num_fewshot: Annotated[int | None, option("Examples in the prompts of harness: tasks.", FILES_PANEL)] = None,
     output: Annotated[Path | None, option("Folder of the results. Default: eval/MODEL.", RUN_PANEL)] = None,
+    card: Annotated[
+        Path | None,
+        option("Folder whose card gets the results too: eval_results.json, plots, README.md.", RUN_PANEL),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a forward.", rich_help_panel=RUN_PANEL)] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.", rich_help_panel=RUN_PANEL)] = 0,
     adapter: Annotated[str | None, option("PEFT adapter to merge in first.", RUN_PANEL)] = None,
@@ -150,6 +159,8 @@ def evaluate(
     processes: torchrun --nproc_per_node 2 -m hf_latent.cli eval ... (or accelerate launch, on GPUs).
     """
     given = dict(locals())
+    if card is not None and not card.is_dir():
+        raise ValueError(f"`--card` must be the folder of a model or adapter, got {card}.")
     from hf_latent.evaluation.suite import SuiteOptions, build_measure
 
     about = read_task_description(model)
@@ -165,8 +176,8 @@ def evaluate(
     harness = [spec.removeprefix(HARNESS) for spec in specs if spec.startswith(HARNESS)]
     knobs = read_knobs({name: given[name] for name in DECODER_KNOBS}, set_ or [])
     session = open_session(given)
-    run_all(session, measures, harness, knobs, given)
-    report(session)
+    entries = run_all(session, measures, harness, knobs, given)
+    report(session, entries, card)
 
 
 def read_task_description(model: str) -> dict[str, Any]:
@@ -261,10 +272,10 @@ def run_all(
     harness: list[str],
     knobs: dict[str, list[Any]],
     given: dict[str, Any],
-) -> None:
-    """Every measure with every decoder, or with the draws where no decoder is read."""
+) -> list[dict[str, Any]]:
+    """Every measure with every decoder, or with the draws where no decoder is read; what was measured."""
     from hf_latent.evaluation.estimators import check_estimator
-    from hf_latent.evaluation.grid import build_grid
+    from hf_latent.evaluation.grid import build_causal_grid, build_grid
     from hf_latent.evaluation.report import table
     from hf_latent.evaluation.running import settings_of
 
@@ -273,12 +284,17 @@ def run_all(
     decodings = None if given["decoding"] is None else [name.strip() for name in given["decoding"].split(",")]
     if (decodings or knobs) and not harness and not any(measure.decodes for measure in measures):
         raise ValueError("decoders were given, but nothing of `--tasks` generates.")
-    grid = build_grid(session.model.generation_config, decodings, knobs)
+    if hasattr(session.model, "infill"):
+        grid = build_grid(session.model.generation_config, decodings, knobs)
+    else:
+        grid = build_causal_grid(session.model, decodings, knobs)
+    entries = []
     for measure in measures:
         for settings in settings_of(measure, grid, samples, given["seed"]):
             entry = session.measure(measure, settings)
             if entry is not None:
                 typer.echo(table([entry]).splitlines()[-1])
+                entries.append(entry)
     if harness:
         try:
             from hf_latent.evaluation.harness_runs import measure_with_harness
@@ -288,12 +304,23 @@ def run_all(
         options = {name: given[name] for name in ("limit", "include_path", "num_fewshot", "chat")}
         for entry in measure_with_harness(session, harness, grid, samples, given["seed"], **options):
             typer.echo(table([entry]).splitlines()[-1])
+            entries.append(entry)
+    return entries
 
 
-def report(session: "Session") -> None:
-    """Write the report and say where it is."""
-    for path in session.report():
+def report(session: "Session", entries: list[dict[str, Any]], card: Path | None) -> None:
+    """Write the report, and `entries` into a card; say where they are."""
+    paths = session.report()
+    for path in paths:
         typer.echo(path)
+    if card is not None and session.is_main and entries:
+        from hf_latent.hub.card import refresh_card
+        from hf_latent.hub.card_results import put_results
+
+        tasks = {Path(entry["task"]).stem for entry in entries}
+        plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in tasks]
+        typer.echo(put_results(card, entries, plots))
+        typer.echo(refresh_card(card))
 
 
 __all__ = ["evaluate"]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.rules import RULES
 
@@ -111,6 +113,46 @@ def build_grid(
     return grid
 
 
+def build_causal_grid(
+    model: PreTrainedModel, decodings: Sequence[str] | None, knobs: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """
+    Every combination of knobs of a model that writes from left to right, with latent tokens, each once.
+
+    `num_latent_tokens` is always stated, the model's own where it is not given. `self_speculative` without latent
+    tokens is left out: it drafts nothing. A temperature above 0, `top_k` or `top_p` sample.
+
+    Raises:
+        ValueError: for commit rules, of which such a model has none, and for knobs that its `generate` does not take.
+    """
+    if decodings:
+        raise ValueError(
+            f"`decoding` is for masked diffusion models; {type(model).__name__} writes from left to right, and takes "
+            f"`num_latent_tokens` and `self_speculative`. Got {list(decodings)}."
+        )
+    known = set(model.generation_config.to_dict()) | {"num_latent_tokens", "self_speculative", "do_sample"}
+    unknown = sorted(set(knobs) - known)
+    if unknown:
+        raise ValueError(f"`{unknown[0]}` is no argument of {type(model).__name__}.generate.")
+    names = {"num_latent_tokens": [model.config.num_latent_tokens], **knobs}
+    grid: list[dict[str, Any]] = []
+    for values in itertools.product(*names.values()):
+        settings = dict(zip(names, values, strict=True))
+        number = settings["num_latent_tokens"]
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"`num_latent_tokens` takes whole numbers from 0 on, got {number!r}.")
+        if settings.get("self_speculative") and number == 0:
+            del settings["self_speculative"]
+        if settings.get("temperature") == 0:
+            settings.pop("temperature")
+            settings["do_sample"] = False
+        elif any(settings.get(name) is not None for name in ("temperature", "top_k", "top_p")):
+            settings["do_sample"] = True
+        if settings not in grid:
+            grid.append(settings)
+    return grid
+
+
 def check_settings(config: DiffusionGenerationConfig, settings: Mapping[str, Any]) -> None:
     """Raise the `ValueError` that `generate` would raise for these settings."""
     trial = copy.deepcopy(config)
@@ -118,4 +160,4 @@ def check_settings(config: DiffusionGenerationConfig, settings: Mapping[str, Any
     trial.validate()
 
 
-__all__ = ["build_grid", "check_settings", "parse_values"]
+__all__ = ["build_causal_grid", "build_grid", "check_settings", "parse_values"]

@@ -14,6 +14,7 @@ from hf_latent.evaluation.encoding import encode_context
 from hf_latent.generation.output import DiffusionGenerateOutput
 
 Inputs = dict[str, torch.Tensor]
+SEED_STRIDE = 1_000_003  # between the seeds of two evaluations: more than there are prompts
 
 
 @dataclass(frozen=True)
@@ -116,26 +117,28 @@ def solve(
         prompts: texts, or lists of messages.
         judge: whether the text written behind the prompt of this number (in `prompts`) is right.
         row_indices: the prompts' numbers in the noise; by default 0, 1, ... With them and a `seed`, what is written
-            for a prompt depends on neither the batch nor on what else is asked.
+            for a prompt depends on neither the batch nor on what else is asked. (Of a model that writes from left to
+            right only without sampling: its noise is that of the batch.)
         generation_kwargs: arguments of `generate`, e.g. `decoding="med"`.
     """
     length = {}
     if layout.template is None and layout.max_new_tokens is not None:
         length = {"max_new_tokens": layout.max_new_tokens}
     numbers = list(range(len(prompts)) if row_indices is None else row_indices)
+    is_diffusion = hasattr(model, "infill")
+    # One that writes from left to right draws as transformers does, from the global generator.
+    seed = None if is_diffusion else generation_kwargs.pop("seed", None)
     for first in range(0, len(prompts), batch_size):
         start = time.perf_counter()
         inputs = layout.encode(model, tokenizer, prompts[first : first + batch_size])
-        noise = {}
-        if hasattr(
-            model, "infill"
-        ):  # a diffusion model; one that writes from left to right draws as transformers does
-            noise = {"row_indices": numbers[first : first + batch_size]}
+        some = numbers[first : first + batch_size]
+        if seed is not None:
+            torch.manual_seed(seed * SEED_STRIDE + some[0])
         output = model.generate(
             **{name: values.to(model.device) for name, values in inputs.items()},
             return_dict_in_generate=True,
-            **noise,
             **length,
+            **({"row_indices": some} if is_diffusion else {}),
             **generation_kwargs,
         )
         texts = layout.read(tokenizer, output.sequences.cpu(), inputs)  # waits for the device

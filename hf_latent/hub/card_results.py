@@ -1,14 +1,17 @@
 """The measured rows of a card, read from the results files of its folder."""
 
 import json
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_latent.evaluation.puzzles import DecodingResult
-from hf_latent.evaluation.report import SHARES, describe_settings
+from hf_latent.evaluation.report import SHARES, describe_settings, put_entry
 from hf_latent.evaluation.results import describe
+from hf_latent.modeling.travel import write_atomically
 
 EVAL_RESULTS = "eval_results.json"  # written by `hf-latent eval --card`
 RUN_FILES = ("run.json", "results.json", "training_log.jsonl", "training_curve.png")
@@ -142,6 +145,40 @@ def _from_comparison(content: Mapping[str, Any], task: str, file: str) -> list[E
     return rows
 
 
+def without_folders(value: Any) -> Any:
+    """Absolute paths, anywhere in what others shall see, cut to their last part."""
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w.:/])/(?:[\w.@+-]+/)+([\w.@+-]+)", r"\1", value)
+    if isinstance(value, dict):
+        return {name: without_folders(item) for name, item in value.items()}
+    return [without_folders(item) for item in value] if isinstance(value, list) else value
+
+
+def put_results(folder: Path, entries: Sequence[Mapping[str, Any]], plots: Sequence[Path]) -> Path:
+    """Put entries of `hf-latent eval`, and its plots, into the folder of a model; those of other commands stay."""
+    path = folder / EVAL_RESULTS
+    for entry in entries:
+        put_entry(path, without_folders(dict(entry)))
+    for plot in plots:
+        shutil.copy2(plot, folder / plot.name)
+    return path
+
+
+def keep_run_files(source: Path, folder: Path) -> list[Path]:
+    """Copy to `folder` what a training has left in `source` about itself, without paths; none if it left nothing."""
+    kept = []
+    for name in RUN_FILES if (source / "run.json").is_file() and source.resolve() != folder.resolve() else ():
+        if not (source / name).is_file():
+            continue
+        if name.endswith(".json"):
+            content = without_folders(json.loads((source / name).read_text(encoding="utf-8")))
+            write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
+        else:
+            shutil.copy2(source / name, folder / name)
+        kept.append(folder / name)
+    return kept
+
+
 def one_token_per_forward(rows: Sequence[Evaluation]) -> Evaluation | None:
     """The most accurate of the decoders that write one token a forward; the first of equals."""
     single = [row for row in rows if row.tokens_per_forward == 1.0 and row.metric in SHARES]
@@ -157,7 +194,8 @@ def own_decoder(rows: Sequence[Evaluation], defaults: Mapping[str, Any]) -> Eval
     """
     for row in rows:
         settings = {name: value for name, value in (row.settings or {}).items() if name != "seed"}
-        names_rule = settings.get("decoding") == defaults.get("decoding") is not None
+        rule = settings.get("decoding")
+        names_rule = rule == defaults.get("decoding") and (rule is not None or "num_latent_tokens" in settings)
         if names_rule and all(name in defaults and defaults[name] == value for name, value in settings.items()):
             return row
     return None
@@ -189,9 +227,12 @@ __all__ = [
     "RUN_FILES",
     "Evaluation",
     "evaluation_of",
+    "keep_run_files",
     "one_token_per_forward",
     "own_decoder",
+    "put_results",
     "read_evaluations",
     "read_json_object",
     "results_table",
+    "without_folders",
 ]

@@ -32,7 +32,6 @@ SHOWN = (
     "completion_only_loss",
     "seed",
 )
-PLOTS = ("forwards", "seconds")
 HIDDEN = (
     *("transformers_version", "_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("mask_token_id", "use_cache", "output_attentions", "output_hidden_states"),
@@ -177,7 +176,7 @@ def decoding(subject: Subject, rows: Sequence[Evaluation], folder: Path) -> str:
         }
         settings = ", ".join(f"{name}={value}" for name, value in changed.items()) or "those of the library"
         parts.append(f"Settings of `generate` that come with the checkpoint: `{settings}`.")
-    own = own_decoder(rows, subject.knobs)
+    own = own_decoder(rows, subject.defaults)
     if own is not None and own.forwards is not None:
         parts.append(
             f"Measured with them: {own.metric} {own.value:.3f} in {own.forwards:.2f} forwards on {own.num_examples:,} "
@@ -185,7 +184,7 @@ def decoding(subject: Subject, rows: Sequence[Evaluation], folder: Path) -> str:
         )
     else:
         parts.append("What they give was not measured.")
-    plots = [f"accuracy_over_{name}.png" for name in PLOTS if (folder / f"accuracy_over_{name}.png").is_file()]
+    plots = sorted(path.name for path in folder.glob("*accuracy_over_*.png"))
     parts += [f"![{plot.removesuffix('.png').replace('_', ' ')}]({plot})" for plot in plots]
     return "\n\n".join(parts if plots else [*parts, "There is no plot of accuracy over cost."])
 

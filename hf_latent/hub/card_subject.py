@@ -78,6 +78,14 @@ class Subject:
         return bool(self.model is not None and getattr(self.model.config, "is_left_to_right", False))
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """Settings that `generate` has without arguments."""
+        latent = (
+            {"num_latent_tokens": self.model.config.num_latent_tokens} if self.kind is AHEAD and self.model else {}
+        )
+        return {**self.knobs, **latent}
+
+    @property
     def model_type(self) -> str | None:
         """Of its configuration."""
         return None if self.model is None else self.model.config.model_type

@@ -58,7 +58,7 @@ def shelf_table(folder: Path) -> str:
 
 def _row(folder: Path) -> str:
     subject, rows = subject_of_folder(folder), read_evaluations(folder)
-    single, own = one_token_per_forward(rows), own_decoder(rows, subject.knobs)
+    single, own = one_token_per_forward(rows), own_decoder(rows, subject.defaults)
     cells = ["" if row is None else _cost(row) for row in (single, own)]
     examples = next((f"{row.num_examples:,}" for row in (single, own) if row is not None), "")
     if not any(cells):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("hf-latent", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
+PACKAGES = ("hf-latent", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval")
 
 
 def write_text(path: Path, text: str) -> None:
