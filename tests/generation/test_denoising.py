@@ -14,6 +14,7 @@ from hf_latent.generation.canvas import Canvas, build_canvas
 from hf_latent.generation.denoising import denoise
 from hf_latent.generation.predictor import Reading
 from hf_latent.generation.progress import Progress
+from hf_latent.generation.rows import Rows
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.settings import DenoisingSettings
 
@@ -440,6 +441,9 @@ def run_script(
 
     class Columns:
         """Predicts each position's column."""
+
+        def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+            return selected
 
         def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
             return block.new_zeros((0, 1))
