@@ -51,6 +51,11 @@ def without_marked_parts(text: str) -> str:
     return _PART.sub("", text)
 
 
+def without_part(text: str, name: str) -> str:
+    """A card without one of the parts that were written here."""
+    return _PART.sub(lambda match: "" if match.group("name") == name else match.group(), text)
+
+
 def write_card(
     folder: Path,
     model: PreTrainedModel,

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import ModelCard
 
 from hf_latent.hub.bundling import CODE_RECORD
-from hf_latent.hub.card import HEADINGS, marked_parts, render_card, without_marked_parts
+from hf_latent.hub.card import HEADINGS, marked_parts, render_card, without_marked_parts, without_part
 from hf_latent.hub.card_numbers import is_known, known_numbers, unknown_numbers
 from hf_latent.hub.card_results import read_json_object
 from hf_latent.hub.card_subject import is_hub_name
@@ -70,7 +70,7 @@ def check_card(folder: Path) -> CardReport:
     _check_parts(card.text, folder, report)
     report.errors.extend(
         f"README.md shows {number}, which no JSON file of the folder that names its command holds."
-        for number in unknown_numbers(card.text, folder)
+        for number in unknown_numbers(without_part(card.text, "architecture"), folder)  # which is of the model itself
     )
     _check_references(card.text, folder, report)
     return report

@@ -1,10 +1,14 @@
 """Numbers of a card, and whether the JSON files of its folder hold them."""
 
+import bisect
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from hf_latent.hub.card_results import read_json_object
 
@@ -61,10 +65,20 @@ def known_numbers(folder: Path) -> list[float]:
         if path.name in FACTS or names_command(content):
             pool += _numbers(content)
             pool += _derived(content)
+    pool += _parameter_counts(folder)
     log = folder / "training_log.jsonl"
     if log.is_file() and names_command(read_json_object(folder / "run.json")):
         pool += [n for line in log.read_text(encoding="utf-8").splitlines() for n in _numbers(json.loads(line))]
     return sorted(set(pool))
+
+
+def _parameter_counts(folder: Path) -> list[float]:
+    """Parameters in the weights of a folder, which need no command either."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return [float(count)] if count else []
 
 
 def names_command(content: dict[str, Any]) -> bool:
@@ -106,12 +120,16 @@ def _derived(value: Any) -> Iterator[float]:
 
 
 def is_known(shown: str, known: list[float]) -> bool:
-    """Whether `shown` is one of the numbers, or a hundred times one (a percentage), rounded to its digits."""
+    """Whether `shown` is one of the sorted numbers, or a hundred times one (a percentage), rounded to its digits."""
     text = shown.replace(",", "")
     value = float(text)
     decimals = len(text.partition(".")[2]) if "e" not in text else 12
     margin = 0.5 * 10**-decimals * (1 + 1e-6)
-    return any(abs(scale * number - value) <= margin for number in known for scale in (1, 100))
+    for scale in (1, 100):
+        place = bisect.bisect_left(known, (value - margin) / scale)
+        if place < len(known) and scale * known[place] <= value + margin:
+            return True
+    return False
 
 
 def unknown_numbers(text: str, folder: Path) -> list[str]:

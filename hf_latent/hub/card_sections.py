@@ -193,7 +193,7 @@ def training_run(subject: Subject, folder: Path) -> str:
     """Command, hyper-parameters, hardware and time of the training, from `run.json` and `results.json`."""
     run, training = subject.run, subject.training
     if not run:
-        return "### Run\n\nNot recorded: there is no `run.json`."
+        return "### Run\n\nNot recorded."
     arguments = {**(run.get("training") or {}), **(run.get("script") or {})}
     rows: dict[str, Any] = {name: arguments[name] for name in SHOWN if arguments.get(name) is not None}
     model = run.get("model") or {}
