@@ -43,6 +43,8 @@ from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.report import describe_environment, write_json, write_text
 
 DECODER = {"decoding": "med", "entropy_threshold": 0.1, "block_length": 20, "block_cache": "dual"}
+# Of the first training of the base, which its second went on from.
+BASE_STAGES = {"stopped_at": 2300, "continued_from": 2250}
 NUM_JUDGED = 500  # traces for which further estimators are compared
 # Arm, what the recipe calls it, and the file of posterior traces it reads.
 ARMS = {
@@ -202,11 +204,11 @@ def plot(folder: Path, arms: dict[str, Any], judged: dict[str, Any]) -> None:
         left.plot([100 * a for a in arms[name]["accuracies"]], [place] * len(arms[name]["accuracies"]), "k.", ms=4)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    left.set(xlabel="held-out problems solved, % (bar: mean and standard error; dots: seeds)")
+    left.set(xlabel="held-out problems solved, %")
     for flag, label in ((True, "right"), (False, "wrong")):
         chosen = [max(s, -15.0) for s, r in zip(judged["scores"], judged["right"], strict=True) if r == flag]
         right.hist(chosen, bins=60, range=(-15, 0), alpha=0.6, density=True, label=f"{label} ({len(chosen):,})")
-    right.set(xlabel="log p(answer | question, trace without the answer), nats", ylabel="density")
+    right.set(xlabel="score of a trace, nats", ylabel="density")
     right.legend(frameon=False)
     figure.savefig(folder / "posterior_traces.png", dpi=120)
 
@@ -265,12 +267,17 @@ def main() -> None:
         "traces": told,
         "arms": arms,
         "num_examples": len(held_out),
+        "num_judged": NUM_JUDGED,
+        "points_over_base": {arm: round(100 * (arms[arm]["accuracy"] - base["accuracy"]), 2) for arm in found},
+        "share_wrong": 1 - told["share_right"],
+        "base": {"num_parameters": read_json(args.base / "run.json")["num_parameters"], **BASE_STAGES},
         "headline": headline(arms),
     }
     args.folder.mkdir(parents=True, exist_ok=True)
+    examples = list(zip(traces, problems, judged["right"], strict=True))
+    report["shown_scores"] = [abs(example[0]["score"]) for example in shown_examples(examples)]
     write_json(args.folder / "results.json", report)
     plot(args.folder, arms, judged)
-    examples = list(zip(traces, problems, judged["right"], strict=True))
     for name in ("base", "base_second"):
         log = args.work / name / "training_log.jsonl"
         if log.is_file():
@@ -290,6 +297,36 @@ def headline(arms: dict[str, Any]) -> str:
     return f"base {100 * base:.1f} %, best with {name}: {100 * best['accuracy']:.1f} %"
 
 
+def shown_examples(examples: list[Any]) -> list[Any]:
+    """The first right trace and the first wrong one."""
+    return [next(e for e in examples if e[2] is flag) for flag in (True, False)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def reading(report: dict[str, Any]) -> str:
+    """What the table says, in words."""
+    changes = report["points_over_base"]
+    if not {"posterior", "posterior, better half by score", "human"} <= set(changes):
+        return ""
+
+    def change(name: str) -> str:
+        return f"{changes[name]:+.1f} points"
+
+    wrong = 100 * (1 - report["traces"]["share_right"])
+    return (
+        f"Against the base: human traces {change('human')}, all posterior traces {change('posterior')}, the half of "
+        f"them with the better score {change('posterior, better half by score')}. {wrong:.1f} % of the unfiltered "
+        "traces are wrong: this base is too weak to reason towards most answers it could not reach by itself, and "
+        "trained on them it learns to write calculations that end in a number. The score, which needs no human trace "
+        "and no verifier, finds those: what it keeps is worth at least what human traces are. The paper's base, of "
+        "8 billion parameters, gains without a filter."
+    )
+
+
 def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
     """The page of the experiment."""
     traces, arms = report["traces"], report["arms"]
@@ -303,7 +340,7 @@ def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
         f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
         for name, values in traces["auc_right"].items()
     )
-    shown = [next(e for e in examples if e[2] is flag) for flag in (True, False)]
+    shown = shown_examples(examples)
     pairs = "\n\n".join(
         f"{name} (score {row['score']:.2f} nats, answer {row['answer']}):\n\n```\n{problem['question']}\n"
         f"{row['trace']}\n```"
@@ -318,11 +355,16 @@ tags: [masked-diffusion, diffusion-language-model, posterior-traces, hf-latent]
 # Posterior reasoning traces on arithmetic
 
 Does a masked diffusion model learn from reasoning that it fills in itself when the answer is given
-(arXiv 2510.19990)? A base of 678,392 parameters that has seen {int(settings["num_seen"]):,} human traces, its
+(arXiv 2510.19990)? A base of
+{report["base"]["num_parameters"]:,} parameters that has seen
+{int(settings["num_seen"]):,} human traces, its
 posterior traces for {traces["num_traces"]:,} further training problems of `ArithmeticTask`, and fine-tunings on them.
 There are no weights here: the recipe makes them.
 
 ![results](posterior_traces.png)
+
+Bars are means with their standard error, dots are seeds; the score is log p(answer | question, trace without the
+answer).
 
 ## Fine-tuning
 
@@ -333,6 +375,8 @@ There are no weights here: the recipe makes them.
 {num_problems:,} held-out problems, {settings["max_steps"]} updates of 32 rows each for every arm; ± is one standard
 error, of seeds and held-out problems together. "human" are the reference solutions of the same
 {traces["num_traces"]:,} problems. Decoding: `{json.dumps(report["decoder"])}`.
+
+{reading(report)}
 
 ## The traces
 
@@ -369,7 +413,8 @@ OMP_NUM_THREADS=1 python recipes/arithmetic.py --config recipes/posterior_traces
 OMP_NUM_THREADS=1 {report["command"]}
 ```
 
-The first stage was stopped after update 2,300 and its checkpoint of update 2,250 went on in the second. Versions,
+The first stage was stopped after update {report["base"]["stopped_at"]:,} and its checkpoint of update
+{report["base"]["continued_from"]:,} went on in the second. Versions,
 settings and every accuracy: `results.json`; rows of each fine-tuning: `runs.json`.
 
 ## Limits
