@@ -19,6 +19,7 @@ _HIDDEN = (
     r"<!--.*?-->",
     r"`[^`\n]*`",  # names and settings
     r"\]\([^)]*\)",  # targets of links
+    r"[A-Za-z]-\d[\w.]*",  # Apache-2.0, GPT-2
     r"https?://\S+",
     r"(?:arXiv[: ]\s*)?\b\d{4}\.\d{5}\b",
 )
@@ -91,7 +92,7 @@ def names_command(content: dict[str, Any]) -> bool:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """Numbers of a JSON value, names of fields that are numbers included."""
+    """Numbers of a JSON value, names of fields and texts that are numbers included."""
     if isinstance(value, dict):
         for name, item in value.items():
             if re.fullmatch(r"\d+", str(name)):
@@ -100,8 +101,10 @@ def _numbers(value: Any) -> Iterator[float]:
     elif isinstance(value, list):
         for item in value:
             yield from _numbers(item)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield float(value)
+    else:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number or (isinstance(value, str) and re.fullmatch(r"\d+(?:\.\d+)?", value)):
+            yield float(value)
 
 
 def _derived(value: Any) -> Iterator[float]:
