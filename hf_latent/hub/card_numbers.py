@@ -104,7 +104,7 @@ def _numbers(value: Any) -> Iterator[float]:
     else:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number or (isinstance(value, str) and re.fullmatch(r"\d+(?:\.\d+)?", value)):
-            yield float(value)
+            yield abs(float(value))  # a card writes the sign before the number
 
 
 def _derived(value: Any) -> Iterator[float]:
