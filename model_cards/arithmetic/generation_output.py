@@ -2,6 +2,7 @@
 """What `generate` and `infill` return when asked for more than ids."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -45,6 +46,9 @@ class DiffusionGenerateOutput(ModelOutput):
             The token `(B, L)` that every forward proposed where it was read; -1 elsewhere.
         confidence_history (`tuple[torch.FloatTensor]`, *optional*):
             The probability `(B, L)` of those; nan elsewhere.
+        past_key_values (`SemiCausalCache`, *optional*):
+            Of a semi-causal model: the exact cache of the text, to go on from with `generate(sequences + more,
+            past_key_values=...)`.
     """
 
     sequences: torch.LongTensor | None = None
@@ -61,6 +65,7 @@ class DiffusionGenerateOutput(ModelOutput):
     history: tuple[torch.LongTensor, ...] | None = None
     candidate_history: tuple[torch.LongTensor, ...] | None = None
     confidence_history: tuple[torch.FloatTensor, ...] | None = None
+    past_key_values: Any | None = None
 
 
 __all__ = ["DiffusionGenerateOutput"]

@@ -12,7 +12,10 @@ from transformers import LogitsProcessorList
 
 from .generation_rules import Statistic
 
-ELEMENTS_AT_ONCE = 2**20
+# Rows of the vocabulary are worked on so many elements at a time, which stay in a processor's cache.
+ELEMENTS_AT_ONCE = 2**18
+# Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
+LEAST_LOG_PROBABILITY = -1e4
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Belief:
         statistic (`torch.FloatTensor` of shape `(N,)`, *optional*): what the commit rule reads.
         entropy (`torch.FloatTensor` of shape `(N,)`, *optional*): nats, if asked for.
         confidence (`torch.FloatTensor` of shape `(N,)`, *optional*): probability of `token`, if asked for.
-        logits (`torch.FloatTensor` of shape `(N, V)`, *optional*):
-            after suppression and processors, before filters and temperature, if asked for.
+        log_p (`torch.FloatTensor` of shape `(N, V)`, *optional*):
+            log-probabilities in nats after suppression and processors, before filters and temperature, if asked for.
+        log_p_entropy (`torch.FloatTensor` of shape `(N,)`, *optional*): theirs, in nats.
         most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
     """
 
@@ -34,7 +38,8 @@ class Belief:
     statistic: torch.Tensor | None
     entropy: torch.Tensor | None
     confidence: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
+    log_p: torch.Tensor | None = None
+    log_p_entropy: torch.Tensor | None = None
     most_likely: torch.Tensor | None = None
 
 
@@ -57,7 +62,7 @@ class BeliefReader:
         reads (`str`, *optional*): the statistic to compute.
         with_entropy (`bool`): whether to give the entropy whatever the rule reads.
         with_confidence (`bool`): whether to give the probability of the candidate whatever the rule reads.
-        with_logits (`bool`): whether to give the logits, and the most likely token when sampling.
+        with_log_p (`bool`): whether to give log-probabilities, and the most likely token when sampling.
         ends (`torch.LongTensor`, *optional*): ids that are not predicted at the first `min_new_tokens` positions.
         min_new_tokens (`int`): counted from the row's first writable position.
     """
@@ -71,7 +76,7 @@ class BeliefReader:
     reads: Statistic | None
     with_entropy: bool
     with_confidence: bool = False
-    with_logits: bool = False
+    with_log_p: bool = False
     ends: torch.Tensor | None = None
     min_new_tokens: int = 0
 
@@ -105,21 +110,21 @@ class BeliefReader:
         if self.processors:
             logits = self.processors(canvas_ids, logits)
             self._suppress(logits, offset)  # one that writes all scores anew does not bring them back
-        kept_logits = None
-        if self.with_logits:
-            kept_logits = logits.clone() if self.deferred is not None else logits
+        kept: dict[str, torch.Tensor] = {}
+        if self.with_log_p:
+            kept["log_p"], kept["log_p_entropy"] = log_probabilities(logits)
+            if self.temperature > 0:
+                kept["most_likely"] = logits.argmax(-1)
         tempered = logits / self.temperature if self.temperature > 0 else logits
         if self.filters:
-            kept = self.filters(canvas_ids, tempered)
-            logits = logits.masked_fill(kept == float("-inf"), float("-inf"))
-            tempered = kept
+            filtered = self.filters(canvas_ids, tempered)
+            logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
+            tempered = filtered
         token = sample(tempered, noise) if self.temperature > 0 else logits.argmax(-1)
-        belief = self._with_statistics(logits, token)
-        if kept_logits is None:
-            return belief
-        return replace(
-            belief, logits=kept_logits, most_likely=kept_logits.argmax(-1) if self.temperature > 0 else None
-        )
+        entropy = None
+        if self.with_entropy or self.reads == "entropy":
+            entropy = kept["log_p_entropy"] if kept and not self.filters else entropy_of(logits)
+        return replace(self._with_statistics(logits, token, entropy), **kept)
 
     def _suppress(self, logits: torch.Tensor, offset: torch.Tensor | None) -> None:
         logits[:, self.mask_token_id] = float("-inf")
@@ -129,8 +134,7 @@ class BeliefReader:
             early = (offset < self.min_new_tokens)[:, None]
             logits[:, self.ends] = logits[:, self.ends].masked_fill(early, float("-inf"))
 
-    def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor) -> Belief:
-        entropy = entropy_of(logits) if self.with_entropy or self.reads == "entropy" else None
+    def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor, entropy: torch.Tensor | None) -> Belief:
         confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
         statistic = is_deferred = None
         if self.deferred is not None:
@@ -156,14 +160,26 @@ def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
 def entropy_of(logits: torch.Tensor) -> torch.Tensor:
     """Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`."""
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
-    return torch.cat([_entropy(rows) for rows in logits.split(max(1, ELEMENTS_AT_ONCE // logits.shape[-1]))])
+    return torch.cat([_log_p_and_entropy(rows)[1] for rows in split_rows(logits)])
 
 
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    # 0 x -inf would be nan; a finite floor makes it 0.
-    return -p.mul_(log_p.clamp_(min=-1e30)).sum(-1)
+def log_probabilities(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-softmax of `(N, V)` in nats, bounded from below, and its entropy `(N,)`, that of `entropy_of` to the bit."""
+    log_p, entropies = torch.empty_like(logits), []
+    for rows, target in zip(split_rows(logits), split_rows(log_p), strict=True):
+        target[:], entropy = _log_p_and_entropy(rows)
+        entropies.append(entropy)
+    return log_p, torch.cat(entropies)
+
+
+def split_rows(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Views of `(N, V)`, a few rows each."""
+    return values.split(max(1, ELEMENTS_AT_ONCE // values.shape[-1]))
+
+
+def _log_p_and_entropy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    log_p = logits.log_softmax(-1).clamp_(min=LEAST_LOG_PROBABILITY)
+    return log_p, -torch.linalg.vecdot(log_p.exp(), log_p)
 
 
 def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -173,4 +189,4 @@ def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None]).squeeze(-1)
 
 
-__all__ = ["Belief", "BeliefReader", "entropy_of", "sample"]
+__all__ = ["Belief", "BeliefReader", "entropy_of", "log_probabilities", "sample", "split_rows"]

@@ -110,9 +110,11 @@ class WindowLayer(CacheLayerMixin):
 class WindowCache(Cache):
     """A transformers cache of `WindowLayer`s, made as the model's layers ask for them."""
 
+    layer_class = WindowLayer
+
     def __init__(self) -> None:
         self.slots = Slots()
-        super().__init__(layer_class_to_replicate=lambda: WindowLayer(self.slots))  # type: ignore[arg-type]
+        super().__init__(layer_class_to_replicate=lambda: self.layer_class(self.slots))  # type: ignore[arg-type]
 
     def place(
         self, rows: torch.Tensor | None, columns: torch.Tensor | None, length: int, start: int | None = None

@@ -8,6 +8,7 @@ latent refinement replaces the embeddings of open positions. `A` rows, `L` colum
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from .generation_block_cache import BlockCacheName, WindowCache, find_window
 from .generation_canvas import Canvas
 from .generation_refinement import Memory
+from .generation_rows import Rows
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Predictor:
         """The model's input embeddings."""
         return self.model.get_input_embeddings()
 
+    def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+        """Those of the positions that may be written `(A, L)` that are predicted: here all."""
+        return selected
+
     def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """
         Facts about the coming forward that the host must know, `(K, A)` int64: `K` = 0 without cache and appended
@@ -120,6 +126,10 @@ class Predictor:
         self._window, self._cached_block, self._age = self._window[rows], self._cached_block[rows], self._age[rows]
         self.cache.batch_select_indices(self._doubled(rows, num_rows))
 
+    def past_key_values(self, ids: torch.Tensor) -> Any:
+        """None: what is cached of a model that reads every position at once is of no use to another run."""
+        return None
+
     def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Logits `(N, V)`."""
         facts = list(reading.facts)
@@ -143,7 +153,7 @@ class Predictor:
         self._age = torch.where(is_stale, 1, self._age + 1)
         if all(stale):
             return self._guided(view, reading.at, reading.memory, None, None)
-        columns = _columns_of(window, max(width for width, flag in zip(widths, stale, strict=True) if not flag))
+        columns = columns_of(window, max(width for width, flag in zip(widths, stale, strict=True) if not flag))
         if not any(stale):
             return self._guided(view, reading.at, reading.memory, None, columns)
         logits: torch.Tensor | None = None
@@ -262,7 +272,7 @@ class _View:
     hides: bool  # whether any column is hidden
 
 
-def _columns_of(window: torch.Tensor, width: int) -> torch.Tensor:
+def columns_of(window: torch.Tensor, width: int) -> torch.Tensor:
     """Columns `(A, width)` of windows `(A, L)` in order; narrower ones repeat their first, which changes nothing."""
     columns = (~window).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
     inside = torch.arange(width, device=window.device) < window.sum(-1, keepdim=True)
@@ -277,4 +287,4 @@ def _pick(values: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor
     return values[torch.arange(len(values), device=values.device)[:, None], columns]
 
 
-__all__ = ["Predictor", "PredictorSettings", "Reading"]
+__all__ = ["Predictor", "PredictorSettings", "Reading", "columns_of"]

@@ -19,6 +19,7 @@ from .generation_inputs import check_attention_mask, check_input_ids, check_toke
 from .generation_predictor import Predictor, PredictorSettings
 from .generation_refinement import RefinementSettings
 from .generation_rules import RULES
+from .generation_semi_causal import SemiCausalCache, SemiCausalPredictor
 from .generation_settings import DenoisingSettings
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -36,7 +37,7 @@ def resolve_config(
             "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "
             "parameters of a sharded model before generating."
         )
-    names = ("input_ids", "attention_mask", "answer_mask")
+    names = ("input_ids", "attention_mask", "answer_mask", "past_key_values")
     tensors = {name: kwargs.pop(name) for name in names if name in kwargs}
     config_class = find_config_class(model)
     config_class.refuse_unknown(kwargs)
@@ -122,18 +123,38 @@ def count_new_tokens(config: DiffusionGenerationConfig, prompt_length: int) -> i
     return config.max_length - prompt_length
 
 
-def make_predictor(model: PreTrainedModel, config: DiffusionGenerationConfig) -> Predictor:
-    """The model as the loop calls it."""
-    return Predictor(
-        model,
-        PredictorSettings(
-            mask_token_id=find_mask_token_id(model, config),
-            cfg_scale=config.cfg_scale,
-            block_cache=config.block_cache,
-            cache_refresh_interval=config.cache_refresh_interval,
-            append_blocks=config.append_blocks,
-        ),
+def make_predictor(
+    model: PreTrainedModel, config: DiffusionGenerationConfig, seed: int, past: SemiCausalCache | None = None
+) -> Predictor:
+    """The model as the loop calls it, with the noise of `seed` and the cache of an earlier turn."""
+    settings = PredictorSettings(
+        mask_token_id=find_mask_token_id(model, config),
+        cfg_scale=config.cfg_scale,
+        block_cache=config.block_cache,
+        cache_refresh_interval=config.cache_refresh_interval,
+        append_blocks=config.append_blocks,
     )
+    if getattr(model.config, "is_semi_causal", False):
+        latent = config.num_latent_tokens
+        return SemiCausalPredictor(
+            model,
+            settings,
+            num_latent_tokens=model.config.num_latent_tokens if latent is None else latent,
+            num_candidates=config.num_candidates,
+            seed=seed,
+            past=past,
+            keeps_past=bool(config.return_dict_in_generate),
+        )
+    for name, value in {
+        "num_latent_tokens": config.num_latent_tokens,
+        "num_candidates": config.num_candidates,
+        "past_key_values": past,
+    }.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is for semi-causal models; in {type(model).__name__} every position sees all others."
+            )
+    return Predictor(model, settings)
 
 
 def make_belief_reader(
@@ -177,7 +198,7 @@ def make_belief_reader(
         reads=RULES[config.decoding].reads,
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
-        with_logits=config.latent_refinement,
+        with_log_p=config.latent_refinement,
         ends=torch.tensor(ends, device=model.device) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
     )

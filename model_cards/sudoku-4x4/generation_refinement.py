@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Rows of the vocabulary are worked on so many elements at a time, which stay in a processor's cache.
-ELEMENTS_AT_ONCE = 2**18
-# A nucleus of up to so many tokens is gathered; a larger one, of a flat distribution, is summed over the vocabulary.
-SMALL_NUCLEUS = 64
+from .generation_belief import split_rows
+
+# A nucleus of up to so many tokens is gathered, of the fewest that do; a larger one, of a flat distribution, is summed
+# over the vocabulary.
+SMALL_NUCLEI = (8, 64)
 # (shift, width) of the bits of a float32 in [0, 1], from its exponent down.
 RADIX = ((18, 12), (6, 12))
-# Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
-LEAST_LOG_PROBABILITY = -1e4
 
 
 @dataclass(frozen=True)
@@ -70,28 +69,34 @@ class Memory:
             self._slot = self._slot[rows]
 
     def observe(
-        self, at: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor, keep: torch.Tensor, shape: torch.Size
+        self,
+        at: tuple[torch.Tensor, torch.Tensor],
+        log_p: torch.Tensor,
+        entropy: torch.Tensor,
+        keep: torch.Tensor,
+        shape: torch.Size,
     ) -> torch.Tensor:
         """
         KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered of it.
 
-        Remembers in its place the beliefs `(N, V)` of the positions `keep` `(N,)` of a canvas of `shape`.
+        Args:
+            at: rows and columns `(N,)` of the positions on a canvas of `shape`.
+            log_p: `(N, V)` in nats, bounded from below; kept.
+            entropy: `(N,)`, theirs in nats.
+            keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were.
         """
-        size = _rows_at_once(logits)
-        slot = self._earlier(at, len(logits))  # (N,)
-        mask = self.embed(torch.full((1,), self.mask_token_id, device=logits.device)).float()
-        log_ps, divergences, mixed = [], [], []
-        for now, earlier in zip(logits.split(size), slot.split(size), strict=True):
-            log_p = log_probabilities(now)
-            p = log_p.exp()
-            negative_entropy = torch.linalg.vecdot(p, log_p)
-            divergences.append(self._divergence(p, negative_entropy, earlier))
-            log_ps.append(log_p)
+        slot = self._earlier(at, len(log_p))  # (N,)
+        mask = self.embed(torch.full((1,), self.mask_token_id, device=log_p.device)).float()
+        divergences, mixed, start = [], [], 0
+        for now in split_rows(log_p):
+            rows = slice(start, start := start + len(now))
+            p = now.exp()
+            divergences.append(self._divergence(p, entropy[rows], slot[rows]))
             if self.settings.mixes:
-                mixed.append(mix_embeddings(p, negative_entropy, self.embed, mask, self.settings))
-        number = torch.arange(len(logits), device=logits.device).where(keep, -1)
-        self._slot = torch.full(shape, -1, dtype=torch.long, device=logits.device).index_put_(at, number)
-        self._log_p = torch.cat(log_ps)
+                mixed.append(mix_embeddings(p, entropy[rows], self.embed, mask, self.settings))
+        number = torch.arange(len(log_p), device=log_p.device).where(keep, -1)
+        self._slot = torch.full(shape, -1, dtype=torch.long, device=log_p.device).index_put_(at, number)
+        self._log_p = log_p
         self._mixed = torch.cat(mixed) if mixed else None
         return torch.cat(divergences)
 
@@ -101,11 +106,11 @@ class Memory:
             return torch.full((count,), -1, device=at[0].device)
         return self._slot[at]
 
-    def _divergence(self, p: torch.Tensor, negative_entropy: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+    def _divergence(self, p: torch.Tensor, entropy: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
         if self._log_p is None or len(self._log_p) == 0:
             return torch.full((len(p),), float("nan"), device=p.device)
         before = self._log_p[earlier.clamp(min=0)]
-        divergence = (negative_entropy - torch.linalg.vecdot(p, before)).clamp_(min=0.0)
+        divergence = -(entropy + torch.linalg.vecdot(p, before)).clamp_(max=0.0)
         return divergence.masked_fill(earlier < 0, float("nan"))
 
     @property
@@ -123,44 +128,45 @@ class Memory:
         return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
 
 
-def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Log-softmax of `(N, V)` in nats, bounded from below."""
-    return logits.log_softmax(-1).clamp_(min=LEAST_LOG_PROBABILITY)
-
-
 def mix_embeddings(
-    p: torch.Tensor, negative_entropy: torch.Tensor, embed: nn.Module, mask: torch.Tensor, settings: RefinementSettings
+    p: torch.Tensor, entropy: torch.Tensor, embed: nn.Module, mask: torch.Tensor, settings: RefinementSettings
 ) -> torch.Tensor:
     """
-    Soft mask embeddings `(N, D)` of probabilities `(N, V)` of the entropies `(N,)`, in nats and negative:
+    Soft mask embeddings `(N, D)` of probabilities `(N, V)` of the entropies `(N,)`, in nats:
     `(1 - alpha) mask + alpha sum_{v in nucleus} p(v) E[v]`, with the `mask`'s embedding `(1, D)`.
 
     alpha = ratio (1 - H / log V) with the entropy H over the whole vocabulary; p is renormalised on the nucleus, the
     smallest set of tokens with a mass of at least top_p. arXiv 2510.11052, section 3.
     """
-    certainty = 1 + negative_entropy / math.log(p.shape[-1])
+    certainty = 1 - entropy / math.log(p.shape[-1])
     alpha = settings.ratio * certainty[:, None]
     return (1 - alpha) * mask + alpha * _expected_embedding(p, embed, settings.top_p)
 
 
 def _expected_embedding(p: torch.Tensor, embed: nn.Module, top_p: float) -> torch.Tensor:
     """Mean embedding `(N, D)` over the nuclei of probabilities `(N, V)`."""
-    if bool((p.amax(-1) * SMALL_NUCLEUS >= top_p).all()) or p.shape[-1] <= SMALL_NUCLEUS:
-        small = small_nucleus(p, top_p)
-        if small is not None:
-            return torch.einsum("nk,nkd->nd", small[0], embed(small[1]).float())
+    if len(p) == 0:  # an idle step of a schedule with more steps than tokens
+        return p.new_zeros(0, embed.weight.shape[-1])
+    likeliest = float(p.amax(-1).min())
+    for size in SMALL_NUCLEI:
+        # A nucleus of `size` tokens has at most `size` times the mass of the likeliest.
+        if likeliest * size >= top_p or p.shape[-1] <= size:
+            small = small_nucleus(p, top_p, size)
+            if small is not None:
+                return torch.einsum("nk,nkd->nd", small[0], embed(small[1]).float())
     share = large_nucleus(p, top_p)
     table = embed.weight if type(embed) is nn.Embedding else embed(torch.arange(p.shape[-1], device=p.device))
     return (share.to(table.dtype) @ table).float()
 
 
-def small_nucleus(p: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+def small_nucleus(p: torch.Tensor, top_p: float, size: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """
-    Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`; None if one is large.
+    Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`; None if one has more
+    than `size` tokens.
 
     What is beyond a position's set has share 0.
     """
-    share, tokens = p.topk(min(SMALL_NUCLEUS, p.shape[-1]))
+    share, tokens = p.topk(min(size, p.shape[-1]))
     mass = share.cumsum(-1)
     if share.shape[-1] < p.shape[-1] and not bool((mass[:, -1] >= top_p).all()):
         return None
@@ -188,10 +194,6 @@ def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
         bound = bound + (found << shift).int()
     kept = p * (order < bound + 2 ** RADIX[-1][0])
     return kept / kept.sum(-1, keepdim=True)
-
-
-def _rows_at_once(logits: torch.Tensor) -> int:
-    return max(1, ELEMENTS_AT_ONCE // logits.shape[-1])
 
 
 __all__ = ["Memory", "RefinementSettings", "large_nucleus", "mix_embeddings", "small_nucleus"]

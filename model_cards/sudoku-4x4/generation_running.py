@@ -24,6 +24,7 @@ from .generation_preparation import (
     resolve_config,
 )
 from .generation_progress import OnStep, Progress
+from .generation_semi_causal import SemiCausalCache
 from .generation_streaming import DraftStream
 
 
@@ -42,6 +43,7 @@ def run_generate(
     _refuse_exit(generation_config, kwargs)
     config, kwargs = resolve_config(model, generation_config, kwargs)
     input_ids, valid = read_inputs(model, inputs, config, kwargs)
+    past = kwargs.get("past_key_values")
     mask_token_id = find_mask_token_id(model, config)
     check_masks(input_ids, valid, mask_token_id, infilling=False)
     if config.append_blocks and config.block_length is None:
@@ -52,7 +54,7 @@ def run_generate(
     ids, valid, masked = append_masks(
         input_ids, valid, num_new_tokens, mask_token_id, find_fill_token_id(model, config)
     )
-    return _run(model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, ends=True)
+    return _run(model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, True, past)
 
 
 def run_infill(
@@ -79,7 +81,8 @@ def run_infill(
     masked = check_masks(input_ids, valid, find_mask_token_id(model, config), infilling=True)
     check_length(int(valid.sum(-1).max()), position_limit(model), "The longest row")
     answer = check_answer_mask(kwargs.get("answer_mask"), masked)
-    return _run(model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, ends=False)
+    past = kwargs.get("past_key_values")
+    return _run(model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, False, past)
 
 
 def _refuse_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
@@ -103,6 +106,7 @@ def _run(
     streamer: BaseStreamer | None,
     row_indices: torch.Tensor | list[int] | None,
     ends: bool,
+    past: SemiCausalCache | None,
 ) -> torch.LongTensor | DiffusionGenerateOutput:
     copies = config.num_return_sequences or 1
     if copies > 1:
@@ -123,11 +127,13 @@ def _run(
         begin = int(masked[0].nonzero()[0])
         stream = DraftStream(streamer, ids[:, :begin], begin)
     film: list[tuple[torch.Tensor, ...]] = []
+    settings = make_settings(model, config, ends)
+    predictor = make_predictor(model, config, settings.seed, past)
     progress = denoise(
         canvas,
-        make_predictor(model, config),
+        predictor,
         make_belief_reader(model, config, logits_processor, has_answer=answer is not None),
-        make_settings(model, config, ends),
+        settings,
         _watch(film if config.output_history else None, stream),
     )
     length = progress.ids.shape[1]
@@ -140,7 +146,7 @@ def _run(
         stream.finish(progress.ids[:, :length])
     if not config.return_dict_in_generate:
         return progress.ids[:, :length]
-    return _report(progress, config, film, length)
+    return _report(progress, config, film, length, predictor.past_key_values(progress.ids[:, :length]))
 
 
 def _watch(film: list[tuple[torch.Tensor, ...]] | None, stream: DraftStream | None) -> OnStep | None:
@@ -159,7 +165,11 @@ def _watch(film: list[tuple[torch.Tensor, ...]] | None, stream: DraftStream | No
 
 
 def _report(
-    progress: Progress, config: DiffusionGenerationConfig, film: list[tuple[torch.Tensor, ...]], length: int
+    progress: Progress,
+    config: DiffusionGenerationConfig,
+    film: list[tuple[torch.Tensor, ...]],
+    length: int,
+    past_key_values: SemiCausalCache | None,
 ) -> DiffusionGenerateOutput:
     num_committed = (progress.commit_step >= 0).sum(-1)
     leftmost_share, leftmost_distance = progress.leftmost()
@@ -182,6 +192,7 @@ def _report(
         history=histories[0],
         candidate_history=histories[1],
         confidence_history=histories[2],
+        past_key_values=past_key_values,
     )
 
 

@@ -13,7 +13,8 @@ class DraftStream:
     Sends what is final to `streamer.put` and the block being written to `streamer.put_draft`.
 
     Final is what lies before the current block; it is sent once. A draft is everything from there to the end of the
-    block, masks included, sent after every step. A streamer without `put_draft` only gets final tokens.
+    block, masks included, sent after every step. A streamer without `put_draft` only gets final tokens. One with
+    `put_progress` is lent the whole `Progress` before either, once a step; candidates are in it with `output_history`.
 
     Args:
         streamer: a transformers `BaseStreamer`, e.g. `TextDiffusionStreamer`.
@@ -28,6 +29,8 @@ class DraftStream:
 
     def __call__(self, progress: Progress) -> None:
         """Send the state after a step."""
+        if hasattr(self.streamer, "put_progress"):
+            self.streamer.put_progress(progress)
         end = int(progress.current_block_end[0])
         open_columns = progress.masked[0].nonzero().flatten()
         first_open = int(open_columns[0]) if len(open_columns) else end

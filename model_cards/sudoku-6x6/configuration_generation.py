@@ -127,6 +127,12 @@ class DiffusionGenerationConfig(GenerationConfig):
         append_blocks (`bool`, *optional*, defaults to `False`):
             `generate` appends one block after the other, as long as a row has not ended, instead of starting with
             masks for all of `max_new_tokens`. What is not there yet costs nothing, and no token can depend on it.
+        num_latent_tokens (`int`, *optional*):
+            Semi-causal models: positions that are predicted together with each one, in random groups of one more, so
+            that it looks ahead; defaults to the model's.
+        num_candidates (`int`, *optional*):
+            Semi-causal models: positions, drawn at random, that are predicted at each step and that the rule chooses
+            from; `None`: all that may be written. `num_latent_tokens + 1` predicts one group, which is cheapest.
         min_new_tokens (`int`, *optional*): no end-of-sequence token is written among the first so many new tokens.
         cfg_scale (`float`, *optional*, defaults to 0.0):
             Classifier-free guidance `l = l_u + (1 + cfg_scale) (l_c - l_u)`, the given tokens masked in `l_u`.
@@ -167,6 +173,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         "block_cache": None,
         "cache_refresh_interval": None,
         "append_blocks": False,
+        "num_latent_tokens": None,
+        "num_candidates": None,
         "cfg_scale": 0.0,
         "deferred_tokens": None,
         "seed": None,
@@ -263,6 +271,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
         check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
         check_integer("min_new_tokens", self.min_new_tokens, low=0)
+        check_integer("num_latent_tokens", self.num_latent_tokens, low=0)
+        check_integer("num_candidates", self.num_candidates, low=1)
         for name in ("max_new_tokens", "block_length", "max_denoising_steps", "max_tokens_per_step", "top_k"):
             check_integer(name, getattr(self, name), low=0 if name == "top_k" else 1)
         check_integer("num_return_sequences", self.num_return_sequences, low=1)

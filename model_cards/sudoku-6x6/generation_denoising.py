@@ -46,6 +46,7 @@ def denoise(
         # 1. The one host sync of a step: who is done, how many positions are read, what the predictor must know.
         enter_next_blocks(canvas, rows, settings)
         selected = canvas.masked & (canvas.block_index == rows.block[:, None])
+        selected = predictor.narrow(canvas, rows, selected)
         read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
         done = rows.block >= canvas.num_blocks
         known = torch.cat(
@@ -146,7 +147,7 @@ def _bounds(
     canvas: Canvas, rows: Rows, selected: torch.Tensor, settings: DenoisingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most tokens each row commits in this step, `(A,)` each."""
-    num_masked = selected.sum(-1)
+    num_masked = (canvas.masked & (canvas.block_index == rows.block[:, None])).sum(-1)
     one = torch.ones_like(num_masked)
     num_steps = None
     if settings.max_denoising_steps is not None:
@@ -158,6 +159,8 @@ def _bounds(
             quota = dream_quota(num_masked, rows.step, num_steps, settings.schedule_epsilon)
         else:
             quota = uniform_quota(rows.num_at_start, rows.step, num_steps)
+            # Of fewer candidates than the quota some masks are left when the schedule is over.
+            quota = torch.where(rows.step < num_steps, quota, num_masked)
         return quota, quota
     ceiling = num_masked
     floor = one

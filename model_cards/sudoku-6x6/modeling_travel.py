@@ -29,8 +29,16 @@ class TravellingConfigMixin:
     """
 
     travels_with: ClassVar[tuple[str, ...]] = ()
-    auto_classes: ClassVar[dict[str, str]] = {}
+    auto_classes: dict[str, str] = {}  # of the class or, where it depends on a field, a property
     name_or_path: str  # from `PreTrainedConfig`
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; but where a part was loaded from on this machine is nobody else's business."""
+        fields = super().to_dict()  # type: ignore[misc]
+        for part in fields.values():
+            if isinstance(part, dict) and os.path.exists(part.get("_name_or_path") or ""):
+                del part["_name_or_path"]
+        return fields
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """As in transformers; the code the checkpoint needs and a complete `auto_map` go along."""
