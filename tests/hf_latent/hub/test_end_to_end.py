@@ -19,6 +19,7 @@ from hf_latent import (
     DreamConfig,
     DreamForMaskedDiffusion,
     LatentDiffusionForConditionalGeneration,
+    LatentTokenForCausalLM,
     LatentTokenForMaskedDiffusion,
     LladaConfig,
     LladaForMaskedDiffusion,
@@ -59,6 +60,11 @@ result["causal"] = load("user/llada", AutoModelForCausalLM).generate(ids, **job[
 tokenizer = AutoTokenizer.from_pretrained("user/llada")
 result["text"] = tokenizer.decode(ids[0])
 result["dream tokenizer"] = AutoTokenizer.from_pretrained("user/dream")("12\\n")["input_ids"]
+ahead = load("user/latent-token-causal")
+for number in (0, 3):
+    result[f"looking {number} ahead"] = ahead.generate(
+        ids, max_new_tokens=8, do_sample=False, num_latent_tokens=number
+    ).tolist()
 latent = load("user/latent-diffusion", AutoModelForSeq2SeqLM)
 result["latent-diffusion"] = latent.generate(ids, seed=0, num_inference_steps=3).tolist()
 for key, revision in job["revisions"].items():
@@ -112,6 +118,10 @@ def latent_token(tokenizer: Any, folder: Path) -> PreTrainedModel:
     torch.manual_seed(2)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **SIZES)).save_pretrained(folder)
     return LatentTokenForMaskedDiffusion.from_backbone(str(folder), tokenizer).eval()
+
+
+def latent_token_causal(tokenizer: Any, folder: Path) -> PreTrainedModel:
+    return LatentTokenForCausalLM.from_backbone(str(folder), tokenizer, num_latent_tokens=2).eval()
 
 
 def latent_diffusion(vocab_size: int) -> PreTrainedModel:
@@ -183,6 +193,12 @@ def published(shared_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
         expected[name] = model.generate(prompt, **KNOBS).tolist()
     expected["pinned"] = first.generate(prompt, **KNOBS).tolist()
 
+    ahead = latent_token_causal(tokenizer, root / "llama")
+    push(ahead, "user/latent-token-causal", tokenizer=tokenizer, verify=False)
+    for number in (0, 3):
+        knobs = {"max_new_tokens": 8, "do_sample": False, "num_latent_tokens": number}
+        expected[f"looking {number} ahead"] = ahead.generate(prompt, **knobs).tolist()
+
     latent = latent_diffusion(len(tokenizer))
     push(latent, "user/latent-diffusion", verify=False)
     expected["latent-diffusion"] = latent.generate(prompt, seed=0, num_inference_steps=3).tolist()
@@ -240,6 +256,8 @@ def check(published: Published, result: dict[str, Any]) -> None:
     for name in MODELS:
         assert result["ids"][name] == expected[name], name
     assert result["causal"] == expected["llada"]
+    ahead = [name for name in expected if name.startswith("looking")]
+    assert len(ahead) == 2 and all(result[name] == expected[name] for name in ahead)
     assert result["latent-diffusion"] == expected["latent-diffusion"]
     assert result["adapter"] == result["adapter alone"] == expected["adapter"]
     assert result["decoder"] == expected["decoder"]
@@ -273,7 +291,7 @@ def test_nothing_is_run_without_trust(online: Any) -> None:
 @pytest.mark.slow
 def test_every_way_of_pushing_gives_a_repository_that_stands_alone(published: Published, tmp_path: Path) -> None:
     """`pull` has compared the code byte for byte, and looked for pickles: here `training_args.bin` was pushed once."""
-    for name in (*MODELS, "latent-diffusion"):
+    for name in (*MODELS, "latent-token-causal", "latent-diffusion"):
         files = published.hub.repository(f"user/{name}").contents()
         assert {"config.json", "generation_config.json", "model.safetensors", "README.md"} <= set(files)
         assert json.loads(files["config.json"])["auto_map"]
