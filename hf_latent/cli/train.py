@@ -11,7 +11,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML with the fields of the run.")] = None,
 ) -> None:
     """
-    Train a masked diffusion model: from scratch on a task, or from a checkpoint on a data set, with or without LoRA.
+    Train a masked diffusion or latent-token model: from scratch on a task, or from a checkpoint, with or without LoRA.
 
     Any field of the YAML can be given here too and wins: hf-latent train --config run.yaml --max_steps 100 --seed 1.
     The fields are those of hf_latent.training.run.TrainArguments, MaskedDiffusionConfig (on trl's SFTConfig) and trl's
