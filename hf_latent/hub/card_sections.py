@@ -167,7 +167,7 @@ def decoding(subject: Subject, rows: Sequence[Evaluation], folder: Path) -> str:
     model = subject.model
     if model is not None and subject.kind is not LATENT:
         defaults = type(model.generation_config)().to_dict()
-        rule = RULES.get(getattr(model.generation_config, "decoding", None))
+        rule = RULES.get(str(getattr(model.generation_config, "decoding", None)))
         always = {"decoding", getattr(rule, "knob", None)}
         changed = {
             name: value

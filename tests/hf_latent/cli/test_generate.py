@@ -1,6 +1,5 @@
 """`hf-latent generate` with models that write from left to right."""
 
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
