@@ -161,6 +161,7 @@ def main() -> None:
     }
     if args.checkpoint:
         result["command"] += f" --checkpoint {args.checkpoint} --task {args.task} --num_prompts {args.num_prompts}"
+        result["command"] += " --numbers " + " ".join(map(str, args.numbers))
         result |= speculative(args.checkpoint, args.task, args.numbers, args.num_prompts, args.repeats)
     else:
         rows = []

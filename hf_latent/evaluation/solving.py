@@ -121,6 +121,11 @@ def solve(
             right only without sampling: its noise is that of the batch.)
         generation_kwargs: arguments of `generate`, e.g. `decoding="med"`.
     """
+    if layout.template is not None and not hasattr(model, "infill"):
+        raise ValueError(
+            f"`template` is filled in by models that write in any order, got {type(model).__name__}: leave it out "
+            "(`--no-template` on the command line)."
+        )
     length = {}
     if layout.template is None and layout.max_new_tokens is not None:
         length = {"max_new_tokens": layout.max_new_tokens}

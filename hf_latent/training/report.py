@@ -91,6 +91,10 @@ def plot_training_curve(history: list[dict[str, Any]], path: Path) -> None:
     series = [
         ("nll", "training", "nats per token"),
         ("eval_nll", "held out", "nats per token"),
+        ("text_nll", "training, next token", "nats per token"),
+        ("next_nll", "training, next token, looking ahead", "nats per token"),
+        ("eval_text_nll", "held out, next token", "nats per token"),
+        ("eval_next_nll", "held out, next token, looking ahead", "nats per token"),
         ("eval_accuracy", "solved", "share of instances"),
     ]
     points = {name: [(entry["step"], entry[name]) for entry in history if name in entry] for name, _, _ in series}
