@@ -24,7 +24,7 @@ class AppSettings:
     @property
     def choices(self) -> list[str]:
         """The checkpoints of the list."""
-        return list(self.models) or packaged_checkpoints()
+        return list(self.models) or packaged_checkpoints(autoregressive=False)
 
     def check_choice(self, name: str, trust_remote_code: bool) -> bool:
         """

@@ -1,14 +1,19 @@
 """Loading for the command line: a folder, a name on the Hub, a checkpoint that comes with this package, an adapter."""
 
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 
-def packaged_checkpoints() -> list[str]:
-    """Names of the checkpoints that come with this package."""
+def packaged_checkpoints(*, autoregressive: bool = True) -> list[str]:
+    """Names of the checkpoints that come with this package; those that write from left to right if asked for."""
     root = resources.files("hf_latent.model_cards")
-    return sorted(entry.name for entry in root.iterdir() if (entry / "model.safetensors").is_file())
+    names = [entry.name for entry in root.iterdir() if (entry / "model.safetensors").is_file()]
+    if not autoregressive:
+        orders = {name: json.loads((root / name / "config.json").read_text()).get("order") for name in names}
+        names = [name for name in names if orders[name] != "left_to_right"]
+    return sorted(names)
 
 
 def resolve(name: str) -> str:

@@ -150,6 +150,9 @@ def test_a_mistake_is_one_line_without_a_traceback(arguments, message, checkpoin
 def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
     from importlib import resources
 
-    for name in packaged_checkpoints():
+    assert set(packaged_checkpoints()) - set(packaged_checkpoints(autoregressive=False)) == {
+        "latent-tokens-arithmetic"
+    }
+    for name in packaged_checkpoints(autoregressive=False):
         about = json.loads((resources.files("hf_latent.model_cards") / name / "task.json").read_text())
         assert about["size"] in (4, 6, 9) if about["task"] == "sudoku" else about["reasoning_length"] > 0

@@ -12,13 +12,29 @@ from hf_latent.evaluation import describe, solve_puzzles
 from hf_latent.tasks import ArithmeticTask, SudokuTask
 
 ROOT = Path(__file__).resolve().parents[3] / "model_cards"
-CHECKPOINTS = sorted(path.parent for path in ROOT.glob("*/model.safetensors"))
+CHECKPOINTS = sorted(path.parent for path in ROOT.glob("*/decoding_results.json"))
+AHEAD = ROOT / "latent-tokens-arithmetic"
 SUDOKU = [folder for folder in CHECKPOINTS if folder.name.startswith("sudoku")]
 ARITHMETIC = ROOT / "arithmetic"
 
 
 def test_there_are_published_checkpoints():
     assert [folder.name for folder in CHECKPOINTS] == ["arithmetic", "sudoku-4x4", "sudoku-6x6"]
+    with_weights = {path.parent for path in ROOT.glob("*/model.safetensors")}
+    assert with_weights == {*CHECKPOINTS, AHEAD}
+
+
+def test_drafts_of_the_published_model_write_its_text_in_half_the_forwards():
+    """The promise of self-speculative decoding, on problems that the card does not show."""
+    model, tokenizer = load(str(AHEAD), autoregressive=True)
+    task = ArithmeticTask()
+    for problem in task.generate(6, 77, split="test"):
+        inputs = tokenizer(task.format(problem)["prompt"], return_tensors="pt", return_token_type_ids=False)
+        knobs = {"max_new_tokens": 96, "do_sample": False, "return_dict_in_generate": True}
+        plain = model.generate(**inputs, num_latent_tokens=0, **knobs).sequences
+        drafted = model.generate(**inputs, num_latent_tokens=4, self_speculative=True, **knobs)
+        assert drafted.sequences.tolist() == plain.tolist()
+        assert drafted.tokens_per_forward.item() > 2
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
