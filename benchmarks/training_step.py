@@ -4,8 +4,8 @@ Time and memory of a training step: `MaskedDiffusionTrainer`, the bare computati
 Bare: forward, cross entropy of the masked tokens from one matrix of their logits, backward and optimizer, with masks
 that are drawn beforehand. All logits: what reference code does, the logits of every position and the cross entropy of
 all of them, weighted by the mask. All three have the same model, batch and masks, and take turns in one process.
-Memory: the most that a process which runs nothing else has held in a step, above what it held before (weights
-included, gradients and optimizer states not), each in a process of its own.
+Memory: the most that a step holds above what model and optimizer hold between steps, each kind in a process of its own
+that runs nothing else (Linux).
 
     python benchmarks/training_step.py --repeats 7 --json benchmarks/training_step.json
 
@@ -118,11 +118,11 @@ def compare(vocab_size: int, repeats: int) -> dict[str, Any]:
 
 
 def peak(vocab_size: int, kind: str) -> float:
-    """MiB that two steps have needed, above the process's own before."""
+    """MiB that a step needs at most, above what the model and its optimizer hold between steps."""
     step = build_steps(vocab_size)[kind]
-    Path("/proc/self/clear_refs").write_text("5")  # what building took is over: only what is held now counts
-    before = resident_peak()
     step()
+    Path("/proc/self/clear_refs").write_text("5")  # only what is held now counts
+    before = resident_peak()
     step()
     return (resident_peak() - before) / 1024
 
