@@ -63,10 +63,10 @@ CODE = [
 PRIVATE = [
     ("README.md", b"See /home/ann/runs/7 for more.", "README.md has the local path /home/ann/runs/7 in line 1"),
     ("run.json", b'{"a": 1,\n"dir": "/tmp/abc"}', "run.json has the local path /tmp/abc in line 2"),
-    ("run.yaml", b"data: /work/data/gsm8k", "run.yaml has the local path /work/data/gsm8k"),
+    ("run.yaml", b"data: /scratch/ann/gsm8k", "run.yaml has the local path /scratch/ann/gsm8k"),
     ("run.json", b'{"dir": "C:\\\\Users\\\\ann\\\\run"}', "run.json has the local path C:.*Users"),
     ("sub/config.json", b'{"text_config": {"_name_or_path": "."}}', r"has the local path \. as `_name_or_path`"),
-    ("log.txt", b"at file:///root/x", "log.txt has the local path file:///root/x"),
+    ("log.txt", b"at file:///home/ann/x", "log.txt has the local path file:///home/ann/x"),
     ("log.jsonl", b"{}\n" + json.dumps({"key": HF}).encode(), "log.jsonl has a Hugging Face token in line 2"),
     ("notes.md", b"AKIAABCDEFGHIJKLMNOP", "notes.md has an AWS key in line 1"),
     ("tokenizer.json", json.dumps({"x": HF}).encode(), "tokenizer.json has a Hugging Face token in line 1"),
