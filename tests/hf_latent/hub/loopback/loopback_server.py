@@ -109,6 +109,7 @@ class Handler(BaseHTTPRequestHandler):
     server: LoopbackHub
     protocol_version = "HTTP/1.1"
     timeout = 60
+    disable_nagle_algorithm = True  # headers and body are two writes: the second would wait 40 ms for an answer
     routes: ClassVar[list[tuple[str, re.Pattern, Callable[..., Answer]]]] = []
 
     def log_message(self, format: str, *args: Any) -> None:
