@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
@@ -34,13 +34,24 @@ class StarGraphTask:
     before. A model that is trained to predict the next token of such paths learns to walk, and guesses the arm: it
     solves one in `degree`. Train and test never share an instance, whatever the order of the edges.
 
+    With `edge_tokens` every edge is one token, and a path is the edges that it takes:
+
+    ```
+    prompt      "7>3;5>0;4>8;3>4;0>1;7>5;7;8;"
+    completion  "7>3;3>4;4>8;"
+    ```
+
+    To follow an edge then takes one look instead of two, which a small model learns in a tenth of the updates; which
+    arm to take is as hard.
+
     Tokens: `4 * degree * (path_length - 1) + 4` of the prompt and `2 * path_length` of the completion with `<eos>`;
-    36 and 10 by default.
+    36 and 10 by default. With `edge_tokens`: `degree * (path_length - 1) + 2` and `path_length`.
 
     Args:
         degree (`int`): arms of the star, at least 2.
         path_length (`int`): nodes of a path with start and goal, at least 3. The paper's G(2, 5) is the default.
         num_nodes (`int`): numbers that nodes are drawn from, at least `degree * (path_length - 1) + 1`.
+        edge_tokens (`bool`): whether an edge is one token; the vocabulary then grows with the square of `num_nodes`.
 
     Changelog: version 1, first release.
     """
@@ -48,7 +59,9 @@ class StarGraphTask:
     name = "star_graph"
     version = 1
 
-    def __init__(self, degree: int = 2, path_length: int = 5, *, num_nodes: int = 50) -> None:
+    def __init__(
+        self, degree: int = 2, path_length: int = 5, *, num_nodes: int = 50, edge_tokens: bool = False
+    ) -> None:
         for name, value, least in (("degree", degree, 2), ("path_length", path_length, 3)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value!r}.")
@@ -59,11 +72,12 @@ class StarGraphTask:
                 f"got {num_nodes!r}."
             )
         self.degree, self.path_length, self.num_nodes = degree, path_length, num_nodes
+        self.edge_tokens = edge_tokens
 
     @property
     def completion_length(self) -> int:
-        """Tokens of a completion: nodes, commas, and the end-of-sequence token."""
-        return 2 * self.path_length
+        """Tokens of a completion: nodes and commas, or edges, and the end-of-sequence token."""
+        return self.path_length if self.edge_tokens else 2 * self.path_length
 
     # Generator
 
@@ -106,9 +120,13 @@ class StarGraphTask:
 
     def format(self, instance: dict[str, Any]) -> dict[str, str]:
         """The prompt and the completion of a graph."""
+        edges, start, goal = instance["edges"], instance["start"], instance["goal"]
+        if not self.edge_tokens:
+            return {"prompt": f"{edges}/{start},{goal}=", "completion": instance["path"]}
+        path = pairwise(instance["path"].split(","))
         return {
-            "prompt": f"{instance['edges']}/{instance['start']},{instance['goal']}=",
-            "completion": instance["path"],
+            "prompt": f"{edges.replace(',', '>').replace('|', ';')};{start};{goal};",
+            "completion": "".join(f"{a}>{b};" for a, b in path),
         }
 
     def dataset(self, num_graphs: int, seed: int, *, split: str = "train") -> Dataset:
@@ -132,11 +150,15 @@ class StarGraphTask:
 
     def is_solved(self, instance: dict[str, Any], completion: str) -> bool:
         """[`StarGraphTask.verify`] for an instance."""
-        return self.verify(instance["edges"], instance["start"], instance["goal"], completion)
+        answer = nodes_of(before_eos(completion)) if self.edge_tokens else completion
+        return self.verify(instance["edges"], instance["start"], instance["goal"], answer)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """See [`star_graph_tokenizer`]."""
-        return star_graph_tokenizer(self.num_nodes, model_max_length=4 * self.num_edges + 4 + self.completion_length)
+        prompt_length = self.num_edges + 2 if self.edge_tokens else 4 * self.num_edges + 4
+        return star_graph_tokenizer(
+            self.num_nodes, edge_tokens=self.edge_tokens, model_max_length=prompt_length + self.completion_length
+        )
 
 
 def key_of(graph: dict[str, Any]) -> str:
@@ -144,11 +166,29 @@ def key_of(graph: dict[str, Any]) -> str:
     return f"{'|'.join(sorted(graph['edges'].split('|')))}/{graph['start']},{graph['goal']}"
 
 
-def star_graph_tokenizer(num_nodes: int = 50, *, model_max_length: int = 512) -> PreTrainedTokenizerFast:
+def nodes_of(path: str) -> str:
+    """`"7>3;3>4;"` to `"7,3,4"`; what is no path, to the empty text."""
+    if not re.fullmatch(r"(\d+>\d+;)+", path):
+        return ""
+    edges = [edge.split(">") for edge in path[:-1].split(";")]
+    if any(a[1] != b[0] for a, b in pairwise(edges)):
+        return ""
+    return ",".join([edges[0][0], *(end for _, end in edges)])
+
+
+def star_graph_tokenizer(
+    num_nodes: int = 50, *, edge_tokens: bool = False, model_max_length: int = 512
+) -> PreTrainedTokenizerFast:
     """
-    A tokenizer with a token for each node, the signs `,|/=` and the special tokens `<pad>`, `<eos>`, `<mask>`.
+    A tokenizer with the special tokens `<pad>`, `<eos>`, `<mask>` and one for each node and for the signs `,|/=`; or,
+    with `edge_tokens`, one for each node and each edge, with the `;` behind it.
 
     Args:
-        num_nodes (`int`): nodes are 0..num_nodes - 1. The vocabulary has 7 tokens more.
+        num_nodes (`int`): nodes are 0..num_nodes - 1. The vocabulary has 7 tokens more, or 3 and one for each edge.
     """
-    return symbol_tokenizer([*",|/=", *map(str, range(num_nodes))], pattern=NUMBERS, model_max_length=model_max_length)
+    nodes = list(map(str, range(num_nodes)))
+    if not edge_tokens:
+        return symbol_tokenizer([*",|/=", *nodes], pattern=NUMBERS, model_max_length=model_max_length)
+    edges = [f"{a}>{b};" for a, b in permutations(nodes, 2)]
+    symbols = [*(f"{node};" for node in nodes), *edges]
+    return symbol_tokenizer(symbols, pattern=r"\d+(>\d+)?;", model_max_length=model_max_length)

@@ -138,6 +138,33 @@ def test_texts_are_as_in_the_docstring_and_lengths_as_announced() -> None:
     assert len(star_graph_tokenizer(50)) == 57
 
 
+def test_with_edge_tokens_an_edge_is_one_token() -> None:
+    """Else a lookup takes two looks again, and the lengths that models are built for are wrong."""
+    task = StarGraphTask(2, 4, num_nodes=12, edge_tokens=True)
+    text = task.format(EXAMPLE)
+    assert text == {"prompt": "7>3;5>0;4>8;3>4;0>1;7>5;7;8;", "completion": "7>3;3>4;4>8;"}
+    tokenizer = task.tokenizer()
+    whole = text["prompt"] + text["completion"] + "<eos>"
+    ids = tokenizer(whole)["input_ids"]
+    assert tokenizer.decode(ids) == whole
+    assert len(ids) == tokenizer.model_max_length == (6 + 2) + task.completion_length
+    assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["7>3;", "5>0;"]
+    assert len(tokenizer) == 3 + 12 + 12 * 11
+    for graph in task.generate(20, 0):  # numbers of two digits, too
+        ids = tokenizer(task.format(graph)["prompt"])["input_ids"]
+        assert len(ids) == 8 and task.is_solved(graph, task.format(graph)["completion"] + "<eos><pad>")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "7>3;", "7>3;3>4;", "7>3;4>8;", "7>5;5>0;0>1;", "3>4;4>8;", "7>3;3>4;4>8", "7,3,4,8", "7>8;"],
+)
+def test_wrong_edges_are_wrong(answer: str) -> None:
+    task = StarGraphTask(2, 4, num_nodes=10, edge_tokens=True)
+    assert not task.is_solved(EXAMPLE, answer)
+    assert task.is_solved(EXAMPLE, "7>3;3>4;4>8;<eos>7;")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
