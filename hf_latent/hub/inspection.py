@@ -56,6 +56,12 @@ def list_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def is_ignored(name: str) -> bool:
+    """Whether `list_files` leaves out the file of this path in a repository."""
+    path = PurePosixPath(name)
+    return path.name in IGNORED_FILES or any(part in IGNORED_FOLDERS for part in path.parts[:-1])
+
+
 def check_files(
     files: dict[str, Path],
     folder: Path,
@@ -273,4 +279,4 @@ def is_decoder_path(path: PurePosixPath) -> bool:
     return len(path.parts) == 2 and path.parts[0] == FOLDER and path.suffix == ".py"
 
 
-__all__ = ["check_files", "check_names", "is_decoder_path", "list_files"]
+__all__ = ["check_files", "check_names", "is_decoder_path", "is_ignored", "list_files"]

@@ -160,7 +160,7 @@ def make_plan(
     for name, path in files.items():
         is_lfs = large[name] and size_of(path) > 0
         known = remote.oids.get(name)
-        same = known is not None and known == _oid(path, is_lfs=is_lfs)
+        same = known is not None and known == oid_of(path, is_lfs=is_lfs)
         state = "new" if known is None else "unchanged" if same else "changed"
         planned.append(PlannedFile(name, size_of(path), is_lfs, state))
     deleted = sorted(path for path in remote.oids if path not in files and replaces(kind, path))
@@ -204,7 +204,7 @@ def _sample(path: Path) -> bytes:
         return file.read(SAMPLE_BYTES)
 
 
-def _oid(path: Path, *, is_lfs: bool) -> str:
+def oid_of(path: Path, *, is_lfs: bool) -> str:
     """Of a large file the sha256, of others git's object id."""
     digest = hashlib.sha256() if is_lfs else hashlib.sha1(b"blob %d\0" % size_of(path), usedforsecurity=False)
     with path.open("rb") as file:
@@ -213,4 +213,4 @@ def _oid(path: Path, *, is_lfs: bool) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["MAIN", "PlannedFile", "PushPlan", "Remote", "make_plan", "read_remote", "size_of"]
+__all__ = ["MAIN", "PlannedFile", "PushPlan", "Remote", "make_plan", "oid_of", "read_remote", "size_of"]
