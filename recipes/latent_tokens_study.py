@@ -12,8 +12,9 @@ Arms (arXiv 2602.03769)
 
 What happens
     1. Every arm is trained with every seed, by the recipes' trainers with the values of the YAML.
-    2. Each checkpoint solves the held-out puzzles with every number of latent tokens it was trained for, greedily, one
-       token a forward; models that write in any order predict all open positions and write the surest.
+    2. Each checkpoint solves the held-out puzzles with every number of latent tokens it was trained for, an
+       autoregressive one also with fewer, greedily, one token a forward; models that write in any order predict all
+       open positions and write the surest.
     3. Results, table and plots (accuracy over latent tokens, and over seconds per token) are written.
 
 Everything is kept as it comes; the same command goes on where it was interrupted. With `--part K N`, N processes share
@@ -53,6 +54,14 @@ def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
     if number == "any":
         return study["any_ahead" if name == "ar" else "any_group"]
     return [int(number or 0)]
+
+
+def numbers_to_try(arm: str, study: dict[str, Any]) -> list[int]:
+    """Numbers of latent tokens to solve with: an autoregressive model can do with fewer than it was trained with."""
+    trained = numbers_of(arm, study)
+    if not arm.startswith("ar"):
+        return trained
+    return sorted({*trained, *(number for number in study["any_ahead"] if number < max(trained))})
 
 
 def build(arm: str, tokenizer: Any, study: dict[str, Any]) -> Any:
@@ -100,7 +109,7 @@ def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
     puzzles = list(task.dataset(study["num_test_examples"], 0, split="test", **options))
     model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
     solved = {}
-    for number in numbers_of(arm, study):
+    for number in numbers_to_try(arm, study):
         knobs = {} if arm == "mdm" else {"num_latent_tokens": number}
         if not arm.startswith("ar"):
             knobs["decoding"] = "low_confidence"
@@ -170,6 +179,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def is_alone(row: dict[str, Any], kind: str) -> bool:
+    """Whether a row is of a checkpoint of that kind with the one number of latent tokens that it was trained for."""
+    return row["arm"] == f"{kind}{row['num_latent_tokens']}"
+
+
 def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Accuracy over latent tokens, and over seconds per token, one line a kind of arm."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
@@ -182,11 +196,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         "mdm": "masked diffusion",
     }.items():
         alone = {"ar+": ["ar"], "scdm+": ["sidm"]}.get(kind, [])
-        chosen = [
-            row
-            for row in rows
-            if row["arm"] in (kind, *alone) or (alone and row["arm"].startswith(kind) and "any" not in row["arm"])
-        ]
+        chosen = [row for row in rows if row["arm"] in (kind, *alone) or (alone and is_alone(row, kind))]
+        chosen.sort(key=lambda row: row["num_latent_tokens"] or 0)
         if not chosen:
             continue
         accuracy = [100 * row["accuracy"] for row in chosen]
