@@ -14,7 +14,6 @@ Prints a table, then the same content as one JSON line. Times are medians of wal
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from report import describe_run, timed, write_result
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from hf_latent import LatentTokenConfig, get_task
+from hf_latent.evaluation import measure_speculation
 
 PROMPT_LENGTH, NEW_TOKENS, VOCAB_SIZE = 64, 32, 4096
 NUMBERS = (0, 1, 2, 4, 8, 16, 31)
@@ -104,44 +104,17 @@ def compare(kind: str, model: Any, number: int, batch_size: int, repeats: int) -
 
 
 def speculative(checkpoint: str, task_name: str, numbers: list[int], num_prompts: int, repeats: int) -> dict[str, Any]:
-    """Tokens per forward and speed-up of self-speculative decoding; its text has to be that of plain decoding."""
+    """Self-speculative decoding on the first held-out prompts of a task."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     task = get_task(task_name)
     prompts = [task.format(problem)["prompt"] for problem in task.generate(num_prompts, 0, split="test")]
     encoded = [tokenizer(prompt, return_tensors="pt", return_token_type_ids=False) for prompt in prompts]
-    knobs = {"max_new_tokens": 96, "do_sample": False, "return_dict_in_generate": True}
     rows = []
     for number in numbers:
-        plain_times, times, tokens, forwards = [], [], 0, 0
-        for _ in range(repeats):
-            plain_seconds = seconds = 0.0
-            tokens = forwards = 0
-            judged = accepted = torch.zeros(number, dtype=torch.long)
-            for inputs in encoded:
-                start = time.perf_counter()
-                plain = model.generate(**inputs, num_latent_tokens=0, **knobs).sequences
-                middle = time.perf_counter()
-                drafted = model.generate(**inputs, num_latent_tokens=number, self_speculative=True, **knobs)
-                plain_seconds, seconds = plain_seconds + middle - start, seconds + time.perf_counter() - middle
-                if not torch.equal(plain, drafted.sequences):
-                    raise ValueError(f"speculative decoding of {tokenizer.decode(plain[0])!r} is another text")
-                tokens += plain.shape[1] - inputs["input_ids"].shape[1]
-                forwards += int(drafted.num_forward_passes)
-                judged, accepted = judged + drafted.num_judged[0], accepted + drafted.num_accepted[0]
-            plain_times.append(plain_seconds)
-            times.append(seconds)
-        rows.append(
-            {
-                "num_latent_tokens": number,
-                "tokens_per_forward": tokens / forwards,
-                "speedup": statistics.median(p / s for p, s in zip(plain_times, times, strict=True)),
-                "plain_ms_per_token": 1000 * statistics.median(plain_times) / tokens,
-                "ms_per_token": 1000 * statistics.median(times) / tokens,
-                "accepted": [round(a / max(j, 1), 4) for a, j in zip(accepted.tolist(), judged.tolist(), strict=True)],
-            }
-        )
-        print({name: round(v, 3) if isinstance(v, float) else v for name, v in rows[-1].items()}, flush=True)
+        result = measure_speculation(model, encoded, number, max_new_tokens=96, repeats=repeats).to_dict()
+        rows.append(result)
+        print({name: round(v, 3) if isinstance(v, float) else v for name, v in result.items()}, flush=True)
     return {"checkpoint": checkpoint, "task": task_name, "num_prompts": num_prompts, "rows": rows}
 
 

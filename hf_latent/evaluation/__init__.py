@@ -3,14 +3,17 @@
 from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
 from hf_latent.evaluation.puzzles import DecodingResult, solve_puzzles
 from hf_latent.evaluation.results import describe, measure_all
+from hf_latent.evaluation.speculation import SpeculationResult, measure_speculation
 
 __all__ = [
     "DecodingResult",
     "LikelihoodResult",
     "LogLikelihood",
+    "SpeculationResult",
     "describe",
     "evaluate_likelihood",
     "log_likelihood",
     "measure_all",
+    "measure_speculation",
     "solve_puzzles",
 ]
