@@ -16,7 +16,6 @@ The weights stay in the run's folder; the card's folder gets results, log and cu
 
 import argparse
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -32,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_latent import LatentTokenForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub import refresh_card
+from hf_latent.hub.card_results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
@@ -92,15 +92,6 @@ With `{decoding}`, the first questions of the test set:
 
 One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
 """
-
-
-def without_folders(value: Any) -> Any:
-    """Absolute paths, anywhere in what is to be published, cut to their last part."""
-    if isinstance(value, str):
-        return re.sub(r"(?<![\w.:/])/(?:[\w.-]+/)+([\w.-]+)", r"\1", value)
-    if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
-    return [without_folders(item) for item in value] if isinstance(value, list) else value
 
 
 def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
