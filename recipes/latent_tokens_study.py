@@ -34,7 +34,7 @@ from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_latent import LatentTokenConfig
 from hf_latent.evaluation import solve_puzzles
@@ -98,38 +98,56 @@ def train(arm: str, seed: int, study: dict[str, Any], task: Any, data: Any, fold
     return trainer.model.eval(), tokenizer, {"log": trainer.state.log_history, **metrics}
 
 
+def solve(arm: str, model: Any, tokenizer: Any, study: dict[str, Any], repeats: int = 1) -> dict[str, Any]:
+    """Held-out puzzles by number of latent tokens; seconds are the median of `repeats`."""
+    task = get_task(study["task"], **study.get("task_options", {}))
+    options = study.get("data_options", {})
+    puzzles = list(task.dataset(study["num_test_examples"], 0, split="test", **options))
+    solved = {}
+    for number in numbers_to_try(arm, study):
+        knobs: dict[str, Any] = {} if arm == "mdm" else {"num_latent_tokens": number}
+        if not arm.startswith("ar"):
+            knobs["decoding"] = "low_confidence"
+        results = [solve_puzzles(model, tokenizer, task, puzzles, batch_size=100, **knobs) for _ in range(repeats)]
+        seconds = statistics.median(result.seconds for result in results)
+        solved[str(number)] = results[0].to_dict() | {"seconds": seconds}
+        print(arm, number, f"{results[0].accuracy:.3f}", f"{seconds / len(puzzles):.4f} s", flush=True)
+    return solved
+
+
 def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
     """Train, solve, keep."""
     path = folder / f"{arm}-{seed}.json"
     if path.is_file():
         return
     task = get_task(study["task"], **study.get("task_options", {}))
-    options = study.get("data_options", {})
-    data = task.dataset(study["num_train_examples"], 0, split="train", **options)
-    puzzles = list(task.dataset(study["num_test_examples"], 0, split="test", **options))
+    data = task.dataset(study["num_train_examples"], 0, split="train", **study.get("data_options", {}))
     model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
-    solved = {}
-    for number in numbers_to_try(arm, study):
-        knobs = {} if arm == "mdm" else {"num_latent_tokens": number}
-        if not arm.startswith("ar"):
-            knobs["decoding"] = "low_confidence"
-        result = solve_puzzles(model, tokenizer, task, puzzles, batch_size=100, **knobs)
-        solved[str(number)] = result.to_dict()
-        print(arm, seed, number, f"{result.accuracy:.3f}", f"{result.seconds_per_example:.4f} s", flush=True)
+    model.save_pretrained(folder / f"{arm}-{seed}")
+    tokenizer.save_pretrained(folder / f"{arm}-{seed}")
     write_json(
         path,
         {
             "arm": arm,
             "seed": seed,
-            "solved": solved,
+            "solved": solve(arm, model, tokenizer, study),
             "train_seconds": metrics["train_runtime"],
             "num_parameters": model.num_parameters(),
             "log": metrics["log"],
             "environment": describe_environment(),
         },
     )
-    model.save_pretrained(folder / f"{arm}-{seed}")
-    tokenizer.save_pretrained(folder / f"{arm}-{seed}")
+
+
+def time_again(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
+    """Solve once more with what was trained: seconds that were measured one after the other can be compared."""
+    path = folder / f"{arm}-{seed}.json"
+    if not path.is_file():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    model = AutoModelForCausalLM.from_pretrained(path.with_suffix("")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path.with_suffix(""))
+    write_json(path, found | {"solved": solve(arm, model, tokenizer, study, repeats=3)})
 
 
 def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -220,6 +238,21 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, folder: Path) -> None:
+    """Results and plot; the table also goes into the card of `folder`, between the marks of this study."""
+    name = config.stem.removeprefix("latent_tokens_study_")
+    command = f"python recipes/latent_tokens_study.py --config {config} --folder {folder}"
+    result = {"command": command, "study": study, "rows": rows, "environment": describe_environment()}
+    write_json(folder / f"{name}.json", result)
+    plot(rows, folder / f"{name}.png", study["title"])
+    card, begin, end = folder / "README.md", f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"{begin}{end}\n"
+    if begin not in text or end not in text:
+        raise ValueError(f"`folder` has a README.md without the marks {begin.strip()} and {end}")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    write_text(card, f"{before}{begin}{table(rows)}\n\n```\n{command}\n```\n{end}{after}")
+
+
 def main() -> None:
     """Run the study, or this process's part of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,6 +260,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="share of the trainings")
+    parser.add_argument("--time_again", action="store_true", help="train nothing; solve again, for the clock")
     parser.add_argument("--folder", type=Path, help="where table and plot go; none are written without")
     args = parser.parse_args()
     study = yaml.safe_load(args.config.read_text(encoding="utf-8"))
@@ -234,16 +268,11 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     wanted = [(arm, seed) for seed in args.seeds or study["seeds"] for arm in args.arms or study["arms"]]
     for arm, seed in wanted[args.part[0] :: args.part[1]]:
-        run(arm, seed, study, work)
+        (time_again if args.time_again else run)(arm, seed, study, work)
     rows = summarize(study, work)
     print(table(rows))
     if args.folder is not None:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        command = f"python recipes/latent_tokens_study.py --config {args.config}"
-        result = {"command": command, "study": study, "results": rows, "environment": describe_environment()}
-        write_json(args.folder / "results.json", result)
-        write_text(args.folder / "table.md", table(rows) + "\n")
-        plot(rows, args.folder / "accuracy_over_latent_tokens.png", study["title"])
+        publish(rows, study, args.config, args.folder)
 
 
 if __name__ == "__main__":
