@@ -1,5 +1,6 @@
 """A Hub on this machine, a huggingface_hub that talks to it, and a process that has no hf-latent."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 LOOPBACK = Path(__file__).parent / "loopback"
+KINDS = Path(__file__).parent / "kinds"
 TOKEN = "hf_" + "abcdefghij" * 4  # looks like one, and is nobody's
 USER = "user"
 
@@ -89,6 +91,48 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = LladaForMaskedDiffusion(LladaConfig(vocab_size=len(tokenizer), **sizes, **special))
     return bundle(model, tokenizer, tmp_path_factory.mktemp("bundled") / "mine", verify=False)
+
+
+@pytest.fixture(scope="session")
+def kinds() -> Any:
+    """Functions that make a tiny model, adapter, decoder or data set; `FOLDERS` has one for every kind of folder."""
+    sys.path.insert(0, str(KINDS))
+    try:
+        import repository_kinds
+    finally:
+        sys.path.remove(str(KINDS))
+    return repository_kinds
+
+
+class Versions(NamedTuple):
+    """Two versions of a folder, and of the repository (path to bytes) that each becomes. Not to be changed."""
+
+    first: Path
+    second: Path
+    first_files: dict[str, bytes]
+    second_files: dict[str, bytes]
+    repo_type: str
+
+
+@pytest.fixture(scope="session")
+def versions_of(kinds: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Versions]:
+    """`versions_of(kind)`: made once."""
+
+    @functools.cache
+    def make(kind: str) -> Versions:
+        from hf_latent.hub.preparation import prepare
+
+        root = tmp_path_factory.mktemp(kind)
+        first = kinds.FOLDERS[kind](root)
+        second = kinds.change(kind, first, root / "second" / "mine")
+        files = []
+        for folder in (first, second):
+            with prepare(folder, "mine", tokenizer=None, base_model=None, verify=False) as prepared:
+                files.append({name: path.read_bytes() for name, path in prepared.files.items()})
+                is_dataset = prepared.kind == "dataset"
+        return Versions(first, second, *files, "dataset" if is_dataset else "model")
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,25 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from datasets import Dataset
 from huggingface_hub import HfApi
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from peft import PeftModel
+from transformers import PreTrainedModel
 
-from hf_latent import (
-    DreamConfig,
-    DreamForMaskedDiffusion,
-    LatentDiffusionForConditionalGeneration,
-    LatentTokenForCausalLM,
-    LatentTokenForMaskedDiffusion,
-    LladaConfig,
-    LladaForMaskedDiffusion,
-)
 from hf_latent.hub import bundle, bundle_decoder, pull, push
-from hf_latent.tasks import SudokuTask, sudoku_tokenizer
-from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.tasks import sudoku_tokenizer
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 KNOBS = {"max_new_tokens": 8, "decoding": "entropy", "block_length": 4}
 MODELS = ("llada", "dream", "latent-token", "trained")
 # Loads everything, first without trust, then with.
@@ -101,62 +89,10 @@ class Published(NamedTuple):
     revisions: dict[str, str]
 
 
-def llada(seed: int, tokenizer: Any) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos")}
-    return LladaForMaskedDiffusion(LladaConfig(vocab_size=len(tokenizer), init_std=0.5, **SIZES, **special)).eval()
-
-
-def dream(tokenizer: Any) -> PreTrainedModel:
-    torch.manual_seed(1)
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("mask", "pad", "eos")}
-    config = DreamConfig(vocab_size=len(tokenizer), num_key_value_heads=2, initializer_range=0.5, **SIZES, **special)
-    return DreamForMaskedDiffusion(config).eval()
-
-
-def latent_token(tokenizer: Any, folder: Path) -> PreTrainedModel:
-    torch.manual_seed(2)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **SIZES)).save_pretrained(folder)
-    return LatentTokenForMaskedDiffusion.from_backbone(str(folder), tokenizer).eval()
-
-
-def latent_token_causal(tokenizer: Any, folder: Path) -> PreTrainedModel:
-    return LatentTokenForCausalLM.from_backbone(str(folder), tokenizer, num_latent_tokens=2).eval()
-
-
-def latent_diffusion(vocab_size: int) -> PreTrainedModel:
-    torch.manual_seed(3)
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
-    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 32}
-    special = {"vocab_size": vocab_size, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    backbone = BartForConditionalGeneration(BartConfig(**sizes, **special))
-    sizes = {"denoiser_hidden_size": 16, "denoiser_num_layers": 2, "denoiser_num_heads": 2, "latent_length": 4}
-    sizes |= {"denoiser_intermediate_size": 24, "num_train_timesteps": 12, "latent_dim": 6}
-    model = LatentDiffusionForConditionalGeneration.from_encoder_decoder(backbone, **sizes)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():  # those that start at zero too
-            if "norm" not in name:
-                parameter.copy_(torch.randn(parameter.shape) * (0.02 if "variance_projection" in name else 0.3))
-    return model.eval()
-
-
-def train_a_little(tokenizer: Any, folder: Path) -> PreTrainedModel:
+def train_a_little(kinds: Any, tokenizer: Any, folder: Path) -> PreTrainedModel:
     """Two steps, a push after the first one, and one at the end."""
-    data = SudokuTask(4).dataset(8, 0, num_givens=(8, 10))
-    arguments = MaskedDiffusionConfig(
-        output_dir=str(folder),
-        max_steps=2,
-        save_steps=1,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        push_to_hub=True,
-        hub_model_id="user/trained",
-        hub_always_push=True,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = MaskedDiffusionTrainer(llada(4, tokenizer), arguments, train_dataset=data, processing_class=tokenizer)
+    arguments = {"push_to_hub": True, "hub_model_id": "user/trained", "hub_always_push": True}
+    trainer = kinds.make_trainer(tokenizer, folder, **arguments)
     trainer.train()
     trainer.push_to_hub()
     return trainer.model.eval()
@@ -172,40 +108,39 @@ def push_marked(hub: Any, folder: Path, name: str, file: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(shared_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published(shared_hub: Any, kinds: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     root = tmp_path_factory.mktemp("published")
     tokenizer = sudoku_tokenizer(4)
     prompt = torch.tensor([tokenizer("1...\n")["input_ids"], tokenizer("23..\n")["input_ids"]])
     expected: dict[str, Any] = {}
     revisions = {}
 
-    first, second = llada(0, tokenizer), llada(10, tokenizer)
+    first, second = kinds.llada(0, tokenizer), kinds.llada(10, tokenizer)
     revisions["pinned"] = str(push(first, "user/llada", tokenizer=tokenizer, verify=False).commit_oid)
     push(second, "user/llada", tokenizer=tokenizer, revision="other", verify=False)
     revisions["branch"] = "other"
     push(second, "user/llada", tokenizer=tokenizer, verify=False)
-    models = {"llada": second, "dream": dream(tokenizer), "latent-token": latent_token(tokenizer, root / "llama")}
+    models = {"llada": second, "dream": kinds.dream(tokenizer)}
+    models["latent-token"] = kinds.latent_token(tokenizer, root / "llama")
     models["dream"].push_to_hub("user/dream")
     tokenizer.push_to_hub("user/dream")
     push(bundle(models["latent-token"], tokenizer, root / "token", verify=False), "user/latent-token", verify=False)
-    models["trained"] = train_a_little(tokenizer, root / "run")
+    models["trained"] = train_a_little(kinds, tokenizer, root / "run")
     for name, model in models.items():
         expected[name] = model.generate(prompt, **KNOBS).tolist()
     expected["pinned"] = first.generate(prompt, **KNOBS).tolist()
 
-    ahead = latent_token_causal(tokenizer, root / "llama")
+    ahead = kinds.latent_token_causal(tokenizer, root / "llama")
     push(ahead, "user/latent-token-causal", tokenizer=tokenizer, verify=False)
     for number in (0, 3):
         knobs = {"max_new_tokens": 8, "do_sample": False, "num_latent_tokens": number}
         expected[f"looking {number} ahead"] = ahead.generate(prompt, **knobs).tolist()
 
-    latent = latent_diffusion(len(tokenizer))
+    latent = kinds.latent_diffusion(len(tokenizer))
     push(latent, "user/latent-diffusion", verify=False)
     expected["latent-diffusion"] = latent.generate(prompt, seed=0, num_inference_steps=3).tolist()
 
-    torch.manual_seed(5)
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    adapted = get_peft_model(llada(10, tokenizer), lora).eval()
+    adapted = kinds.adapter(tokenizer)
     push(adapted, "user/adapter", base_model="user/llada")
     expected["adapter"] = adapted.generate(prompt, **KNOBS).tolist()
 
@@ -213,7 +148,7 @@ def published(shared_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
     knobs = {"decoding": "med", "entropy_threshold": 2.0, "max_new_tokens": 8}
     expected["decoder"] = models["dream"].generate(prompt, **knobs).tolist()
 
-    traces = Dataset.from_list([{"question": f"{n}+1", "trace": [n, n + 1], "score": n / 2} for n in range(5)])
+    traces = kinds.traces()
     push(traces, "user/traces")
     traces.save_to_disk(root / "saved")
     push(root / "saved", "user/saved-traces", private=True)
@@ -305,10 +240,10 @@ def test_every_way_of_pushing_gives_a_repository_that_stands_alone(published: Pu
 
 
 @pytest.mark.slow
-def test_an_adapter_loads_on_the_base_it_names(published: Published, tmp_path: Path) -> None:
+def test_an_adapter_loads_on_the_base_it_names(published: Published, kinds: Any, tmp_path: Path) -> None:
     """Here, with hf-latent; its folder says nothing of the one it was trained from."""
     folder = pull("user/adapter", tmp_path / "adapter")
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "user/llada"
-    adapted = PeftModel.from_pretrained(llada(10, sudoku_tokenizer(4)), folder).eval()
+    adapted = PeftModel.from_pretrained(kinds.llada(10, sudoku_tokenizer(4)), folder).eval()
     prompt = torch.tensor(published.prompt)
     assert adapted.generate(prompt, **KNOBS).tolist() == published.expected["adapter"]

@@ -21,15 +21,16 @@ class Fault:
     What goes wrong with requests of `method` whose path matches `path`.
 
     Args:
-        action: a status to answer; `"disconnect"`: hang up unanswered; `"half"`: hang up in the middle of the body;
-            `"unanswered"`: do what was asked and hang up.
+        action: a status to answer; `"disconnect"`: hang up unanswered; `"half"`: hang up in the middle of what is
+            sent, which is the answer's body for GET; `"unanswered"`: do what was asked and hang up; a function: call
+            it first, then do what was asked.
         times: how often.
         headers, message: of the answer.
     """
 
     method: str
     path: str
-    action: int | str
+    action: int | str | Callable[[], Any]
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "fault on demand"
@@ -85,7 +86,7 @@ class LoopbackHub(ThreadingHTTPServer):
     def repository(self, name: str, kind: str = "model") -> Repository:
         return self.repositories[kind, name]
 
-    def fail(self, method: str, path: str, action: int | str, **kwargs: Any) -> Fault:
+    def fail(self, method: str, path: str, action: int | str | Callable[[], Any], **kwargs: Any) -> Fault:
         self.faults.append(Fault(method, path, action, **kwargs))
         return self.faults[-1]
 
@@ -125,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         # Of a quoted revision the slashes belong to it: paths are matched as they were sent.
         self.raw_path, self.query = url.path, {name: values[0] for name, values in parse_qs(url.query).items()}
         fault = self.server.take_fault(self.command, self.path)
-        if fault is not None and fault.action == "half":
+        if fault is not None and fault.action == "half" and self.command != "GET":
             self.rfile.read(int(self.headers.get("Content-Length", 2)) // 2)
             return self.hang_up()
         self.body = self.read_body()
@@ -133,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         if fault is not None and isinstance(fault.action, int):
             return self.answer(Answer({"error": fault.message}, fault.action, fault.headers))
+        if fault is not None and callable(fault.action):
+            fault.action()
         try:
             with self.server.lock:
                 answer = self.route()
@@ -144,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = Answer({"error": f"loopback: {error!r}"}, 501)
         if fault is not None and fault.action == "unanswered":
             return self.hang_up()
-        return self.answer(answer)
+        return self.answer(answer, is_cut=fault is not None and fault.action == "half")
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
 
@@ -165,13 +168,16 @@ class Handler(BaseHTTPRequestHandler):
                 return function(self, **{name: unquote(value) for name, value in match.groupdict().items() if value})
         raise HubError(404, message=f"The loopback Hub does not know {self.command} {self.raw_path}")
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Answer, *, is_cut: bool = False) -> None:
         content = answer.content if isinstance(answer.content, bytes) else json.dumps(answer.content).encode()
         self.send_response(answer.status)
         headers = {"Content-Length": str(len(content)), "X-Request-Id": "loopback"} | answer.headers
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if is_cut:
+            self.wfile.write(content[: len(content) // 2])
+            return self.hang_up()
         if self.command != "HEAD":
             self.wfile.write(content)
         self.record(answer.status)
