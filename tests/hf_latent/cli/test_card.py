@@ -1,9 +1,6 @@
 """From training to a checked card by the commands of the README, and results that flow into cards."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,42 +111,3 @@ def test_a_model_that_writes_from_left_to_right_has_no_commit_rules(looking_ahea
         build_causal_grid(model, None, {"entropy_threshold": [0.1]})
     with pytest.raises(ValueError, match="whole numbers from 0 on, got -1"):
         build_causal_grid(model, None, {"num_latent_tokens": [-1]})
-
-
-@pytest.mark.slow
-def test_a_newcomer_fine_tunes_evaluates_and_bundles_with_lora_in_minutes(tmp_path):
-    """
-    The walk of the README, in processes of its own: LoRA on a packaged model, evaluation of the adapter, a bundle with
-    it merged in, its evaluation in its card, a card that is valid. It takes seconds of the 15 minutes it may take.
-    """
-    rows = [json.loads(line) for line in _boards(32)]
-    (tmp_path / "boards.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "model").symlink_to(ROOT / "model_cards" / "sudoku-4x4")
-    walk = [
-        "train --model_name_or_path model --train_file boards.jsonl --eval_file boards.jsonl --prompt_column question "
-        "--completion_column answer --use_peft true --lora_r 4 --lora_target_modules all-linear --max_steps 4 "
-        "--per_device_train_batch_size 8 --output_dir adapter --report_to none --use_cpu true",
-        "eval model --adapter adapter --tasks sudoku-4x4 --limit 20",
-        "bundle model mine --adapter adapter",
-        "eval mine --tasks sudoku-4x4 --limit 20 --decoding med,low_confidence --card mine",
-        "card write mine",
-    ]
-    start = time.monotonic()
-    for line in walk:
-        command = [sys.executable, "-m", "hf_latent.cli", *line.split()]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
-    card = tmp_path / "mine" / "README.md"
-    card.write_text(card.read_text().replace("Not described.\n", "It solves small Sudokus only.\n"))
-    assert check_card(tmp_path / "mine").errors == []
-    text = card.read_text()
-    assert "| lora_r | 4 |" in text and "| sudoku-4x4 | med, entropy_threshold=0.2 | accuracy |" in text
-    assert time.monotonic() - start < 15 * 60
-
-
-def _boards(num: int) -> list[str]:
-    from hf_latent.tasks import SudokuTask
-
-    task = SudokuTask(4)
-    found = [task.format(p) for p in task.generate(num, seed=3, split="train")]
-    return [json.dumps({"question": row["prompt"], "answer": row["completion"]}) for row in found]
