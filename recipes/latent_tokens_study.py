@@ -26,6 +26,7 @@ the trainings.
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import load_from_disk
 from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -121,7 +123,11 @@ def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
     if path.is_file():
         return
     task = get_task(study["task"], **study.get("task_options", {}))
-    data = task.dataset(study["num_train_examples"], 0, split="train", **study.get("data_options", {}))
+    if not (folder / "data").is_dir():  # on disk, so that `datasets` keeps what it makes of it for the next training
+        data = task.dataset(study["num_train_examples"], 0, split="train", **study.get("data_options", {}))
+        data.save_to_disk(folder / f"data.{os.getpid()}")
+        (folder / f"data.{os.getpid()}").rename(folder / "data")
+    data = load_from_disk(folder / "data")
     model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
     model.save_pretrained(folder / f"{arm}-{seed}")
     tokenizer.save_pretrained(folder / f"{arm}-{seed}")
