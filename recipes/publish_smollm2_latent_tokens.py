@@ -64,14 +64,12 @@ file, read back to float32. The adapter is not kept in this folder; the recipe b
 
 ## Does it still speak?
 
-Nats per token of {num_examples} held-out answers; the second column is the same run without latent tokens
-(`--num_latent_tokens 0`): same questions, updates and seed.
+Nats per token of {num_examples} held-out answers; lambda is the weight of the latent tokens' loss. "Without" is the
+same run with `--num_latent_tokens 0`: same questions, updates and seed.
 
-| token | trained with latent tokens | trained without | before training |
-|---|---|---|---|
 {losses}
 
-The next token's loss is {relative} that of the run without latent tokens.
+The next token's loss is {relative} that of the run without latent tokens{others}.
 
 ## Drafts
 
@@ -136,19 +134,26 @@ def before_training(run: Path) -> dict[str, float]:
     return next((entry for entry in entries if entry["step"] == 0 and "eval_text_nll" in entry), {})
 
 
-def loss_rows(results: dict[str, Any]) -> str:
-    """Markdown rows of nats per token: the next one as the text predicts it, looking ahead, and those after it."""
-    trained, control, before = results["held_out"], results["control_held_out"], results["before"]
+def loss_table(results: dict[str, Any]) -> str:
+    """Markdown, nats per token: the next one as the text predicts it, looking ahead, and those after it."""
+    columns = {f"lambda {results['latent_loss_weight']:g}": results["held_out"]}
+    columns |= {f"lambda {other['latent_loss_weight']:g}": other["held_out"] for other in results["others"]}
+    columns |= {"without": results["control_held_out"], "before training": results["before"]}
     names = {"eval_text_nll": "next, plain decoding", "eval_next_nll": "next, looking ahead"}
     names |= {f"eval_latent_nll_{i}": f"{i} after the next" for i in range(1, results["num_latent_tokens"] + 1)}
 
     def show(values: dict[str, float], name: str) -> str:
         return f"{values[name]:.3f}" if name in values else "-"
 
-    return "\n".join(
-        f"| {text} | {show(trained, name)} | {show(control, name)} | {show(before, name)} |"
-        for name, text in names.items()
-    )
+    lines = [f"| token | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, text in names.items():
+        lines.append(f"| {text} | {' | '.join(show(values, name) for values in columns.values())} |")
+    return "\n".join(lines)
+
+
+def relative_loss(held_out: dict[str, float], results: dict[str, Any]) -> str:
+    """The plain next token's loss, as a multiple of that of the run without latent tokens."""
+    return f"{held_out['eval_text_nll'] / results['control_held_out']['eval_text_nll']:.3f} times"
 
 
 def draft_rows(rows: list[dict[str, Any]]) -> str:
@@ -164,7 +169,10 @@ def draft_rows(rows: list[dict[str, Any]]) -> str:
 
 def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     """`README.md`."""
-    ratio = results["held_out"]["eval_text_nll"] / results["control_held_out"]["eval_text_nll"]
+    others = [
+        f", {relative_loss(other['held_out'], results)} with lambda {other['latent_loss_weight']:g}"
+        for other in results["others"]
+    ]
     best = max(results["drafts"], key=lambda row: row["speedup"])
     pays = f"Plain decoding takes {best['plain_ms_per_token']:.0f} ms a token, "
     pays += f"with {best['num_latent_tokens']} draft(s) {best['ms_per_token']:.0f} ms."
@@ -178,8 +186,9 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
         trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
         batch_size=run["training"]["per_device_train_batch_size"],
         precision="bfloat16 autocast" if run["training"]["bf16"] else "float32",
-        losses=loss_rows(results),
-        relative=f"{ratio:.3f} times",
+        losses=loss_table(results),
+        relative=relative_loss(results["held_out"], results),
+        others="".join(others),
         drafts=draft_rows(results["drafts"]),
         speed=pays,
         seconds_per_step=results["seconds_per_step"],
@@ -248,7 +257,15 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         "control_seconds_per_step": control["train_seconds"] / control["steps"],
         "held_out": trained["held_out"],
         "control_held_out": control["held_out"],
-        "before": before_training(args.run),
+        "before": next(filter(None, map(before_training, [args.run, *args.others])), {}),
+        "latent_loss_weight": run["training"]["latent_loss_weight"],
+        "others": [
+            {
+                "latent_loss_weight": read(other, "run.json")["training"]["latent_loss_weight"],
+                "held_out": read(other, "results.json")["held_out"],
+            }
+            for other in args.others
+        ],
         "reloaded_text_nll": reloaded["eval_text_nll"],
         "drafts": drafts,
         "samples": samples,
@@ -260,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training with latent tokens")
     parser.add_argument("--control", type=Path, required=True, help="output_dir of the training without")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="output_dir of runs with another lambda")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write")
     parser.add_argument("--backbone", required=True, help="what the runs started from")
     parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
