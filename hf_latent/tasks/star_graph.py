@@ -37,12 +37,12 @@ class StarGraphTask:
     With `edge_tokens` every edge is one token, and a path is the edges that it takes:
 
     ```
-    prompt      "7>3;5>0;4>8;3>4;0>1;7>5;7;8;"
+    prompt      "7>3;5>0;4>8;3>4;0>1;7>5;8;7;"
     completion  "7>3;3>4;4>8;"
     ```
 
     To follow an edge then takes one look instead of two, which a small model learns in a tenth of the updates; which
-    arm to take is as hard.
+    arm to take is as hard. The goal stands before the start, so that every edge continues the token before it.
 
     Tokens: `4 * degree * (path_length - 1) + 4` of the prompt and `2 * path_length` of the completion with `<eos>`;
     36 and 10 by default. With `edge_tokens`: `degree * (path_length - 1) + 2` and `path_length`.
@@ -125,7 +125,7 @@ class StarGraphTask:
             return {"prompt": f"{edges}/{start},{goal}=", "completion": instance["path"]}
         path = pairwise(instance["path"].split(","))
         return {
-            "prompt": f"{edges.replace(',', '>').replace('|', ';')};{start};{goal};",
+            "prompt": f"{edges.replace(',', '>').replace('|', ';')};{goal};{start};",
             "completion": "".join(f"{a}>{b};" for a, b in path),
         }
 
