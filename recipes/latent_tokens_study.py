@@ -244,12 +244,32 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def headline(rows: list[dict[str, Any]], title: str) -> str:
+    """What looking ahead gives: the autoregressive model without latent tokens, and the best with some."""
+    causal = [row for row in rows if row["arm"].startswith("ar")]
+    plain = next((row for row in causal if row["arm"] == "ar"), None)
+    if plain is None or len(causal) == 1:
+        return ""
+    best = max((row for row in causal if row["num_latent_tokens"]), key=lambda row: row["accuracy"])
+    return (
+        f"{title}: autoregressive {100 * plain['accuracy']:.1f} %, with {best['num_latent_tokens']} latent tokens "
+        f"{100 * best['accuracy']:.1f} %"
+    )
+
+
 def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, folder: Path) -> None:
     """Results and plot; the table also goes into the card of `folder`, between the marks of this study."""
     name = config.stem.removeprefix("latent_tokens_study_")
     command = f"python recipes/latent_tokens_study.py --config {config} --folder {folder}"
+    said = headline(rows, study["title"])
     result = {"command": command, "study": study, "rows": rows, "environment": describe_environment()}
-    write_json(folder / f"{name}.json", result)
+    write_json(folder / f"{name}.json", result | {"headline": said})
+    summary, count = folder / "results.json", study["num_test_examples"]
+    known = json.loads(summary.read_text(encoding="utf-8"))["headlines"] if summary.is_file() else {}
+    known |= {name: said}
+    write_json(
+        summary, {"headlines": known, "headline": "; ".join(filter(None, known.values())), "num_examples": count}
+    )
     plot(rows, folder / f"{name}.png", study["title"])
     card, begin, end = folder / "README.md", f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"{begin}{end}\n"
