@@ -27,6 +27,7 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ from hf_latent.training.report import describe_environment, write_json, write_te
 
 def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
     """Numbers of latent tokens that an arm is trained for."""
+    if not re.fullmatch(r"ar|sidm|mdm|(ar|scdm)\+(\d+|any)", arm):
+        raise ValueError(f"`arms` must be ar, sidm, mdm, ar+K, scdm+K, ar+any or scdm+any, got {arm!r}")
     name, _, number = arm.partition("+")
     if number == "any":
         return study["any_ahead" if name == "ar" else "any_group"]
@@ -59,11 +62,14 @@ def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
 
 
 def numbers_to_try(arm: str, study: dict[str, Any]) -> list[int]:
-    """Numbers of latent tokens to solve with: an autoregressive model can do with fewer than it was trained with."""
+    """
+    Numbers of latent tokens to solve with: an autoregressive model can do with fewer than it was trained with, and its
+    text alone is always trained, too.
+    """
     trained = numbers_of(arm, study)
     if not arm.startswith("ar"):
         return trained
-    return sorted({*trained, *(number for number in study["any_ahead"] if number < max(trained))})
+    return sorted({0, *trained, *(number for number in study["any_ahead"] if number < max(trained))})
 
 
 def build(arm: str, tokenizer: Any, study: dict[str, Any]) -> Any:
@@ -180,7 +186,8 @@ def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
                     "accuracy": statistics.fmean(accuracy),
                     "standard_error": statistics.stdev(accuracy) / math.sqrt(len(runs)) if len(runs) > 1 else None,
                     "num_seeds": len(runs),
-                    "seconds_per_token": statistics.median(s / t for s, t in zip(seconds, tokens, strict=True)),
+                    "ms_per_token": 1000 * statistics.median(s / t for s, t in zip(seconds, tokens, strict=True)),
+                    "num_parameters": runs[0]["num_parameters"],
                     "train_seconds": statistics.median(found["train_seconds"] for found in runs),
                 }
             )
@@ -198,45 +205,46 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         number = "all" if row["num_latent_tokens"] is None else row["num_latent_tokens"]
         lines.append(
             f"| {row['arm']} | {number} | {100 * row['accuracy']:.1f}{error} | {row['num_seeds']} | "
-            f"{1000 * row['seconds_per_token']:.2f} | {row['train_seconds']:.0f} |"
+            f"{row['ms_per_token']:.2f} | {row['train_seconds']:.0f} |"
         )
     return "\n".join(lines)
 
 
-def is_alone(row: dict[str, Any], kind: str) -> bool:
-    """Whether a row is of a checkpoint of that kind with the one number of latent tokens that it was trained for."""
-    return row["arm"] == f"{kind}{row['num_latent_tokens']}"
+def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What is connected in a plot: name of a line to its rows, by number of latent tokens."""
+
+    def trained_for_it(row: dict[str, Any], plain: str, kind: str) -> bool:
+        return row["arm"] == plain or row["arm"] == f"{kind}+{row['num_latent_tokens']}"
+
+    single = [row for row in rows if re.fullmatch(r"ar\+\d+", row["arm"])]
+    most = max((row["num_latent_tokens"] for row in single), default=0)
+    lines = {
+        "AR, each trained for its number": [row for row in rows if trained_for_it(row, "ar", "ar")],
+        f"AR, trained for {most}": [row for row in single if row["arm"] == f"ar+{most}"],
+        "AR, trained for any": [row for row in rows if row["arm"] == "ar+any"],
+        "any order, each trained for its number": [row for row in rows if trained_for_it(row, "sidm", "scdm")],
+        "any order, trained for any": [row for row in rows if row["arm"] == "scdm+any"],
+        "masked diffusion": [row for row in rows if row["arm"] == "mdm"],
+    }
+    by_number = {name: sorted(found, key=lambda row: row["num_latent_tokens"] or 0) for name, found in lines.items()}
+    return {name: found for name, found in by_number.items() if found}
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Accuracy over latent tokens, and over seconds per token, one line a kind of arm."""
+    """Accuracy over latent tokens, and over milliseconds per token."""
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for kind, name in {
-        "ar+": "AR, trained for this number",
-        "ar+any": "AR, one checkpoint",
-        "scdm+": "any order, trained for this number",
-        "scdm+any": "any order, one checkpoint",
-        "mdm": "masked diffusion",
-    }.items():
-        alone = {"ar+": ["ar"], "scdm+": ["sidm"]}.get(kind, [])
-        chosen = [row for row in rows if row["arm"] in (kind, *alone) or (alone and is_alone(row, kind))]
-        chosen.sort(key=lambda row: row["num_latent_tokens"] or 0)
-        if not chosen:
-            continue
-        accuracy = [100 * row["accuracy"] for row in chosen]
-        errors = [100 * (row["standard_error"] or 0.0) for row in chosen]
-        if kind == "mdm":
-            axes[0].axhline(accuracy[0], linestyle="--", color="grey", label=name)
+    for number, (name, found) in enumerate(lines_of(rows).items()):
+        accuracy = [100 * row["accuracy"] for row in found]
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2}
+        style |= {"yerr": [100 * (row["standard_error"] or 0.0) for row in found], "label": name}
+        if found[0]["num_latent_tokens"] is None:
+            axes[0].axhline(accuracy[0], linestyle="--", color=style["color"], label=name)
         else:
-            numbers = [row["num_latent_tokens"] for row in chosen]
-            axes[0].errorbar(numbers, accuracy, yerr=errors, marker="o", markersize=4, capsize=2, label=name)
-        seconds = [1000 * row["seconds_per_token"] for row in chosen]
-        axes[1].errorbar(
-            seconds, accuracy, yerr=errors, marker="o", markersize=4, capsize=2, label=name,
-            color="grey" if kind == "mdm" else None,
-        )  # fmt: skip
-    axes[0].set(xlabel="latent tokens", ylabel="puzzles solved, %", title=title)
+            axes[0].errorbar([row["num_latent_tokens"] for row in found], accuracy, **style)
+        axes[1].errorbar([row["ms_per_token"] for row in found], accuracy, **style)
+    axes[0].set(xlabel="latent tokens", ylabel="puzzles solved, %", title=title, ylim=(0, 102))
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set(xlabel="ms per token, batch 100", xscale="log")
     for axis in axes:
         axis.grid(alpha=0.3)
@@ -287,13 +295,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("K", "N"), help="share of the trainings")
     parser.add_argument("--time_again", action="store_true", help="train nothing; solve again, for the clock")
+    parser.add_argument("--summarize", action="store_true", help="train nothing; what is there is enough")
     parser.add_argument("--folder", type=Path, help="where table and plot go; none are written without")
     args = parser.parse_args()
     study = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     work = Path(study["output_dir"])
     work.mkdir(parents=True, exist_ok=True)
     wanted = [(arm, seed) for seed in args.seeds or study["seeds"] for arm in args.arms or study["arms"]]
-    for arm, seed in wanted[args.part[0] :: args.part[1]]:
+    for arm, _ in wanted:
+        numbers_of(arm, study)  # refuses unknown ones before anything is trained
+    for arm, seed in [] if args.summarize else wanted[args.part[0] :: args.part[1]]:
         (time_again if args.time_again else run)(arm, seed, study, work)
     rows = summarize(study, work)
     print(table(rows))
