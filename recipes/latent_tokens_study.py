@@ -254,6 +254,17 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def training_log(study: dict[str, Any], folder: Path) -> str:
+    """Every logged value of every training, a JSON line each."""
+    lines = []
+    for arm in study["arms"]:
+        for seed in study["seeds"]:
+            path = folder / f"{arm}-{seed}.json"
+            log = json.loads(path.read_text(encoding="utf-8"))["log"] if path.is_file() else []
+            lines += [json.dumps({"arm": arm, "seed": seed, **entry}) for entry in log]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def headline(rows: list[dict[str, Any]], title: str) -> str:
     """What looking ahead gives: the autoregressive model without latent tokens, and the best with some."""
     causal = [row for row in rows if row["arm"].startswith("ar")]
@@ -268,7 +279,7 @@ def headline(rows: list[dict[str, Any]], title: str) -> str:
 
 
 def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, folder: Path) -> None:
-    """Results and plot; the table also goes into the card of `folder`, between the marks of this study."""
+    """Results, logs and plot; the table also goes into the card of `folder`, between the marks of this study."""
     name = config.stem.removeprefix("latent_tokens_study_")
     command = f"python recipes/latent_tokens_study.py --config {config} --folder {folder}"
     said = headline(rows, study["title"])
@@ -280,6 +291,7 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, fol
     write_json(
         summary, {"headlines": known, "headline": "; ".join(filter(None, known.values())), "num_examples": count}
     )
+    write_text(folder / f"{name}_training_log.jsonl", training_log(study, Path(study["output_dir"])))
     plot(rows, folder / f"{name}.png", study["title"])
     card, begin, end = folder / "README.md", f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"{begin}{end}\n"
