@@ -33,6 +33,7 @@ from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub import refresh_card
 from hf_latent.hub.card_results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.sources import as_prompt_completion
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
 # Written by `refresh_card`.
@@ -175,13 +176,7 @@ def main() -> None:
     trained = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(args.run)
     data = load_dataset("json", data_files=args.eval_file)["train"].select(range(args.num_examples))
-    chats = data.map(
-        lambda row: {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": [{"role": "assistant", "content": row["answer"]}],
-        },
-        remove_columns=data.column_names,
-    )
+    chats = as_prompt_completion(data, "question", "answer", chat=True)
 
     def bound(model: Any) -> dict[str, Any]:
         with torch.autocast("cpu", torch.bfloat16, enabled=run["training"]["bf16"]):

@@ -37,6 +37,7 @@ from hf_latent.hub import refresh_card
 from hf_latent.hub.card_results import without_folders
 from hf_latent.training import LatentTokenTrainer, LatentTokenTrainingConfig
 from hf_latent.training.report import write_json, write_text
+from hf_latent.training.sources import as_prompt_completion
 
 KEPT = ("max_length", "noise_seed", "bf16", "use_cpu", "per_device_eval_batch_size", "num_states")
 # Written by `refresh_card`.
@@ -214,13 +215,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     tokenizer = AutoTokenizer.from_pretrained(args.run)
     data = load_dataset("json", data_files=args.eval_file)["train"].select(range(args.num_examples))
-    chats = data.map(
-        lambda row: {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": [{"role": "assistant", "content": row["answer"]}],
-        },
-        remove_columns=data.column_names,
-    )
+    chats = as_prompt_completion(data, "question", "answer", chat=True)
     base = LatentTokenForCausalLM.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, args.run)
     reloaded = reevaluate(adapted, tokenizer, chats, run["training"])

@@ -166,12 +166,13 @@ def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task 
         train = task.dataset(arguments.num_train_examples, arguments.task_seed, split="train")
         return train, task.dataset(arguments.num_eval_examples, arguments.task_seed, split="test"), task
     train, test = load_files(arguments) if arguments.train_file is not None else load_named(arguments)
-    train = as_prompt_completion(cut(train, arguments.max_train_examples), arguments)
-    return (
-        train,
-        None if test is None else as_prompt_completion(cut(test, arguments.max_eval_examples), arguments),
-        None,
-    )
+    columns = arguments.prompt_column, arguments.completion_column
+
+    def prepare(rows: Dataset, length: int | None) -> Dataset:
+        return as_prompt_completion(cut(rows, length), *columns, chat=arguments.chat)
+
+    train = prepare(train, arguments.max_train_examples)
+    return train, None if test is None else prepare(test, arguments.max_eval_examples), None
 
 
 def task_of(arguments: TrainArguments) -> Task:
@@ -203,23 +204,27 @@ def cut(dataset: Dataset, length: int | None) -> Dataset:
     return dataset if length is None else dataset.select(range(min(length, len(dataset))))
 
 
-def as_prompt_completion(dataset: Dataset, arguments: TrainArguments) -> Dataset:
-    """The two named columns as trl's `prompt` and `completion`, as text or as messages; all others are dropped."""
-    columns = {"prompt": arguments.prompt_column, "completion": arguments.completion_column}
-    if not any(columns.values()):
+def as_prompt_completion(
+    dataset: Dataset, prompt_column: str | None, completion_column: str | None, *, chat: bool
+) -> Dataset:
+    """
+    The two named columns as trl's `prompt` and `completion`, as text or, for `chat`, as messages; all others are
+    dropped. A column that is not named has the name already; with neither named nothing is changed.
+    """
+    if prompt_column is None and completion_column is None:
         return dataset
-    sources = {name: source or name for name, source in columns.items()}
+    sources = {"prompt": prompt_column or "prompt", "completion": completion_column or "completion"}
     if missing := sorted(set(sources.values()) - set(dataset.column_names)):
         raise ValueError(f"the data has no column {missing}; it has {dataset.column_names}")
     roles = {"prompt": "user", "completion": "assistant"}
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
         texts = {name: row[source] for name, source in sources.items()}
-        if not arguments.chat:
+        if not chat:
             return texts
         return {name: [{"role": roles[name], "content": text}] for name, text in texts.items()}
 
     return dataset.map(convert, remove_columns=dataset.column_names)
 
 
-__all__ = ["TASKS", "TrainArguments", "load_data", "read_mapping"]
+__all__ = ["TASKS", "TrainArguments", "as_prompt_completion", "load_data", "read_mapping"]
