@@ -288,9 +288,8 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, fol
     summary, count = folder / "results.json", study["num_test_examples"]
     known = json.loads(summary.read_text(encoding="utf-8"))["headlines"] if summary.is_file() else {}
     known |= {name: said}
-    write_json(
-        summary, {"headlines": known, "headline": "; ".join(filter(None, known.values())), "num_examples": count}
-    )
+    whole = "; ".join(filter(None, known.values()))
+    write_json(summary, {"command": command, "headline": whole, "headlines": known, "num_examples": count})
     write_text(folder / f"{name}_training_log.jsonl", training_log(study, Path(study["output_dir"])))
     plot(rows, folder / f"{name}.png", study["title"])
     card, begin, end = folder / "README.md", f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
