@@ -1,5 +1,8 @@
 """The denoising loop: the one loop of all masked diffusion models, with everything that differs plugged in."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 from hf_latent.generation.belief import Belief, BeliefReader
@@ -8,9 +11,16 @@ from hf_latent.generation.noise import uniform
 from hf_latent.generation.predictor import Predictor, Reading
 from hf_latent.generation.progress import OnStep, Progress
 from hf_latent.generation.refinement import Memory
-from hf_latent.generation.rows import Rows, advance, enter_next_blocks, first_rows
-from hf_latent.generation.rules import RuleInputs, choose
-from hf_latent.generation.schedule import dream_quota, steps_of_block, uniform_quota
+from hf_latent.generation.rows import (
+    Rows,
+    advance,
+    enter_next_blocks,
+    find_finished,
+    first_rows,
+    in_current_block,
+)
+from hf_latent.generation.rules import RuleInputs, choose, choose_freely
+from hf_latent.generation.schedule import dream_quota, uniform_quota
 from hf_latent.generation.settings import DenoisingSettings
 from hf_latent.generation.stopping import end_rows, find_exits, hold_or_stop, leave_open
 
@@ -42,36 +52,31 @@ def denoise(
     if settings.refinement is not None:
         memory = Memory(predictor.embed, read_belief.mask_token_id, settings.refinement)
     while True:
-        # 1. The one host sync of a step: who is done, how many positions are read, what the predictor must know.
-        enter_next_blocks(canvas, rows, settings)
-        selected = canvas.masked & (canvas.block_index == rows.block[:, None])
-        selected = predictor.narrow(canvas, rows, selected)
-        read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
-        done = rows.block >= canvas.num_blocks
-        known = torch.cat(
-            [torch.stack([done.long(), read.sum(-1)]), predictor.plan(canvas, rows.block, read)]
-        ).tolist()
-        if any(known[0]):
-            kept = [i for i, flag in enumerate(known[0]) if not flag]
+        # 1.
+        view = _survey(canvas, rows, predictor, settings)
+        if any(view.finished):
+            enter_next_blocks(canvas, rows, view.is_finished, settings)
+            view = _survey(canvas, rows, predictor, settings)
+        if any(view.done):
+            kept = [i for i, flag in enumerate(view.done) if not flag]
             if not kept:
                 return progress
-            keep = torch.tensor(kept, device=done.device)
-            canvas, rows, selected, read = canvas.select(keep), rows.select(keep), selected[keep], read[keep]
-            known = [[values[i] for i in kept] for values in known]
-            predictor.select(keep)
+            keep = torch.tensor(kept, device=canvas.ids.device)
+            canvas, rows, view = canvas.select(keep), rows.select(keep), view.select(keep, kept)
+            predictor.select(keep, kept)
             if memory is not None:
                 memory.select(keep)
+        in_block, selected, read = view.in_block, view.selected, view.read
         # 2.
-        _, counts, *facts = known
-        at = _indices(read, sum(counts))
-        logits = predictor(canvas, rows.block, Reading(at, counts, facts, memory))
+        at = _indices(read, sum(view.counts))
+        logits = predictor(canvas, rows.block, Reading(at, read, view.blocks, view.counts, view.facts, memory))
         # 3.
         belief = _read(canvas, rows, at, logits, read_belief, settings)
         hold = stop = None
         if memory is not None:
             hold, stop = hold_or_stop(canvas, rows, selected, at, belief, memory, settings, progress)
         # 4.
-        commit = _decide(canvas, rows, selected, at, belief, settings)
+        commit = _decide(canvas, rows, in_block, selected, at, belief, settings)
         if hold is not None and stop is not None:
             commit = torch.where(stop[:, None], selected, commit & ~hold[:, None])
         exits = None
@@ -91,14 +96,53 @@ def denoise(
         # 5.
         if settings.eos_token_ids is not None:
             end_rows(canvas, rows, settings, progress)
-        progress.masked[rows.index] = canvas.masked
+        progress.put("masked", rows.index, canvas.masked)
         if on_step is not None:
             _show(canvas, rows, at, belief, progress)
             on_step(progress)
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """What the coming step is about. Lists have an entry for each of the `A` rows and are known to the host."""
+
+    in_block: torch.Tensor  # (A, L) bool: open positions of the block each row is at
+    selected: torch.Tensor  # (A, L) bool: those that may be written
+    read: torch.Tensor  # (A, L) bool: those and the open ones of the answer
+    is_finished: torch.Tensor  # (A,) bool
+    finished: list[int]  # whether the row's block is written
+    done: list[int]  # whether the row is
+    blocks: list[int]
+    counts: list[int]  # how many positions are read
+    facts: list[list[int]]  # what `Predictor.measure` asks for
+
+    def select(self, rows: torch.Tensor, numbers: list[int]) -> "_Survey":
+        """These rows, given on the device and on the host."""
+
+        def pick(value: Any) -> Any:
+            return value[rows] if isinstance(value, torch.Tensor) else [value[i] for i in numbers]
+
+        values = {name: pick(value) for name, value in vars(self).items() if name != "facts"}
+        return _Survey(**values, facts=[pick(fact) for fact in self.facts])
+
+
+def _survey(canvas: Canvas, rows: Rows, predictor: Predictor, settings: DenoisingSettings) -> _Survey:
+    """Look at all rows. The one host sync of a step; a step in which a row enters a block has two."""
+    in_block = in_current_block(canvas, rows)
+    selected = predictor.narrow(canvas, rows, in_block)
+    read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
+    is_finished = find_finished(in_block, rows, settings)
+    flags = [is_finished.long(), (rows.block >= canvas.num_blocks).long()]
+    numbers = [rows.block, read.sum(-1), *predictor.measure(canvas, read)]
+    finished, done, blocks, counts, *facts = torch.stack([*flags, *numbers]).tolist()
+    return _Survey(in_block, selected, read, is_finished, finished, done, blocks, counts, facts)
+
+
 def _indices(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
+    if selected.device.type == "cpu":
+        rows, columns = selected.nonzero(as_tuple=True)
+        return rows, columns
     flat = (~selected).flatten().to(torch.uint8).argsort(stable=True)[:count]
     return flat // selected.shape[1], flat % selected.shape[1]
 
@@ -127,6 +171,7 @@ def _read(
 def _decide(
     canvas: Canvas,
     rows: Rows,
+    in_block: torch.Tensor,
     selected: torch.Tensor,
     at: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
@@ -138,19 +183,21 @@ def _decide(
     elif belief.statistic is not None:
         statistic = torch.zeros(selected.shape, device=selected.device).index_put_(at, belief.statistic)
     score, eligible = settings.rule.decide(RuleInputs(selected, statistic, settings.threshold))
-    floor, ceiling = _bounds(canvas, rows, selected, settings)
+    is_paced = settings.pace_to_schedule and settings.max_denoising_steps is not None
+    if settings.rule.adaptive and settings.max_tokens_per_step is None and not is_paced:
+        commit = choose_freely(score, eligible, selected)
+        if settings.max_denoising_steps is not None:
+            commit = commit | (selected & (rows.step >= rows.num_steps - 1)[:, None])
+        return commit
+    floor, ceiling = _bounds(rows, in_block, settings)
     return choose(score, eligible, selected, floor, ceiling)
 
 
-def _bounds(
-    canvas: Canvas, rows: Rows, selected: torch.Tensor, settings: DenoisingSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(rows: Rows, in_block: torch.Tensor, settings: DenoisingSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most tokens each row commits in this step, `(A,)` each."""
-    num_masked = (canvas.masked & (canvas.block_index == rows.block[:, None])).sum(-1)
+    num_masked = in_block.sum(-1)
     one = torch.ones_like(num_masked)
-    num_steps = None
-    if settings.max_denoising_steps is not None:
-        num_steps = steps_of_block(rows.block, canvas.num_blocks, settings.max_denoising_steps)
+    num_steps = None if settings.max_denoising_steps is None else rows.num_steps
     if not settings.rule.adaptive:
         if num_steps is None:
             quota = one
@@ -189,12 +236,14 @@ def _commit(
     token = torch.zeros_like(canvas.ids).index_put_(at, chosen)
     canvas.ids = torch.where(commit, token, canvas.ids)
     canvas.masked = canvas.masked & ~commit
-    progress.ids[rows.index] = canvas.ids
-    steps = progress.commit_step[rows.index]
-    progress.commit_step[rows.index] = torch.where(commit, rows.total_steps[:, None], steps)
+    index = rows.index
+    progress.put("ids", index, canvas.ids)
+    steps = torch.where(commit, rows.total_steps[:, None], progress.of_rows("commit_step", index))
+    progress.put("commit_step", index, steps)
     if belief.entropy is not None:
         entropy = torch.zeros(commit.shape, device=commit.device).index_put_(at, belief.entropy)
-        progress.commit_entropy[rows.index] = torch.where(commit, entropy, progress.commit_entropy[rows.index])
+        known = torch.where(commit, entropy, progress.of_rows("commit_entropy", index))
+        progress.put("commit_entropy", index, known)
 
 
 def _show(
@@ -203,7 +252,7 @@ def _show(
     """What only someone who watches wants to know."""
     columns = torch.arange(1, canvas.ids.shape[1] + 1, device=canvas.ids.device)
     ends = (columns * (canvas.writable & (canvas.block_index <= rows.block[:, None]))).amax(-1)
-    progress.current_block_end[rows.index] = ends
+    progress.put("current_block_end", rows.index, ends)
     if belief.confidence is None:
         return
     where = rows.index[at[0]], at[1]

@@ -42,8 +42,8 @@ def run_script(
         def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
             return selected
 
-        def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-            return block.new_zeros((0, 1))
+        def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+            return []
 
         def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
             return reading.at[1]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_latent.generation.rules import RULES, RuleInputs, choose, ranks
+from hf_latent.generation.rules import RULES, RuleInputs, choose, choose_freely, ranks
 
 INF = float("inf")
 
@@ -128,3 +128,26 @@ def test_quota_is_met_exactly_in_every_row(batch: list[tuple]) -> None:
 
 def test_every_rule_is_named_after_its_key() -> None:
     assert {name: rule.name for name, rule in RULES.items()} == {name: name for name in RULES}
+
+
+@given(
+    rows=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([-INF, -1.0, 0.0, 0.5, 2.0]), st.booleans(), st.booleans()),
+            min_size=4,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=200)
+def test_choosing_freely_is_choosing_with_a_floor_of_one_and_no_ceiling(
+    rows: list[list[tuple[float, bool, bool]]],
+) -> None:
+    """Ties, scores of -inf and rows without masks included."""
+    score = torch.tensor([[cell[0] for cell in row] for row in rows])
+    eligible, masked = (torch.tensor([[cell[i] for cell in row] for row in rows]) for i in (1, 2))
+    one = torch.ones(len(rows), dtype=torch.long)
+    expected = choose(score, eligible, masked, one, masked.sum(-1))
+    assert torch.equal(choose_freely(score, eligible, masked), expected)
