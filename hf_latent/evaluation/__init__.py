@@ -3,6 +3,7 @@
 from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
 from hf_latent.evaluation.puzzles import DecodingResult, solve_puzzles
 from hf_latent.evaluation.results import describe, measure_all
+from hf_latent.evaluation.similarity import text_similarity
 from hf_latent.evaluation.speculation import SpeculationResult, measure_speculation
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "measure_all",
     "measure_speculation",
     "solve_puzzles",
+    "text_similarity",
 ]

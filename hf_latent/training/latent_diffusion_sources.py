@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.evaluation.similarity import TEXT_METRICS, text_similarity
 from hf_latent.tasks.answer_first import KINDS, ORDERS, AnswerFirstTask, strip_special
 from hf_latent.training.latent_diffusion_data import TextCollator
 
@@ -51,6 +52,10 @@ class PairArguments:
     generation_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of `generate` for that (in YAML, or as JSON)."}
     )
+    text_metric: str | None = field(
+        default=None,
+        metadata={"help": "Also compare outputs with targets by this similarity.", "choices": list(TEXT_METRICS)},
+    )
 
     def __post_init__(self) -> None:
         given = [name for name in ("tasks", "dataset_name", "train_file") if getattr(self, name)]
@@ -58,6 +63,8 @@ class PairArguments:
             raise ValueError(f"give exactly one of `tasks`, `dataset_name` and `train_file`, got {given or 'none'}")
         for kind in self.tasks or ():
             AnswerFirstTask(kind, self.order)  # refuses unknown names
+        if self.text_metric not in (None, *TEXT_METRICS):
+            raise ValueError(f"`text_metric` must be one of {TEXT_METRICS}, got {self.text_metric!r}")
         for name in ("num_train_examples", "num_eval_examples", "max_length", "eval_generation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -124,11 +131,15 @@ def judge_outputs(outputs: list[str], pairs: Dataset, targets: list[str], argume
     Compare outputs with targets.
 
     Returns:
-        `exact` (whole target right), `accuracy` (answer right, of tasks), its standard error, both of each task as
-        well where there are several, `num_examples`, and `outputs`, the first ten.
+        `exact` (whole target right), the `text_metric` if one is asked for, `accuracy` (answer right, of tasks), its
+        standard error, accuracy and `exact` of each task as well where there are several, `num_examples`, and
+        `outputs`, the first ten.
     """
     exact = [strip_special(o) == strip_special(t) for o, t in zip(outputs, targets, strict=True)]
     result: dict[str, Any] = {"exact": share(exact)}
+    if arguments.text_metric is not None:
+        texts = [[strip_special(text) for text in side] for side in (outputs, targets)]
+        result[arguments.text_metric] = text_similarity(*texts, metric=arguments.text_metric)
     if arguments.tasks:
         judge = AnswerFirstTask(order=arguments.order)
         solved = [judge.is_solved({"answer": a}, o) for a, o in zip(pairs["answer"], outputs, strict=True)]

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from hf_latent import LatentAutoencoder, LatentDiffusionForConditionalGeneration
+from hf_latent.evaluation import text_similarity
 from hf_latent.tasks import answer_first_tokenizer
 from hf_latent.training import latent_diffusion_backbone as backbone
 from hf_latent.training import latent_diffusion_run as stages
@@ -165,7 +166,11 @@ def test_local_files_are_data_too(tmp_path: Path) -> None:
     assert (len(train), len(test)) == (3, 3)
     judged = judge_outputs(["2", "3", "2"], test, list(test["reply"]), arguments)
     assert judged["exact"] == pytest.approx(2 / 3)
-    assert "accuracy" not in judged
+    assert "accuracy" not in judged and "chrf" not in judged
+    arguments.text_metric = "chrf"
+    outputs = ["2", "31", "2"]
+    expected = text_similarity(outputs, list(test["reply"]))
+    assert 0 < judge_outputs(outputs, test, list(test["reply"]), arguments)["chrf"] == expected < 100
 
 
 def test_outputs_of_several_tasks_are_judged_for_each(tmp_path: Path) -> None:
@@ -186,6 +191,7 @@ def test_outputs_of_several_tasks_are_judged_for_each(tmp_path: Path) -> None:
         ({}, "exactly one of `tasks`, `dataset_name` and `train_file`, got none"),
         ({"tasks": ["rotation"], "train_file": "x"}, r"got \['tasks', 'train_file'\]"),
         ({"tasks": ["chess"]}, "`kind` must be one of"),
+        ({"tasks": ["rotation"], "text_metric": "meteor"}, "`text_metric` must be one of"),
         ({"tasks": ["rotation"], "max_length": 0}, "`max_length` must be at least 1, got 0"),
     ],
 )
