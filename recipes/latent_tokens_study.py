@@ -14,7 +14,8 @@ What happens
     1. Every arm is trained with every seed, by the recipes' trainers with the values of the YAML.
     2. Each checkpoint solves the held-out puzzles with every number of latent tokens it was trained for, an
        autoregressive one also with fewer, greedily, one token a forward; models that write in any order predict all
-       open positions and write the surest.
+       open positions and write the surest, or with `decodings: [low_confidence, random]` any of them, too, which
+       leaves them no easy cell to begin with.
     3. Results, table and plots (accuracy over latent tokens, and over seconds per token) are written.
 
 Everything is kept as it comes; the same command goes on where it was interrupted. With `--part K N`, N processes share
@@ -24,6 +25,7 @@ the trainings.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -49,6 +51,8 @@ from hf_latent.training import (
     MaskedDiffusionTrainer,
 )
 from hf_latent.training.report import describe_environment, write_json, write_text
+
+RANDOM_ORDER = ", random order"
 
 
 def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
@@ -112,14 +116,16 @@ def solve(arm: str, model: Any, tokenizer: Any, study: dict[str, Any], repeats: 
     options = study.get("data_options", {})
     puzzles = list(task.dataset(study["num_test_examples"], 0, split="test", **options))
     solved = {}
-    for number in numbers_to_try(arm, study):
+    decodings = [None] if arm.startswith("ar") else study.get("decodings", ["low_confidence"])
+    for number, decoding in itertools.product(numbers_to_try(arm, study), decodings):
         knobs: dict[str, Any] = {} if arm == "mdm" else {"num_latent_tokens": number}
-        if not arm.startswith("ar"):
-            knobs["decoding"] = "low_confidence"
+        if decoding is not None:
+            knobs["decoding"] = decoding
         results = [solve_puzzles(model, tokenizer, task, puzzles, batch_size=100, **knobs) for _ in range(repeats)]
         seconds = statistics.median(result.seconds for result in results)
-        solved[str(number)] = results[0].to_dict() | {"seconds": seconds}
-        print(arm, number, f"{results[0].accuracy:.3f}", f"{seconds / len(puzzles):.4f} s", flush=True)
+        name = f"{number}{RANDOM_ORDER}" if decoding == "random" else str(number)
+        solved[name] = results[0].to_dict() | {"seconds": seconds}
+        print(arm, name, f"{results[0].accuracy:.3f}", f"{seconds / len(puzzles):.4f} s", flush=True)
     return solved
 
 
@@ -182,7 +188,8 @@ def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "arm": arm,
-                    "num_latent_tokens": None if arm == "mdm" else int(number),
+                    "num_latent_tokens": None if arm == "mdm" else int(number.removesuffix(RANDOM_ORDER)),
+                    "random_order": number.endswith(RANDOM_ORDER),
                     "accuracy": statistics.fmean(accuracy),
                     "accuracies": accuracy,
                     "standard_error": statistics.stdev(accuracy) / math.sqrt(len(runs)) if len(runs) > 1 else None,
@@ -206,10 +213,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         number = "all" if row["num_latent_tokens"] is None else row["num_latent_tokens"]
         each = ", ".join(f"{100 * accuracy:.1f}" for accuracy in row["accuracies"])
         lines.append(
-            f"| {row['arm']} | {number} | {100 * row['accuracy']:.1f}{error} | {each} | "
+            f"| {name_of(row)} | {number} | {100 * row['accuracy']:.1f}{error} | {each} | "
             f"{row['ms_per_token']:.2f} | {row['train_seconds']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """The arm, and how it wrote if not as usual."""
+    return row["arm"] + (RANDOM_ORDER if row["random_order"] else "")
 
 
 def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -224,10 +236,16 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         "AR, each trained for its number": [row for row in rows if trained_for_it(row, "ar", "ar")],
         f"AR, trained for {most}": [row for row in single if row["arm"] == f"ar+{most}"],
         "AR, trained for any": [row for row in rows if row["arm"] == "ar+any"],
-        "any order, each trained for its number": [row for row in rows if trained_for_it(row, "sidm", "scdm")],
-        "any order, trained for any": [row for row in rows if row["arm"] == "scdm+any"],
-        "masked diffusion": [row for row in rows if row["arm"] == "mdm"],
     }
+    for random_order, how in ((False, ""), (True, RANDOM_ORDER)):
+        written = [row for row in rows if row["random_order"] == random_order]
+        lines |= {
+            f"any order, each trained for its number{how}": [
+                row for row in written if trained_for_it(row, "sidm", "scdm")
+            ],
+            f"any order, trained for any{how}": [row for row in written if row["arm"] == "scdm+any"],
+            f"masked diffusion{how}": [row for row in written if row["arm"] == "mdm"],
+        }
     by_number = {name: sorted(found, key=lambda row: row["num_latent_tokens"] or 0) for name, found in lines.items()}
     return {name: found for name, found in by_number.items() if found}
 
