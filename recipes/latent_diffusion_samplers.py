@@ -2,8 +2,8 @@
 Compare samplers and numbers of steps on a trained latent diffusion model, and show how an answer is denoised.
 
 What happens
-    1. Held-out problems of a task are answered with DDPM (ancestral, learned variance), DDIM and DPM-Solver++ at
-       several numbers of steps; an answer counts if the first token is right.
+    1. Held-out problems of one or more tasks are answered with DDPM (ancestral, learned variance), DDIM and
+       DPM-Solver++ at several numbers of steps; an answer counts if the first token is right.
     2. Results go to `samplers.json` as they come; the same command goes on where it was interrupted.
     3. `samplers.png` shows accuracy over steps. `denoising.json` and `denoising.png` hold the text that the estimate
        of the clean latent decodes to at eight steps of one reverse process.
@@ -14,6 +14,8 @@ Seconds are wall time of everything, in batches.
 """
 
 import argparse
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,13 +55,12 @@ def answer(model: Any, tokenizer: Any, questions: list[str], **settings: Any) ->
 def measure(
     model: Any,
     tokenizer: Any,
-    task: AnswerFirstTask,
     problems: list[dict[str, Any]],
     settings: dict[str, Any],
     args: Any,
 ) -> DecodingResult:
     """Answer all problems with one sampler."""
-
+    judge = AnswerFirstTask()  # all tasks judge alike
     start, correct, tokens = time.perf_counter(), [], 0
     given = {name: value for name, value in settings.items() if name != "decoding"}
     for first in range(0, len(problems), args.batch_size):
@@ -74,11 +75,11 @@ def measure(
             sampler=settings["decoding"],
             seed=args.seed,
             row_indices=rows,
-            max_new_tokens=task.completion_length,
+            max_new_tokens=longest(args.tasks),
             **given,
         )
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        correct += [task.is_solved(problem, text) for problem, text in zip(batch, texts, strict=True)]
+        correct += [judge.is_solved(problem, text) for problem, text in zip(batch, texts, strict=True)]
         tokens += sum(len(strip_special(text).split()) for text in texts)
     steps = settings["num_inference_steps"]
     return DecodingResult(
@@ -92,8 +93,13 @@ def measure(
     )
 
 
+def longest(tasks: list[str]) -> int:
+    """Tokens of the longest completion of any of the tasks."""
+    return max(AnswerFirstTask(name).completion_length for name in tasks)
+
+
 def denoising_of(
-    model: Any, tokenizer: Any, task: AnswerFirstTask, problem: dict[str, Any], args: argparse.Namespace
+    model: Any, tokenizer: Any, problem: dict[str, Any], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """The text of the estimate at eight steps of one reverse process, the first and the last among them."""
     output = answer(
@@ -103,12 +109,12 @@ def denoising_of(
         sampler="ddim",
         num_inference_steps=args.shown_of,
         seed=args.seed,
-        max_new_tokens=task.completion_length,
+        max_new_tokens=longest(args.tasks),
         output_history=True,
         return_dict_in_generate=True,
     )
     shown = torch.linspace(0, args.shown_of - 1, min(SHOWN_STEPS, args.shown_of)).round().long().unique()
-    ids = model.autoencoder.decode(output.history[shown, 0], max_new_tokens=task.completion_length)
+    ids = model.autoencoder.decode(output.history[shown, 0], max_new_tokens=longest(args.tasks))
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
         {"step": int(step) + 1, "timestep": int(output.timesteps[step]), "text": strip_special(text)}
@@ -133,11 +139,15 @@ def main(args: argparse.Namespace) -> list[DecodingResult]:
     folder = Path(args.folder)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    task = AnswerFirstTask(args.task)
-    problems = task.generate(args.num_problems, args.task_seed, split="test", at_most=True)
+    drawn = {
+        name: AnswerFirstTask(name).generate(args.num_problems, args.task_seed, split="test", at_most=True)
+        for name in args.tasks
+    }
+    problems = [problem for found in drawn.values() for problem in found]
     header = {
-        "task": args.task,
-        "version": task.version,
+        "command": shlex.join(["python", *sys.argv]),
+        "tasks": args.tasks,
+        "version": AnswerFirstTask.version,
         "task_seed": args.task_seed,
         "seed": args.seed,
         "num_problems": len(problems),
@@ -145,18 +155,21 @@ def main(args: argparse.Namespace) -> list[DecodingResult]:
     }
     results = measure_all(
         grid(model.config.num_train_timesteps, args.full),
-        lambda settings: measure(model, tokenizer, task, problems, settings, args),
+        lambda settings: measure(model, tokenizer, problems, settings, args),
         folder / "samplers.json",
         header,
     )
-    plot_accuracy_over_forwards(results, folder / "samplers.png", title=args.task.replace("_", " "), unit="problem")
+    plot_accuracy_over_forwards(
+        results, folder / "samplers.png", title=", ".join(args.tasks).replace("_", " "), unit="problem"
+    )
     shown = [
         {
             "question": problem["question"],
-            "target": task.format(problem)["completion"],
-            "steps": denoising_of(model, tokenizer, task, problem, args),
+            "target": AnswerFirstTask(name).format(problem)["completion"],
+            "steps": denoising_of(model, tokenizer, problem, args),
         }
-        for problem in problems[: args.num_shown]
+        for name, found in drawn.items()
+        for problem in found[: args.num_shown]
     ]
     write_json(folder / "denoising.json", {**header, "shown": shown})
     draw_denoising(shown, folder / "denoising.png")
@@ -167,13 +180,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="what the stage `denoiser` has written; results go there")
-    parser.add_argument("--task", default="single_digit_additions", choices=list(KINDS))
-    parser.add_argument("--num_problems", type=int, default=500)
+    parser.add_argument("--tasks", nargs="+", default=["single_digit_additions"], choices=list(KINDS))
+    parser.add_argument("--num_problems", type=int, default=500, help="of each task")
     parser.add_argument("--task_seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--batch_size", type=int, default=250)
     parser.add_argument("--full", action="store_true", help="also DDPM with all timesteps")
-    parser.add_argument("--num_shown", type=int, default=3, help="problems whose denoising is shown")
+    parser.add_argument("--num_shown", type=int, default=3, help="problems of each task whose denoising is shown")
     parser.add_argument("--shown_of", type=int, default=50, help="steps of the process that is shown")
     return parser.parse_args(arguments)
 
