@@ -65,12 +65,15 @@ file, read back to float32. The adapter is not kept in this folder; the recipe b
 
 ## Does it still speak?
 
-Nats per token of {num_examples} held-out answers; lambda is the weight of the latent tokens' loss. "Without" is the
-same run with `--num_latent_tokens 0`: same questions, updates and seed.
+Nats per token of {num_examples} held-out answers. What the text alone predicts has weight 1 in the loss; "ahead" is
+the weight of the next token as it is predicted again with a look ahead, lambda that of the latent tokens. "Without" is
+the same run with `--num_latent_tokens 0`: same questions, updates and seed.
 
 {losses}
 
 The next token's loss is {relative} that of the run without latent tokens{others}.
+The look ahead is trained behind {num_states} random tokens of each answer, which stand for all of them: beside the
+text's own prediction, with the same weight, it is mostly noise to it, whatever lambda is.
 
 ## Drafts
 
@@ -135,10 +138,16 @@ def before_training(run: Path) -> dict[str, float]:
     return next((entry for entry in entries if entry["step"] == 0 and "eval_text_nll" in entry), {})
 
 
+def weights_of(run: dict[str, Any]) -> str:
+    """Weights of the looking-ahead losses, beside a weight of 1 of the text's own."""
+    training = run["training"]
+    text = training["text_loss_weight"]
+    return f"ahead {1 / text:g}, lambda {training['latent_loss_weight'] / text:g}"
+
+
 def loss_table(results: dict[str, Any]) -> str:
     """Markdown, nats per token: the next one as the text predicts it, looking ahead, and those after it."""
-    columns = {f"lambda {results['latent_loss_weight']:g}": results["held_out"]}
-    columns |= {f"lambda {other['latent_loss_weight']:g}": other["held_out"] for other in results["others"]}
+    columns = {entry["weights"]: entry["held_out"] for entry in (results, *results["others"])}
     columns |= {"without": results["control_held_out"], "before training": results["before"]}
     names = {"eval_text_nll": "next, plain decoding", "eval_next_nll": "next, looking ahead"}
     names |= {f"eval_latent_nll_{i}": f"{i} after the next" for i in range(1, results["num_latent_tokens"] + 1)}
@@ -170,15 +179,15 @@ def draft_rows(rows: list[dict[str, Any]]) -> str:
 
 def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     """`README.md`."""
-    others = [
-        f", {relative_loss(other['held_out'], results)} with lambda {other['latent_loss_weight']:g}"
-        for other in results["others"]
-    ]
+    others = [f", {relative_loss(other['held_out'], results)} with {other['weights']}" for other in results["others"]]
     best = max(results["drafts"], key=lambda row: row["speedup"])
     pays = f"Plain decoding takes {best['plain_ms_per_token']:.0f} ms a token, "
     pays += f"with {best['num_latent_tokens']} draft(s) {best['ms_per_token']:.0f} ms."
     answers = [f"```\n{sample['question']}\n---\n{sample['text']}\n```" for sample in results["samples"]]
-    kept = {name: results[name] for name in ("steps", "num_examples", "num_prompts", "max_new_tokens", "command")}
+    kept = {
+        name: results[name]
+        for name in ("steps", "num_states", "num_examples", "num_prompts", "max_new_tokens", "command")
+    }
     return CARD.format(
         **kept,
         **{part: PART.format(name=part) for part in ("use", "architecture", "run", "licence", "citation")},
@@ -253,12 +262,10 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         "held_out": trained["held_out"],
         "control_held_out": control["held_out"],
         "before": next(filter(None, map(before_training, [args.run, *args.others])), {}),
-        "latent_loss_weight": run["training"]["latent_loss_weight"],
+        "weights": weights_of(run),
+        "num_states": run["training"]["num_states"],
         "others": [
-            {
-                "latent_loss_weight": read(other, "run.json")["training"]["latent_loss_weight"],
-                "held_out": read(other, "results.json")["held_out"],
-            }
+            {"weights": weights_of(read(other, "run.json")), "held_out": read(other, "results.json")["held_out"]}
             for other in args.others
         ],
         "reloaded_text_nll": reloaded["eval_text_nll"],
