@@ -34,7 +34,7 @@ SHAPES = {
     },
 }
 # Random weights believe nothing; a head this many times as large makes beliefs as peaked as a trained model's.
-PEAKS = {"8M": 1.0, "SmolLM2-135M": 20.0}
+PEAK = 20.0
 # Beside the plain rules: what may be plugged in, with thresholds that never fire, so that the forwards are the same.
 FEATURES = {
     "latent refinement": {"latent_refinement": True, "refinement_steps": 2, "stop_kl": 0.0},
@@ -52,7 +52,7 @@ def build_model(shape: str, vocab_size: int = 4096) -> LladaForMaskedDiffusion:
     ends = {"eos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 2}
     model = LladaForMaskedDiffusion(LladaConfig(**sizes, **ends, mask_token_id=vocab_size - 1)).eval()
     with torch.no_grad():
-        model.lm_head.weight.mul_(PEAKS[shape])
+        model.lm_head.weight.mul_(PEAK)
     return model
 
 
