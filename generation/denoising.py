@@ -1,8 +1,5 @@
 """The denoising loop: the one loop of all masked diffusion models, with everything that differs plugged in."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 
 from hf_latent.generation.belief import Belief, BeliefReader
@@ -11,18 +8,12 @@ from hf_latent.generation.noise import uniform
 from hf_latent.generation.predictor import Predictor, Reading
 from hf_latent.generation.progress import OnStep, Progress
 from hf_latent.generation.refinement import Memory
-from hf_latent.generation.rows import (
-    Rows,
-    advance,
-    enter_next_blocks,
-    find_finished,
-    first_rows,
-    in_current_block,
-)
+from hf_latent.generation.rows import Rows, advance, enter_next_blocks, first_rows
 from hf_latent.generation.rules import RuleInputs, choose, choose_freely
 from hf_latent.generation.schedule import dream_quota, uniform_quota
 from hf_latent.generation.settings import DenoisingSettings
 from hf_latent.generation.stopping import end_rows, find_exits, hold_or_stop, leave_open
+from hf_latent.generation.survey import indices_of, survey
 
 CANDIDATE_STREAM, RULE_STREAM = 0, 1
 
@@ -53,10 +44,10 @@ def denoise(
         memory = Memory(predictor.embed, read_belief.mask_token_id, settings.refinement)
     while True:
         # 1.
-        view = _survey(canvas, rows, predictor, settings)
+        view = survey(canvas, rows, predictor, settings)
         if any(view.finished):
             enter_next_blocks(canvas, rows, view.is_finished, settings)
-            view = _survey(canvas, rows, predictor, settings)
+            view = survey(canvas, rows, predictor, settings)
         if any(view.done):
             kept = [i for i, flag in enumerate(view.done) if not flag]
             if not kept:
@@ -68,7 +59,7 @@ def denoise(
                 memory.select(keep)
         in_block, selected, read = view.in_block, view.selected, view.read
         # 2.
-        at = _indices(read, sum(view.counts))
+        at = indices_of(read, sum(view.counts))
         logits = predictor(canvas, rows.block, Reading(at, read, view.blocks, view.counts, view.facts, memory))
         # 3.
         belief = _read(canvas, rows, at, logits, read_belief, settings)
@@ -100,51 +91,6 @@ def denoise(
         if on_step is not None:
             _show(canvas, rows, at, belief, progress)
             on_step(progress)
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What the coming step is about. Lists have an entry for each of the `A` rows and are known to the host."""
-
-    in_block: torch.Tensor  # (A, L) bool: open positions of the block each row is at
-    selected: torch.Tensor  # (A, L) bool: those that may be written
-    read: torch.Tensor  # (A, L) bool: those and the open ones of the answer
-    is_finished: torch.Tensor  # (A,) bool
-    finished: list[int]  # whether the row's block is written
-    done: list[int]  # whether the row is
-    blocks: list[int]
-    counts: list[int]  # how many positions are read
-    facts: list[list[int]]  # what `Predictor.measure` asks for
-
-    def select(self, rows: torch.Tensor, numbers: list[int]) -> "_Survey":
-        """These rows, given on the device and on the host."""
-
-        def pick(value: Any) -> Any:
-            return value[rows] if isinstance(value, torch.Tensor) else [value[i] for i in numbers]
-
-        values = {name: pick(value) for name, value in vars(self).items() if name != "facts"}
-        return _Survey(**values, facts=[pick(fact) for fact in self.facts])
-
-
-def _survey(canvas: Canvas, rows: Rows, predictor: Predictor, settings: DenoisingSettings) -> _Survey:
-    """Look at all rows. The one host sync of a step; a step in which a row enters a block has two."""
-    in_block = in_current_block(canvas, rows)
-    selected = predictor.narrow(canvas, rows, in_block)
-    read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
-    is_finished = find_finished(in_block, rows, settings)
-    flags = [is_finished.long(), (rows.block >= canvas.num_blocks).long()]
-    numbers = [rows.block, read.sum(-1), *predictor.measure(canvas, read)]
-    finished, done, blocks, counts, *facts = torch.stack([*flags, *numbers]).tolist()
-    return _Survey(in_block, selected, read, is_finished, finished, done, blocks, counts, facts)
-
-
-def _indices(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
-    if selected.device.type == "cpu":
-        rows, columns = selected.nonzero(as_tuple=True)
-        return rows, columns
-    flat = (~selected).flatten().to(torch.uint8).argsort(stable=True)[:count]
-    return flat // selected.shape[1], flat % selected.shape[1]
 
 
 def _read(

@@ -10,10 +10,11 @@ from .generation_predictor import Predictor, Reading
 from .generation_progress import OnStep, Progress
 from .generation_refinement import Memory
 from .generation_rows import Rows, advance, enter_next_blocks, first_rows
-from .generation_rules import RuleInputs, choose
-from .generation_schedule import dream_quota, steps_of_block, uniform_quota
+from .generation_rules import RuleInputs, choose, choose_freely
+from .generation_schedule import dream_quota, uniform_quota
 from .generation_settings import DenoisingSettings
 from .generation_stopping import end_rows, find_exits, hold_or_stop, leave_open
+from .generation_survey import indices_of, survey
 
 CANDIDATE_STREAM, RULE_STREAM = 0, 1
 
@@ -43,36 +44,31 @@ def denoise(
     if settings.refinement is not None:
         memory = Memory(predictor.embed, read_belief.mask_token_id, settings.refinement)
     while True:
-        # 1. The one host sync of a step: who is done, how many positions are read, what the predictor must know.
-        enter_next_blocks(canvas, rows, settings)
-        selected = canvas.masked & (canvas.block_index == rows.block[:, None])
-        selected = predictor.narrow(canvas, rows, selected)
-        read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
-        done = rows.block >= canvas.num_blocks
-        known = torch.cat(
-            [torch.stack([done.long(), read.sum(-1)]), predictor.plan(canvas, rows.block, read)]
-        ).tolist()
-        if any(known[0]):
-            kept = [i for i, flag in enumerate(known[0]) if not flag]
+        # 1.
+        view = survey(canvas, rows, predictor, settings)
+        if any(view.finished):
+            enter_next_blocks(canvas, rows, view.is_finished, settings)
+            view = survey(canvas, rows, predictor, settings)
+        if any(view.done):
+            kept = [i for i, flag in enumerate(view.done) if not flag]
             if not kept:
                 return progress
-            keep = torch.tensor(kept, device=done.device)
-            canvas, rows, selected, read = canvas.select(keep), rows.select(keep), selected[keep], read[keep]
-            known = [[values[i] for i in kept] for values in known]
-            predictor.select(keep)
+            keep = torch.tensor(kept, device=canvas.ids.device)
+            canvas, rows, view = canvas.select(keep), rows.select(keep), view.select(keep, kept)
+            predictor.select(keep, kept)
             if memory is not None:
                 memory.select(keep)
+        in_block, selected, read = view.in_block, view.selected, view.read
         # 2.
-        _, counts, *facts = known
-        at = _indices(read, sum(counts))
-        logits = predictor(canvas, rows.block, Reading(at, counts, facts, memory))
+        at = indices_of(read, sum(view.counts))
+        logits = predictor(canvas, rows.block, Reading(at, read, view.blocks, view.counts, view.facts, memory))
         # 3.
         belief = _read(canvas, rows, at, logits, read_belief, settings)
         hold = stop = None
         if memory is not None:
             hold, stop = hold_or_stop(canvas, rows, selected, at, belief, memory, settings, progress)
         # 4.
-        commit = _decide(canvas, rows, selected, at, belief, settings)
+        commit = _decide(canvas, rows, in_block, selected, at, belief, settings)
         if hold is not None and stop is not None:
             commit = torch.where(stop[:, None], selected, commit & ~hold[:, None])
         exits = None
@@ -92,16 +88,10 @@ def denoise(
         # 5.
         if settings.eos_token_ids is not None:
             end_rows(canvas, rows, settings, progress)
-        progress.masked[rows.index] = canvas.masked
+        progress.put("masked", rows.index, canvas.masked)
         if on_step is not None:
             _show(canvas, rows, at, belief, progress)
             on_step(progress)
-
-
-def _indices(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
-    flat = (~selected).flatten().to(torch.uint8).argsort(stable=True)[:count]
-    return flat // selected.shape[1], flat % selected.shape[1]
 
 
 def _read(
@@ -128,6 +118,7 @@ def _read(
 def _decide(
     canvas: Canvas,
     rows: Rows,
+    in_block: torch.Tensor,
     selected: torch.Tensor,
     at: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
@@ -139,19 +130,21 @@ def _decide(
     elif belief.statistic is not None:
         statistic = torch.zeros(selected.shape, device=selected.device).index_put_(at, belief.statistic)
     score, eligible = settings.rule.decide(RuleInputs(selected, statistic, settings.threshold))
-    floor, ceiling = _bounds(canvas, rows, selected, settings)
+    is_paced = settings.pace_to_schedule and settings.max_denoising_steps is not None
+    if settings.rule.adaptive and settings.max_tokens_per_step is None and not is_paced:
+        commit = choose_freely(score, eligible, selected)
+        if settings.max_denoising_steps is not None:
+            commit = commit | (selected & (rows.step >= rows.num_steps - 1)[:, None])
+        return commit
+    floor, ceiling = _bounds(rows, in_block, settings)
     return choose(score, eligible, selected, floor, ceiling)
 
 
-def _bounds(
-    canvas: Canvas, rows: Rows, selected: torch.Tensor, settings: DenoisingSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(rows: Rows, in_block: torch.Tensor, settings: DenoisingSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most tokens each row commits in this step, `(A,)` each."""
-    num_masked = (canvas.masked & (canvas.block_index == rows.block[:, None])).sum(-1)
+    num_masked = in_block.sum(-1)
     one = torch.ones_like(num_masked)
-    num_steps = None
-    if settings.max_denoising_steps is not None:
-        num_steps = steps_of_block(rows.block, canvas.num_blocks, settings.max_denoising_steps)
+    num_steps = None if settings.max_denoising_steps is None else rows.num_steps
     if not settings.rule.adaptive:
         if num_steps is None:
             quota = one
@@ -190,12 +183,14 @@ def _commit(
     token = torch.zeros_like(canvas.ids).index_put_(at, chosen)
     canvas.ids = torch.where(commit, token, canvas.ids)
     canvas.masked = canvas.masked & ~commit
-    progress.ids[rows.index] = canvas.ids
-    steps = progress.commit_step[rows.index]
-    progress.commit_step[rows.index] = torch.where(commit, rows.total_steps[:, None], steps)
+    index = rows.index
+    progress.put("ids", index, canvas.ids)
+    steps = torch.where(commit, rows.total_steps[:, None], progress.of_rows("commit_step", index))
+    progress.put("commit_step", index, steps)
     if belief.entropy is not None:
         entropy = torch.zeros(commit.shape, device=commit.device).index_put_(at, belief.entropy)
-        progress.commit_entropy[rows.index] = torch.where(commit, entropy, progress.commit_entropy[rows.index])
+        known = torch.where(commit, entropy, progress.of_rows("commit_entropy", index))
+        progress.put("commit_entropy", index, known)
 
 
 def _show(
@@ -204,7 +199,7 @@ def _show(
     """What only someone who watches wants to know."""
     columns = torch.arange(1, canvas.ids.shape[1] + 1, device=canvas.ids.device)
     ends = (columns * (canvas.writable & (canvas.block_index <= rows.block[:, None]))).amax(-1)
-    progress.current_block_end[rows.index] = ends
+    progress.put("current_block_end", rows.index, ends)
     if belief.confidence is None:
         return
     where = rows.index[at[0]], at[1]

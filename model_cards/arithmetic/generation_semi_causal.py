@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .generation_block_cache import WindowCache, WindowLayer
+from .generation_block_cache import WindowCache, WindowLayer, columns_of
 from .generation_canvas import Canvas
 from .generation_noise import uniform
-from .generation_predictor import Predictor, PredictorSettings, Reading, columns_of
+from .generation_predictor import Predictor, PredictorSettings, Reading
 from .generation_rows import Rows
 from .generation_visibility import NOWHERE, of_canvas
 
@@ -119,8 +119,8 @@ class SemiCausalPredictor(Predictor):
             return selected
         return selected & (_rank(self._noise, selected) < self.num_candidates)
 
-    def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-        """Columns that each row reads, `(1, A)`."""
+    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+        """Columns that each row reads `(A,)`."""
         if self._order is None:
             self._order, self._ids = torch.full_like(canvas.ids, NOWHERE), canvas.ids
             self._positions = canvas.position_ids
@@ -129,9 +129,9 @@ class SemiCausalPredictor(Predictor):
                 self._resume(canvas, self.past)
         self._new = canvas.valid & ~canvas.masked & (self._order == NOWHERE)
         self._read = read
-        return (self._new | read).sum(-1)[None]
+        return [(self._new | read).sum(-1)]
 
-    def select(self, rows: torch.Tensor) -> None:
+    def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows."""
         assert self._order is not None and self._ids is not None
         assert self._index is not None and self._noise is not None

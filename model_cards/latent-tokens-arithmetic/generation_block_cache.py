@@ -10,6 +10,7 @@ see what the block becomes. With `"prefix"` the window goes from the block's fir
 `A` rows in the batch, `L` columns of the canvas, `Q` positions read.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -132,6 +133,38 @@ class WindowCache(Cache):
         return self.slots.length, 0
 
 
+@dataclass(frozen=True)
+class Window:
+    """The positions that a forward reads of each row."""
+
+    columns: torch.Tensor  # (A, Q): in order; rows with fewer repeat their first
+    places: torch.Tensor  # (A, L): where a position is among its row's
+    widths: list[int]  # how many there are of each row
+    start: int | None  # the first column, where all rows have one run of columns: that spares the cache an index
+
+    @classmethod
+    def of(cls, positions: torch.Tensor) -> "Window":
+        """`positions` `(A, L)` bool. Needs a host sync."""
+        columns = torch.arange(positions.shape[1], device=positions.device)
+        first = torch.where(positions, columns, len(columns)).amin(-1)
+        last = torch.where(positions, columns, -1).amax(-1)
+        widths, starts, ends = torch.stack([positions.sum(-1), first, last]).tolist()
+        is_run = len({*zip(widths, starts, ends, strict=True)}) == 1 and ends[0] - starts[0] + 1 == widths[0]
+        return cls(
+            columns=columns_of(positions, max(widths)),
+            places=positions.cumsum(-1) - 1,
+            widths=widths,
+            start=starts[0] if is_run else None,
+        )
+
+
+def columns_of(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Columns `(A, width)` of `(A, L)` bool in order; rows with fewer repeat their first, which changes nothing."""
+    columns = (~positions).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
+    inside = torch.arange(width, device=positions.device) < positions.sum(-1, keepdim=True)
+    return torch.where(inside, columns, columns[:, :1])
+
+
 def find_window(
     canvas: Canvas, block: torch.Tensor, read: torch.Tensor, kind: BlockCacheName, shifted: bool
 ) -> torch.Tensor:
@@ -155,4 +188,4 @@ def find_window(
     return window
 
 
-__all__ = ["BLOCK_CACHES", "BlockCacheName", "WindowCache", "WindowLayer", "find_window"]
+__all__ = ["BLOCK_CACHES", "BlockCacheName", "Window", "WindowCache", "WindowLayer", "columns_of", "find_window"]

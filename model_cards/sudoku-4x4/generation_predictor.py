@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .generation_block_cache import BlockCacheName, WindowCache, find_window
+from .generation_block_cache import BlockCacheName, Window, WindowCache, find_window
 from .generation_canvas import Canvas
 from .generation_refinement import Memory
 from .generation_rows import Rows
@@ -46,12 +46,16 @@ class Reading:
 
     Args:
         at: rows and columns `(N,)` of the positions, row by row.
-        counts: how many of them each row has.
-        facts: what `Predictor.plan` has found out about these rows, on the host.
+        positions: the same as `(A, L)` bool.
+        blocks: the block each row is at.
+        counts: how many positions are read of each row.
+        facts: what `Predictor.measure` has asked for.
         memory: latent refinement's, if it is on.
     """
 
     at: tuple[torch.Tensor, torch.Tensor]
+    positions: torch.Tensor
+    blocks: list[int]
     counts: list[int]
     facts: list[list[int]]
     memory: Memory | None = None
@@ -72,10 +76,11 @@ class Predictor:
         self.shifted = bool(getattr(model, "reads_previous_state", False))
         self.copies = 1 if settings.cfg_scale == 0 else 2
         self.cache = WindowCache() if settings.block_cache is not None else None
-        self._cached_block: torch.Tensor | None = None  # (A,): block at whose start the row's cache was filled
-        self._age: torch.Tensor | None = None  # (A,): forwards since
-        self._window: torch.Tensor | None = None  # (A, L)
-        self._start: int | None = None  # first column of the window, where all rows have the same run
+        self._cached_blocks: list[int] = []  # of each row: the block at whose start its cache was filled, else -1
+        self._ages: list[int] = []  # forwards since
+        self._planned: list[int] | None = None  # blocks of the rows for which the following was found
+        self._ends: list[int] = []  # columns that exist
+        self._window: Window | None = None
         if self.cache is not None and not self.selects:
             raise ValueError(
                 f"`block_cache`={settings.block_cache!r} needs a model of hf-latent, got {type(model).__name__}: load "
@@ -91,40 +96,38 @@ class Predictor:
         """Those of the positions that may be written `(A, L)` that are predicted: here all."""
         return selected
 
-    def plan(self, canvas: Canvas, block: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
         """
-        Facts about the coming forward that the host must know, `(K, A)` int64: `K` = 0 without cache and appended
-        blocks. `block` `(A,)`: current blocks; `read` `(A, L)` bool.
+        Facts `(A,)`, int64, that the host must know of every forward beside how many positions are read: here none.
+        `read` `(A, L)` bool. May be called more than once for a forward.
         """
-        facts = []
+        return []
+
+    def _plan(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> None:
+        """Find what there is and what is read of each row, anew only when a row has entered a block."""
+        if reading.blocks == self._planned and not canvas.has_answer:
+            return
+        self._planned = reading.blocks
         if self.settings.append_blocks:
             columns = torch.arange(1, canvas.ids.shape[1] + 1, device=block.device)
-            facts.append((columns * self._exists(canvas, block)).amax(-1))
+            self._ends = (columns * self._exists(canvas, block)).amax(-1).tolist()
         if self.settings.block_cache is not None:
-            if self._cached_block is None or self._age is None:
-                self._cached_block, self._age = torch.full_like(block, -1), torch.zeros_like(block)
-            stale = self._cached_block != block
-            if self.settings.cache_refresh_interval is not None:
-                stale = stale | (self._age >= self.settings.cache_refresh_interval)
-            self._window = find_window(canvas, block, read, self.settings.block_cache, self.shifted)
+            positions = find_window(canvas, block, reading.positions, self.settings.block_cache, self.shifted)
             if self.settings.append_blocks:
-                self._window = self._window & self._exists(canvas, block)
-            columns = torch.arange(canvas.ids.shape[1], device=block.device)
-            first = torch.where(self._window, columns, len(columns)).amin(-1)
-            last = torch.where(self._window, columns, -1).amax(-1)
-            facts += [stale.long(), self._window.sum(-1), first, last]
-        return torch.stack(facts) if facts else block.new_zeros((0, len(block)))
+                positions = positions & self._exists(canvas, block)
+            self._window = Window.of(positions)
 
     def _exists(self, canvas: Canvas, block: torch.Tensor) -> torch.Tensor:
         return canvas.valid & (canvas.block_index <= block[:, None])
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows."""
-        if self.cache is None or self._window is None or self._cached_block is None or self._age is None:
+    def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
+        """Keep these rows `(A',)`, given on the device and on the host."""
+        self._planned = None
+        if self.cache is None or not self._ages:
             return
-        num_rows = len(self._age)
-        self._window, self._cached_block, self._age = self._window[rows], self._cached_block[rows], self._age[rows]
-        self.cache.batch_select_indices(self._doubled(rows, num_rows))
+        self.cache.batch_select_indices(self._doubled(rows, len(self._ages)))
+        self._cached_blocks = [self._cached_blocks[i] for i in numbers]
+        self._ages = [self._ages[i] for i in numbers]
 
     def past_key_values(self, ids: torch.Tensor) -> Any:
         """None: what is cached of a model that reads every position at once is of no use to another run."""
@@ -132,35 +135,30 @@ class Predictor:
 
     def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Logits `(N, V)`."""
-        facts = list(reading.facts)
-        ends = facts.pop(0) if self.settings.append_blocks else [canvas.ids.shape[1]]
+        self._plan(canvas, block, reading)
+        ends = self._ends if self.settings.append_blocks else [canvas.ids.shape[1]]
         exists = self._exists(canvas, block) if self.settings.append_blocks else canvas.valid
         view = _View(canvas, max(ends), exists, hides=canvas.padded or min(ends) < max(ends))
         if self.cache is None:
             return self._guided(view, reading.at, reading.memory, None, None)
-        return self._cached(view, block, reading, facts)
+        return self._cached(view, reading)
 
-    def _cached(self, view: "_View", block: torch.Tensor, reading: Reading, facts: list[list[int]]) -> torch.Tensor:
+    def _cached(self, view: "_View", reading: Reading) -> torch.Tensor:
         """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
-        stale, widths, first, last = facts
-        # A run of columns that all rows share spares the cache an index.
-        is_shared = len({*zip(first, last, widths, strict=True)}) == 1 and last[0] - first[0] + 1 == widths[0]
-        self._start = first[0] if is_shared and not any(stale) else None
-        assert self._window is not None and self._cached_block is not None and self._age is not None
-        is_stale = torch.tensor(stale, dtype=torch.bool, device=block.device)
-        window = self._window
-        self._cached_block = torch.where(is_stale, block, self._cached_block)
-        self._age = torch.where(is_stale, 1, self._age + 1)
+        assert self._window is not None
+        stale = self._age(reading.blocks)
         if all(stale):
             return self._guided(view, reading.at, reading.memory, None, None)
-        columns = columns_of(window, max(width for width, flag in zip(widths, stale, strict=True) if not flag))
+        widths = [width for width, flag in zip(self._window.widths, stale, strict=True) if not flag]
+        columns = self._window.columns[:, : max(widths)]
         if not any(stale):
             return self._guided(view, reading.at, reading.memory, None, columns)
         logits: torch.Tensor | None = None
-        ranges = torch.arange(sum(reading.counts), device=block.device).split(reading.counts)
-        for flag in (1, 0):
+        device = columns.device
+        ranges = torch.arange(sum(reading.counts), device=device).split(reading.counts)
+        for flag in (True, False):
             members = [i for i, s in enumerate(stale) if s == flag]
-            rows = torch.tensor(members, device=block.device)
+            rows = torch.tensor(members, device=device)
             index = torch.cat([ranges[i] for i in members])
             at = reading.at[0][index], reading.at[1][index]
             part = self._guided(view, at, reading.memory, rows, None if flag else columns[rows])
@@ -169,6 +167,18 @@ class Predictor:
             logits[index] = part
         assert logits is not None
         return logits
+
+    def _age(self, blocks: list[int]) -> list[bool]:
+        """Whose cache is filled anew by the coming forward; counts that forward."""
+        self._cached_blocks, self._ages = self._cached_blocks or [-1] * len(blocks), self._ages or [0] * len(blocks)
+        limit = self.settings.cache_refresh_interval
+        stale = [
+            filled != block or (limit is not None and age >= limit)
+            for filled, block, age in zip(self._cached_blocks, blocks, self._ages, strict=True)
+        ]
+        self._cached_blocks = list(blocks)
+        self._ages = [1 if flag else age + 1 for flag, age in zip(stale, self._ages, strict=True)]
+        return stale
 
     def _guided(
         self,
@@ -187,7 +197,8 @@ class Predictor:
         if self.cache is not None:
             cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
             repeated = None if columns is None else columns.repeat(self.copies, 1)
-            self.cache.place(cached_rows, repeated, view.length, self._start)
+            start = self._window.start if self._window is not None and rows is None and columns is not None else None
+            self.cache.place(cached_rows, repeated, view.length, start)
         logits = self._forward(inputs, (at_row, at_column))
         if self.copies == 1:
             return logits
@@ -224,7 +235,7 @@ class Predictor:
         at_row, at_column = at
         if columns is not None:
             assert self._window is not None
-            at_column = (self._window.cumsum(-1) - 1)[at]
+            at_column = self._window.places[at]
         if rows is not None:
             number = torch.empty_like(view.canvas.row)
             number[rows] = torch.arange(len(rows), device=rows.device)
@@ -272,13 +283,6 @@ class _View:
     hides: bool  # whether any column is hidden
 
 
-def columns_of(window: torch.Tensor, width: int) -> torch.Tensor:
-    """Columns `(A, width)` of windows `(A, L)` in order; narrower ones repeat their first, which changes nothing."""
-    columns = (~window).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
-    inside = torch.arange(width, device=window.device) < window.sum(-1, keepdim=True)
-    return torch.where(inside, columns, columns[:, :1])
-
-
 def _pick(values: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
     """`(A, L, ...)` at `rows` `(A',)` and their `columns` `(A', Q)`; None takes all."""
     values = values if rows is None else values[rows]
@@ -287,4 +291,4 @@ def _pick(values: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor
     return values[torch.arange(len(values), device=values.device)[:, None], columns]
 
 
-__all__ = ["Predictor", "PredictorSettings", "Reading", "columns_of"]
+__all__ = ["Predictor", "PredictorSettings", "Reading"]

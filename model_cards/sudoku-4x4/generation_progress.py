@@ -55,6 +55,16 @@ class Progress:
             choices=torch.zeros(batch_size, 4, device=device),
         )
 
+    def put(self, name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Replace field `name` of the batch's `rows` `(A,)`, which stay in their order and only become fewer."""
+        whole = getattr(self, name)
+        setattr(self, name, values if len(rows) == len(whole) else whole.index_put((rows,), values))
+
+    def of_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Field `name` of the batch's `rows`."""
+        whole = getattr(self, name)
+        return whole if len(rows) == len(whole) else whole[rows]
+
     def trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
         """Append `now` `(A,)` of the batch's `rows` to one of the traces."""
         every = torch.full((len(self.ids),), float("nan"), device=now.device)

@@ -18,6 +18,7 @@ class Rows:
     index: torch.Tensor  # where the row is in the batch
     block: torch.Tensor  # block it is at
     step: torch.Tensor  # steps done in that block; forwards that only refine are none
+    num_steps: torch.Tensor  # its share of `max_denoising_steps`; 0 without
     num_at_start: torch.Tensor  # masks the block had at its start
     total_steps: torch.Tensor  # forwards so far
     drawn: torch.Tensor  # those of them that did not only refine: the clock of the noise
@@ -38,6 +39,7 @@ def first_rows(canvas: Canvas, settings: DenoisingSettings) -> Rows:
         index=torch.arange(len(zeros), device=zeros.device),
         block=zeros,
         step=zeros.clone(),
+        num_steps=_share_of_steps(canvas, zeros, settings),
         num_at_start=in_first_block,
         total_steps=zeros.clone(),
         drawn=zeros.clone(),
@@ -47,20 +49,35 @@ def first_rows(canvas: Canvas, settings: DenoisingSettings) -> Rows:
     )
 
 
-def enter_next_blocks(canvas: Canvas, rows: Rows, settings: DenoisingSettings) -> None:
-    """Move the rows whose block is written to the next one."""
-    in_block = canvas.masked & (canvas.block_index == rows.block[:, None])
+def in_current_block(canvas: Canvas, rows: Rows) -> torch.Tensor:
+    """Positions `(A, L)` that are still open in the block each row is at."""
+    return canvas.masked & (canvas.block_index == rows.block[:, None])
+
+
+def find_finished(in_block: torch.Tensor, rows: Rows, settings: DenoisingSettings) -> torch.Tensor:
+    """Rows `(A,)` whose block is written; `in_block` `(A, L)`: what is open in it."""
     finished = ~in_block.any(-1)
     if settings.max_denoising_steps is not None and not settings.rule.adaptive:
         # A schedule with more steps than tokens runs all its steps, as the reference does.
-        finished &= rows.step >= steps_of_block(rows.block, canvas.num_blocks, settings.max_denoising_steps)
+        finished = finished & (rows.step >= rows.num_steps)
+    return finished
+
+
+def enter_next_blocks(canvas: Canvas, rows: Rows, finished: torch.Tensor, settings: DenoisingSettings) -> None:
+    """Move the rows `finished` to their next block."""
     rows.block = rows.block + finished
     rows.step = torch.where(finished, 0, rows.step)
-    in_block = canvas.masked & (canvas.block_index == rows.block[:, None])
-    rows.num_at_start = torch.where(finished, in_block.sum(-1), rows.num_at_start)
+    rows.num_steps = _share_of_steps(canvas, rows.block, settings)
+    rows.num_at_start = torch.where(finished, in_current_block(canvas, rows).sum(-1), rows.num_at_start)
     rows.refined = torch.where(finished, 0, rows.refined)
     rows.refining = (rows.refining | finished) if settings.refines else rows.refining
     rows.moved = rows.moved & ~finished
+
+
+def _share_of_steps(canvas: Canvas, block: torch.Tensor, settings: DenoisingSettings) -> torch.Tensor:
+    if settings.max_denoising_steps is None:
+        return torch.zeros_like(block)
+    return steps_of_block(block, canvas.num_blocks, settings.max_denoising_steps)
 
 
 def advance(
@@ -80,7 +97,7 @@ def advance(
         rows.step = torch.where(stop, torch.iinfo(torch.int32).max, rows.step)
     rows.drawn = rows.drawn + stepped
     rows.total_steps = rows.total_steps + 1
-    progress.num_forward_passes[rows.index] = rows.total_steps
+    progress.put("num_forward_passes", rows.index, rows.total_steps)
 
 
-__all__ = ["Rows", "advance", "enter_next_blocks", "first_rows"]
+__all__ = ["Rows", "advance", "enter_next_blocks", "find_finished", "first_rows", "in_current_block"]

@@ -73,6 +73,14 @@ def choose(
     return masked & ((eligible & (rank < ceiling[:, None])) | (rank < floor[:, None]))
 
 
+def choose_freely(score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """What `choose` gives with a floor of one and no ceiling, without ranking every position."""
+    # A masked position whose own score is -inf must still come before every position that is not masked.
+    reachable = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~masked, float("-inf"))
+    best = reachable.argmax(-1, keepdim=True)  # the first of several
+    return masked & eligible.scatter(-1, best, True)
+
+
 def by_statistic(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Highest statistic first; the schedule says how many."""
     return inputs.statistic, inputs.masked
@@ -138,4 +146,4 @@ RULES: dict[str, CommitRule] = {
     )
 }
 
-__all__ = ["RULES", "CommitRule", "RuleInputs", "Statistic", "choose", "ranks"]
+__all__ = ["RULES", "CommitRule", "RuleInputs", "Statistic", "choose", "choose_freely", "ranks"]

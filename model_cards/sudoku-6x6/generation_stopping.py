@@ -66,7 +66,7 @@ def find_exits(
         return torch.zeros_like(rows.moved)
     reasons = (canvas.masked & ~canvas.answer).any(-1)
     exits = canvas.answer.any(-1) & reasons & (value < settings.early_exit_threshold)
-    progress.exit_step[rows.index] = torch.where(exits, rows.total_steps, -1)
+    progress.put("exit_step", rows.index, torch.where(exits, rows.total_steps, -1))
     return exits
 
 
@@ -78,7 +78,7 @@ def leave_open(
     canvas.ids = canvas.ids.masked_fill(left, settings.fill_token_id)
     canvas.masked = canvas.masked & ~left
     rows.block = torch.where(exits, canvas.num_blocks, rows.block)
-    progress.ids[rows.index] = canvas.ids
+    progress.put("ids", rows.index, canvas.ids)
 
 
 def end_rows(canvas: Canvas, rows: Rows, settings: DenoisingSettings, progress: Progress) -> None:
@@ -91,9 +91,9 @@ def end_rows(canvas: Canvas, rows: Rows, settings: DenoisingSettings, progress: 
     canvas.ids = canvas.ids.masked_fill(behind, settings.fill_token_id)
     canvas.masked = canvas.masked & ~behind
     rows.block = torch.where(ended, canvas.num_blocks, rows.block)
-    progress.ids[rows.index] = canvas.ids
-    progress.commit_step[rows.index] = progress.commit_step[rows.index].masked_fill(behind, -1)
-    progress.commit_entropy[rows.index] = progress.commit_entropy[rows.index].masked_fill(behind, float("nan"))
+    progress.put("ids", rows.index, canvas.ids)
+    for name, nothing in (("commit_step", -1), ("commit_entropy", float("nan"))):
+        progress.put(name, rows.index, progress.of_rows(name, rows.index).masked_fill(behind, nothing))
 
 
 __all__ = ["end_rows", "find_exits", "hold_or_stop", "leave_open"]
