@@ -92,6 +92,7 @@ def bundle(
         model.save_pretrained(written, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(written)
+            forget_where_loaded(written / "tokenizer_config.json")
         if verify:
             check_loads_without_us(written)
         keep_other_files(folder, written, is_checkpoint)
@@ -100,6 +101,15 @@ def bundle(
             write_card(written, model)
         swap(written, folder)
     return folder
+
+
+def forget_where_loaded(path: Path) -> None:
+    """Take out of a tokenizer's configuration how it came into this process, which transformers writes with it."""
+    if not path.is_file():
+        return
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in fields.items() if name not in ("is_local", "local_files_only")}
+    write_atomically(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_code_record(folder: Path) -> None:

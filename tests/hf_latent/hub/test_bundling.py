@@ -25,6 +25,19 @@ def test_a_bundle_loads_generates_the_same_and_has_a_card(sudoku_model, tokenize
     assert AutoTokenizer.from_pretrained(folder).decode(expected[0]) == tokenizer.decode(expected[0])
 
 
+def test_a_bundle_does_not_say_where_its_tokenizer_came_from(sudoku_model, tokenizer, tmp_path):
+    """transformers writes whether it was loaded from a folder, and offline."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    once = AutoTokenizer.from_pretrained(tmp_path / "tokenizer", local_files_only=True)
+    once.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["local_files_only"] is True
+    folder = bundle(sudoku_model, once, tmp_path / "mine", verify=False)
+    expected = bundle(sudoku_model, tokenizer, tmp_path / "other", verify=False)
+    config = (folder / "tokenizer_config.json").read_text()
+    assert config == (expected / "tokenizer_config.json").read_text()
+    assert "local" not in config
+
+
 def test_a_second_bundle_replaces_the_checkpoint_and_keeps_everything_else(sudoku_model, tokenizer, tmp_path):
     folder = bundle(sudoku_model, tokenizer, tmp_path / "mine", verify=False)
     (folder / "README.md").write_text("written by hand")
