@@ -144,7 +144,9 @@ def render_card(folder: Path, *, title: str | None = None) -> str:
         text, metadata = _new_text(title or subject.name, subject), {}
     if title is not None:
         text = re.sub(r"^# .*$", lambda _: f"# {title}", text, count=1, flags=re.MULTILINE)
-    prompt = sections.prompt_of(text) or _task_prompt(folder) or PROMPT
+    prompt = sections.prompt_of(text)
+    if prompt in (None, PROMPT):  # nobody has chosen one
+        prompt = _task_prompt(folder) or PROMPT
     return _compose(folder, subject, text, metadata, read_evaluations(folder), prompt)
 
 

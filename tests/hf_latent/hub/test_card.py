@@ -7,7 +7,8 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_latent.hub import Evaluation, bundle, write_card
+from hf_latent.hub import Evaluation, bundle, refresh_card, write_card
+from hf_latent.hub import card_sections as sections
 
 EVALUATION = Evaluation("sudoku-4x4", "med, entropy_threshold=0.1", "accuracy", 0.9876, 0.0031, 1000, 1.8, 11.1)
 
@@ -45,3 +46,16 @@ def test_the_code_of_a_card_runs_as_pasted_without_hf_latent(sudoku_model, token
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.startswith("1..4\n....\n")
+
+
+def test_the_example_is_one_of_the_task_until_somebody_chooses_another(sudoku_model, tokenizer, tmp_path):
+    """A bundle is written before its task is known; what a person wrote into the code stays."""
+    folder = bundle(sudoku_model, tokenizer, tmp_path / "mine", verify=False)
+    assert "tokenizer('your prompt'" in (folder / "README.md").read_text()
+    (folder / "task.json").write_text('{"task": "sudoku", "size": 4, "num_givens": [6, 6], "version": 1}')
+    text = refresh_card(folder).read_text()
+    assert "your prompt" not in text
+    prompt = sections.prompt_of(text)
+    assert len(prompt.split("\n")[0]) == 4 and sum(cell.isdigit() for cell in prompt) == 6
+    (folder / "README.md").write_text(text.replace(repr(prompt), "'1...'"))
+    assert sections.prompt_of(refresh_card(folder).read_text()) == "1..."

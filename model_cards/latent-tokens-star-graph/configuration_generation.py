@@ -1,0 +1,378 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""Every knob of the denoising loop in one configuration, validated by name."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedConfig
+
+from .generation_block_cache import BLOCK_CACHES
+from .generation_rules import RULES
+from .generation_schedule import SCHEDULES
+from .generation_settings import ANSWER_REDUCTIONS
+
+# Stock knobs that mean nothing to a denoising loop: set to anything but these, they are refused, never ignored.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "early_stopping": (None, False),
+    "min_length": (None, 0),
+    "stop_strings": (None,),
+    "max_time": (None,),
+    "cache_implementation": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None,),
+    "sequence_bias": (None,),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "begin_suppress_tokens": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "penalty_alpha": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "assistant_early_exit": (None,),
+    "watermarking_config": (None,),
+    "use_mtp": (None, False),
+    "length_penalty": (None, 1.0),
+    "diversity_penalty": (None, 0.0),
+    "dola_layers": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "remove_invalid_values": (None, False),
+    "output_scores": (None, False),
+    "output_logits": (None, False),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "token_healing": (None, False),
+    "typical_p": (None, 1.0),
+    "top_h": (None,),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+}
+# Names that a stock configuration carries for itself.
+BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")
+FLAGS = (
+    "pace_to_schedule",
+    "latent_refinement",
+    "append_blocks",
+    "output_history",
+    "do_sample",
+    "return_dict_in_generate",
+)
+LARGEST_SEED = 2**63 - 1
+# Beyond these float32 logits overflow to inf and nan.
+SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1e30
+# Stock validation warns about, or refuses to save, filters without `do_sample`; here they shape the belief as well.
+HIDDEN_FROM_STOCK = ("temperature", "top_k", "top_p", "min_p", "do_sample", "num_return_sequences")
+
+
+class DiffusionGenerationConfig(GenerationConfig):
+    r"""
+    Configuration of `generate` and `infill` of masked diffusion models.
+
+    Args:
+        max_new_tokens (`int`, *optional*):
+            Tokens to write behind the prompt; 128 if neither this nor `max_length` is given.
+        block_length (`int`, *optional*):
+            Blocks of this many tokens are written one after the other, from the left. `None` writes all at once.
+        decoding (`str`, *optional*, defaults to `"low_confidence"`):
+            Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
+            `confidence_threshold`, `entropy_bound`, `med`, `med_left_to_right`.
+        max_denoising_steps (`int`, *optional*):
+            Forwards of a row, shared evenly among its blocks. Rules by schedule spread the tokens over them; rules by
+            the belief commit all that is left at the last. `None`: one token per forward by schedule, no limit by
+            the belief.
+        denoising_schedule (`str`, *optional*, defaults to `"uniform"`):
+            How rules by schedule spread tokens over `max_denoising_steps`: `uniform` (LLaDA) or `dream`.
+        schedule_epsilon (`float`, *optional*, defaults to 1e-3):
+            Last time of the `dream` schedule.
+        pace_to_schedule (`bool`, *optional*, defaults to `False`):
+            With `max_denoising_steps`, rules by the belief never run ahead of an even schedule (what a step leaves is
+            carried over) and take further steps where they have to, as Fast-dLLM decodes Dream.
+        max_tokens_per_step (`int`, *optional*):
+            Most tokens that a rule by the belief commits at once in a row (`k_max` of MED); the last of
+            `max_denoising_steps` commits all that is left in spite of it.
+        confidence_threshold (`float`, *optional*, defaults to 0.9): probability, for `confidence_threshold`.
+        entropy_threshold (`float`, *optional*, defaults to 0.2): nats, lambda of `med` and `med_left_to_right`.
+        entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound`.
+        temperature (`float`, *optional*):
+            0 takes the most likely token. Default 0, or 1 with `do_sample=True`; `do_sample=False` forces 0.
+        top_k, top_p, min_p (*optional*): keep a part of the distribution, for the candidate and for the rule.
+        repetition_penalty (`float`, *optional*): as in transformers, on the tokens of the canvas.
+        latent_refinement (`bool`, *optional*, defaults to `False`):
+            Latent Refinement Decoding (arXiv 2510.11052) around the commit rule: open positions of the block look like
+            a mixture of the mask and their prediction; a block starts with forwards that commit nothing, until the
+            belief rests, and ends at once when it rests later on.
+        refinement_top_p (`float`, *optional*, defaults to 0.9): nucleus of the mixture; 0 mixes nothing.
+        refinement_ratio (`float`, *optional*, defaults to 0.15):
+            r_f, share of the prediction in the embedding of a position that is certain of it; 0 mixes nothing.
+        refinement_steps (`int`, *optional*, defaults to 20): most forwards of a block that commit nothing.
+        refinement_kl (`float`, *optional*, defaults to 0.1):
+            nats; mean KL between two forwards below which a block starts to commit.
+        stop_kl (`float`, *optional*, defaults to 0.1):
+            nats; below it after a commit, the rest of the block is committed by argmax. 0 never stops.
+        early_exit_threshold (`float`, *optional*):
+            nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
+            leaves its reasoning as it is. `None` and 0 never exit.
+        answer_entropy_reduction (`str`, *optional*, defaults to `"sum"`):
+            Entropy of the answer: `"sum"` over its positions, a bound on the joint entropy, or their `"max"`.
+        block_cache (`str`, *optional*):
+            Within a block, read again only the block and what follows it (`"prefix"`) or the block alone (`"dual"`);
+            keys and values of the rest are those of the block's first forward. Approximate, faster (Fast-dLLM).
+        cache_refresh_interval (`int`, *optional*):
+            Forwards after which everything is read again; `None`: at the start of a block only.
+        append_blocks (`bool`, *optional*, defaults to `False`):
+            `generate` appends one block after the other, as long as a row has not ended, instead of starting with
+            masks for all of `max_new_tokens`. What is not there yet costs nothing, and no token can depend on it.
+        num_latent_tokens (`int`, *optional*):
+            Semi-causal models: positions that are predicted together with each one, in random groups of one more, so
+            that it looks ahead; defaults to the model's.
+        num_candidates (`int`, *optional*):
+            Semi-causal models: positions, drawn at random, that are predicted at each step and that the rule chooses
+            from; `None`: all that may be written. `num_latent_tokens + 1` predicts one group, which is cheapest.
+        min_new_tokens (`int`, *optional*): no end-of-sequence token is written among the first so many new tokens.
+        cfg_scale (`float`, *optional*, defaults to 0.0):
+            Classifier-free guidance `l = l_u + (1 + cfg_scale) (l_c - l_u)`, the given tokens masked in `l_u`.
+        suppress_tokens (`list[int]`, *optional*): ids that are never written.
+        deferred_tokens (`list[int]`, *optional*):
+            Ids whose probability counts as nothing for the rule: positions that predict them are written last.
+        eos_token_id (`int` or `list[int]`, *optional*):
+            A row ends at the first of these ids once all before it is written. `None` passed to `generate` keeps
+            writing to the end.
+        seed (`int`, *optional*):
+            Of all noise of a run. Drawn from torch's global generator if not given.
+        output_history (`bool`, *optional*, defaults to `False`): return the canvas after every step.
+        mask_token_id (`int`, *optional*): if another than the model configuration's.
+
+    Raises:
+        ValueError: naming the knob, its value and what is allowed; for an unknown name, with the nearest known one.
+    """
+
+    own_defaults: dict[str, Any] = {
+        "decoding": "low_confidence",
+        "block_length": None,
+        "max_denoising_steps": None,
+        "denoising_schedule": "uniform",
+        "schedule_epsilon": 1e-3,
+        "pace_to_schedule": False,
+        "max_tokens_per_step": None,
+        "confidence_threshold": 0.9,
+        "entropy_threshold": 0.2,
+        "entropy_bound": 0.1,
+        "latent_refinement": False,
+        "refinement_top_p": 0.9,
+        "refinement_ratio": 0.15,
+        "refinement_steps": 20,
+        "refinement_kl": 0.1,
+        "stop_kl": 0.1,
+        "early_exit_threshold": None,
+        "answer_entropy_reduction": "sum",
+        "block_cache": None,
+        "cache_refresh_interval": None,
+        "append_blocks": False,
+        "num_latent_tokens": None,
+        "num_candidates": None,
+        "cfg_scale": 0.0,
+        "deferred_tokens": None,
+        "seed": None,
+        "output_history": False,
+        "mask_token_id": None,
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._left_out = {name for name in self.own_defaults if name not in kwargs}
+        for name, default in self.own_defaults.items():
+            super().__setattr__(name, kwargs.pop(name, default))
+        # A file or a model configuration may carry foreign names; they are kept for whoever wrote them.
+        if not kwargs.get("_from_model_config", False) and not kwargs.pop("_lenient", False):
+            self.refuse_unknown(kwargs)
+        super().__init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self._left_out.discard(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All knobs, with the defaults of those that were never set."""
+        return {name: value for name, value in super().to_dict().items() if name != "_left_out"}
+
+    def overlay(self, given: GenerationConfig) -> None:
+        """Take over what `given` sets. What it leaves out, or None in its stock fields, keeps its value here."""
+        values = given.to_dict()
+        values.pop("transformers_version", None)
+        # Foreign names that this configuration has too, from a model's file, are nobody's mistake.
+        self.refuse_unknown(name for name in values if not hasattr(self, name))
+        if isinstance(given, DiffusionGenerationConfig):
+            values = {name: value for name, value in values.items() if name not in given._left_out}
+            may_be_none = given.own_defaults
+        else:
+            may_be_none = {}
+        values = {name: value for name, value in values.items() if value is not None or name in may_be_none}
+        self.update(**values, allow_custom_entries=True)
+
+    @classmethod
+    def known_names(cls) -> set[str]:
+        """Names of all knobs, ours and those of transformers."""
+        return {*cls.own_defaults, *(name for name in GenerationConfig().to_dict() if not name.startswith("_"))}
+
+    @classmethod
+    def refuse_unknown(cls, names: Iterable[str]) -> None:
+        """Raise `ValueError` for the first of `names` that is not a knob, with the nearest known name."""
+        known = cls.known_names()
+        for name in names:
+            if name in known or name in BOOKKEEPING:
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(f"Unknown argument `{name}` for generation with {cls.__name__}.{hint}")
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> "DiffusionGenerationConfig":
+        """Build from what a file says; names unknown here are kept as attributes."""
+        if "_from_model_config" in config_dict:
+            # The marker makes the stock constructor drop every name it does not know.
+            config_dict = {key: value for key, value in config_dict.items() if key != "_from_model_config"}
+        return super().from_dict({**config_dict, "_lenient": True}, **kwargs)
+
+    @classmethod
+    def from_model_config(cls, model_config: PreTrainedConfig) -> "DiffusionGenerationConfig":
+        """The defaults of a model without `generation_config.json`: its special tokens and this class's values."""
+        stock = GenerationConfig.from_model_config(model_config)
+        return cls.from_dict({k: v for k, v in stock.to_dict().items() if k not in cls.own_defaults})
+
+    def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
+        """Check every knob; see the class for what is raised."""
+        if not hasattr(self, "max_new_tokens"):
+            return
+        self._check_own()
+        hidden = {name: getattr(self, name) for name in HIDDEN_FROM_STOCK}
+        for name in hidden:
+            setattr(self, name, None)
+        try:
+            super().validate(strict=strict, user_set_attributes=user_set_attributes)
+        finally:
+            for name, value in hidden.items():
+                setattr(self, name, value)
+
+    def _check_own(self) -> None:
+        check_choice("decoding", self.decoding, RULES)
+        check_choice("denoising_schedule", self.denoising_schedule, SCHEDULES)
+        check_choice("answer_entropy_reduction", self.answer_entropy_reduction, ANSWER_REDUCTIONS)
+        if self.block_cache is not None:
+            check_choice("block_cache", self.block_cache, BLOCK_CACHES)
+        for name in ("refinement_top_p", "refinement_ratio"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        for name in ("refinement_kl", "stop_kl"):
+            check_number(name, getattr(self, name), 0.0)
+        check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
+        check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
+        check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
+        check_integer("min_new_tokens", self.min_new_tokens, low=0)
+        check_integer("num_latent_tokens", self.num_latent_tokens, low=0)
+        check_integer("num_candidates", self.num_candidates, low=1)
+        for name in ("max_new_tokens", "block_length", "max_denoising_steps", "max_tokens_per_step", "top_k"):
+            check_integer(name, getattr(self, name), low=0 if name == "top_k" else 1)
+        check_integer("num_return_sequences", self.num_return_sequences, low=1)
+        check_integer("max_length", self.max_length, low=1)
+        check_integer("seed", self.seed, low=0, high=LARGEST_SEED)
+        check_integer("mask_token_id", self.mask_token_id, low=0)
+        if not isinstance(self.eos_token_id, list | tuple):
+            check_integer("eos_token_id", self.eos_token_id)
+        else:
+            check_ids("eos_token_id", self.eos_token_id)
+        check_integer("pad_token_id", self.pad_token_id)
+        check_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
+        check_number("entropy_threshold", self.entropy_threshold, 0.0)
+        check_number("entropy_bound", self.entropy_bound, 0.0)
+        check_number("schedule_epsilon", self.schedule_epsilon, 0.0, 1.0)
+        check_number("cfg_scale", self.cfg_scale, 0.0, LARGEST_SCALE)
+        for name, high in {"temperature": LARGEST_SCALE, "top_p": 1.0, "min_p": 1.0}.items():
+            check_number(name, getattr(self, name), 0.0, high, optional=True)
+        check_number("repetition_penalty", self.repetition_penalty, SMALLEST_SCALE, LARGEST_SCALE, optional=True)
+        for name in FLAGS:
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (value is None and name not in self.own_defaults):
+                raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+        for name in ("suppress_tokens", "deferred_tokens"):
+            check_ids(name, getattr(self, name))
+
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """
+        Set knobs; returns those of `kwargs` that are none, as in transformers, but raises for one that is nearly one.
+        """
+        for name in () if allow_custom_entries else kwargs:
+            if not hasattr(self, name) and difflib.get_close_matches(name, self.known_names(), n=1, cutoff=0.8):
+                self.refuse_unknown([name])
+        return super().update(defaults_only, allow_custom_entries, **kwargs)
+
+    def refuse_unsupported(self) -> None:
+        """Raise `ValueError` for a stock knob that is set and that a denoising loop cannot honour."""
+        for name, allowed in UNSUPPORTED.items():
+            value = getattr(self, name, None)
+            if value not in allowed:
+                raise ValueError(f"`{name}`={value!r} is not supported by diffusion decoding; leave it unset.")
+
+    @property
+    def effective_temperature(self) -> float:
+        """Temperature after `do_sample` has had its say."""
+        if self.do_sample is False:
+            return 0.0
+        if self.temperature is None:
+            return 1.0 if self.do_sample else 0.0
+        return float(self.temperature) if self.temperature > SMALLEST_SCALE else 0.0
+
+
+class DreamGenerationConfig(DiffusionGenerationConfig):
+    """Dream's own defaults (arXiv 2508.15487): lowest entropy first, on its timestep schedule."""
+
+    own_defaults = DiffusionGenerationConfig.own_defaults | {
+        "decoding": "entropy",
+        "denoising_schedule": "dream",
+        "pace_to_schedule": True,
+    }
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise `ValueError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), list(allowed), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
+
+
+def check_integer(
+    name: str, value: Any, low: int | None = None, high: int | None = None, optional: bool = True
+) -> None:
+    """Raise `ValueError` unless `value` is an int in [`low`, `high`], or None where `optional`."""
+    if value is None and optional:
+        return
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or (low is not None and value < low) or (high is not None and value > high):
+        allowed = "" if low is None else f" of at least {low}" if high is None else f" in [{low}, {high}]"
+        raise ValueError(f"`{name}` must be an integer{allowed}, got {value!r}.")
+
+
+def check_number(name: str, value: Any, low: float, high: float | None = None, optional: bool = False) -> None:
+    """Raise `ValueError` unless `value` is a number in [`low`, `high`], or None where `optional`."""
+    if value is None and optional:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= (float("inf") if high is None else high):
+        allowed = f"in [{low}, {high}]" if high is not None else f"of at least {low}"
+        raise ValueError(f"`{name}` must be a number {allowed}, got {value!r}.")
+
+
+def check_ids(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is None or a list of non-negative ints."""
+    if value is None:
+        return
+    if not isinstance(value, list | tuple) or any(
+        not isinstance(token, int) or isinstance(token, bool) or token < 0 for token in value
+    ):
+        raise ValueError(f"`{name}` must be a list of token ids, got {value!r}.")
+
+
+__all__ = ["DiffusionGenerationConfig", "DreamGenerationConfig"]

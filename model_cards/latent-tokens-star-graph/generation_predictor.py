@@ -1,0 +1,294 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""
+The model as the denoising loop sees it: logits of the positions that are read, whatever lies between.
+
+Guidance doubles the batch, a block cache reads a window of each row, appended blocks hide what is not there yet,
+latent refinement replaces the embeddings of open positions. `A` rows, `L` columns, `N` positions read, `V` vocabulary.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .generation_block_cache import BlockCacheName, Window, WindowCache, find_window
+from .generation_canvas import Canvas
+from .generation_refinement import Memory
+from .generation_rows import Rows
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """
+    How the model is called; see `DiffusionGenerationConfig` for the knobs of the same names.
+
+    Args:
+        cfg_scale: 0 without guidance.
+        block_cache: None reads every position at every forward.
+        cache_refresh_interval: forwards after which a row's cache is filled anew; None: once a block.
+        append_blocks: whether blocks behind the one a row is at do not exist for it yet.
+    """
+
+    mask_token_id: int
+    cfg_scale: float = 0.0
+    block_cache: BlockCacheName | None = None
+    cache_refresh_interval: int | None = None
+    append_blocks: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    What a forward is to read.
+
+    Args:
+        at: rows and columns `(N,)` of the positions, row by row.
+        positions: the same as `(A, L)` bool.
+        blocks: the block each row is at.
+        counts: how many positions are read of each row.
+        facts: what `Predictor.measure` has asked for.
+        memory: latent refinement's, if it is on.
+    """
+
+    at: tuple[torch.Tensor, torch.Tensor]
+    positions: torch.Tensor
+    blocks: list[int]
+    counts: list[int]
+    facts: list[list[int]]
+    memory: Memory | None = None
+
+
+class Predictor:
+    """
+    Calls `model`; holds the cache of a run.
+
+    Models of this library take `logits_to_keep` and are asked for the positions that are read. Those of somebody else
+    (a checkpoint's own code) give all logits; Dream's, which predict the token behind each position, are shifted here.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: PredictorSettings) -> None:
+        self.model, self.settings = model, settings
+        self.accepts = set(inspect.signature(model.forward).parameters)
+        self.selects = "logits_to_keep" in self.accepts and hasattr(model, "align")
+        self.shifted = bool(getattr(model, "reads_previous_state", False))
+        self.copies = 1 if settings.cfg_scale == 0 else 2
+        self.cache = WindowCache() if settings.block_cache is not None else None
+        self._cached_blocks: list[int] = []  # of each row: the block at whose start its cache was filled, else -1
+        self._ages: list[int] = []  # forwards since
+        self._planned: list[int] | None = None  # blocks of the rows for which the following was found
+        self._ends: list[int] = []  # columns that exist
+        self._window: Window | None = None
+        if self.cache is not None and not self.selects:
+            raise ValueError(
+                f"`block_cache`={settings.block_cache!r} needs a model of hf-latent, got {type(model).__name__}: load "
+                "the checkpoint with `import hf_latent` and without its own code."
+            )
+
+    @property
+    def embed(self) -> nn.Module:
+        """The model's input embeddings."""
+        return self.model.get_input_embeddings()
+
+    def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+        """Those of the positions that may be written `(A, L)` that are predicted: here all."""
+        return selected
+
+    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+        """
+        Facts `(A,)`, int64, that the host must know of every forward beside how many positions are read: here none.
+        `read` `(A, L)` bool. May be called more than once for a forward.
+        """
+        return []
+
+    def _plan(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> None:
+        """Find what there is and what is read of each row, anew only when a row has entered a block."""
+        if reading.blocks == self._planned and not canvas.has_answer:
+            return
+        self._planned = reading.blocks
+        if self.settings.append_blocks:
+            columns = torch.arange(1, canvas.ids.shape[1] + 1, device=block.device)
+            self._ends = (columns * self._exists(canvas, block)).amax(-1).tolist()
+        if self.settings.block_cache is not None:
+            positions = find_window(canvas, block, reading.positions, self.settings.block_cache, self.shifted)
+            if self.settings.append_blocks:
+                positions = positions & self._exists(canvas, block)
+            self._window = Window.of(positions)
+
+    def _exists(self, canvas: Canvas, block: torch.Tensor) -> torch.Tensor:
+        return canvas.valid & (canvas.block_index <= block[:, None])
+
+    def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
+        """Keep these rows `(A',)`, given on the device and on the host."""
+        self._planned = None
+        if self.cache is None or not self._ages:
+            return
+        self.cache.batch_select_indices(self._doubled(rows, len(self._ages)))
+        self._cached_blocks = [self._cached_blocks[i] for i in numbers]
+        self._ages = [self._ages[i] for i in numbers]
+
+    def past_key_values(self, ids: torch.Tensor) -> Any:
+        """None: what is cached of a model that reads every position at once is of no use to another run."""
+        return None
+
+    def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
+        """Logits `(N, V)`."""
+        self._plan(canvas, block, reading)
+        ends = self._ends if self.settings.append_blocks else [canvas.ids.shape[1]]
+        exists = self._exists(canvas, block) if self.settings.append_blocks else canvas.valid
+        view = _View(canvas, max(ends), exists, hides=canvas.padded or min(ends) < max(ends))
+        if self.cache is None:
+            return self._guided(view, reading.at, reading.memory, None, None)
+        return self._cached(view, reading)
+
+    def _cached(self, view: "_View", reading: Reading) -> torch.Tensor:
+        """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
+        assert self._window is not None
+        stale = self._age(reading.blocks)
+        if all(stale):
+            return self._guided(view, reading.at, reading.memory, None, None)
+        widths = [width for width, flag in zip(self._window.widths, stale, strict=True) if not flag]
+        columns = self._window.columns[:, : max(widths)]
+        if not any(stale):
+            return self._guided(view, reading.at, reading.memory, None, columns)
+        logits: torch.Tensor | None = None
+        device = columns.device
+        ranges = torch.arange(sum(reading.counts), device=device).split(reading.counts)
+        for flag in (True, False):
+            members = [i for i, s in enumerate(stale) if s == flag]
+            rows = torch.tensor(members, device=device)
+            index = torch.cat([ranges[i] for i in members])
+            at = reading.at[0][index], reading.at[1][index]
+            part = self._guided(view, at, reading.memory, rows, None if flag else columns[rows])
+            if logits is None:
+                logits = part.new_empty(sum(reading.counts), part.shape[-1])
+            logits[index] = part
+        assert logits is not None
+        return logits
+
+    def _age(self, blocks: list[int]) -> list[bool]:
+        """Whose cache is filled anew by the coming forward; counts that forward."""
+        self._cached_blocks, self._ages = self._cached_blocks or [-1] * len(blocks), self._ages or [0] * len(blocks)
+        limit = self.settings.cache_refresh_interval
+        stale = [
+            filled != block or (limit is not None and age >= limit)
+            for filled, block, age in zip(self._cached_blocks, blocks, self._ages, strict=True)
+        ]
+        self._cached_blocks = list(blocks)
+        self._ages = [1 if flag else age + 1 for flag, age in zip(stale, self._ages, strict=True)]
+        return stale
+
+    def _guided(
+        self,
+        view: "_View",
+        at: tuple[torch.Tensor, torch.Tensor],
+        memory: Memory | None,
+        rows: torch.Tensor | None,
+        columns: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits of positions `at`, all within `rows` (None: every row), of a forward of `columns` (None: all)."""
+        inputs = self._inputs(view, memory, rows, columns)
+        at_row, at_column = self._locate(view, at, rows, columns)
+        if self.copies == 2:
+            num_rows = len(view.canvas.ids) if rows is None else len(rows)
+            at_row, at_column = torch.cat([at_row, at_row + num_rows]), at_column.repeat(2)
+        if self.cache is not None:
+            cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
+            repeated = None if columns is None else columns.repeat(self.copies, 1)
+            start = self._window.start if self._window is not None and rows is None and columns is not None else None
+            self.cache.place(cached_rows, repeated, view.length, start)
+        logits = self._forward(inputs, (at_row, at_column))
+        if self.copies == 1:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
+
+    def _inputs(
+        self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, columns: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """What the model is given: ids or embeddings, where they stand, and what they may see."""
+        canvas, length = view.canvas, view.length
+        contents = [canvas.ids[:, :length]]
+        if self.copies == 2:
+            contents.append(torch.where(canvas.writable[:, :length], contents[0], self.settings.mask_token_id))
+        name = "input_ids"
+        if memory is not None and memory.mixes:
+            name = "inputs_embeds"
+            contents = [memory.embeddings(ids, canvas.masked[:, :length]) for ids in contents]
+        inputs = {name: torch.cat([_pick(content, rows, columns) for content in contents])}
+        if columns is not None or view.hides:
+            inputs["position_ids"] = _pick(canvas.position_ids[:, :length], rows, columns).repeat(self.copies, 1)
+        if view.hides:
+            inputs["attention_mask"] = _pick(view.exists[:, :length], rows, None).long().repeat(self.copies, 1)
+        return inputs
+
+    def _locate(
+        self,
+        view: "_View",
+        at: tuple[torch.Tensor, torch.Tensor],
+        rows: torch.Tensor | None,
+        columns: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the positions `at` of the canvas are in a forward of `rows` and `columns`."""
+        at_row, at_column = at
+        if columns is not None:
+            assert self._window is not None
+            at_column = self._window.places[at]
+        if rows is not None:
+            number = torch.empty_like(view.canvas.row)
+            number[rows] = torch.arange(len(rows), device=rows.device)
+            at_row = number[at_row]
+        return at_row, at_column
+
+    def _doubled(self, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+        """Rows of a cache of `num_rows`, and the same again in the second half that guidance adds."""
+        return torch.cat([rows + copy * num_rows for copy in range(self.copies)])
+
+    def _forward(self, inputs: dict[str, torch.Tensor], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        if self.selects:
+            extra = {} if self.cache is None else {"past_key_values": self.cache}
+            return self.model(**inputs, **extra, logits_to_keep=at, return_dict=True).logits
+        return self._foreign(inputs)[at]
+
+    def _foreign(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """All logits `(A, L, V)` of a model that is not ours, aligned with what they predict."""
+        if "position_ids" not in self.accepts:
+            inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
+        missing = set(inputs) - self.accepts
+        if missing and not any(
+            p.kind is p.VAR_KEYWORD for p in inspect.signature(self.model.forward).parameters.values()
+        ):
+            raise ValueError(
+                f"{type(self.model).__name__}.forward does not take {sorted(missing)}, which this call needs."
+            )
+        logits = self.model(**inputs).logits
+        if getattr(self.model.config, "model_type", "").lower() != "dream":
+            return logits
+        shifted = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+        if "attention_mask" in inputs:
+            first = inputs["attention_mask"].cumsum(-1) <= 1
+            shifted = torch.where(first[..., None], logits, shifted)
+        return shifted
+
+
+@dataclass(frozen=True)
+class _View:
+    """The canvas as a forward sees it: `length` columns, of which only those in `exists` `(A, L)` are not hidden."""
+
+    canvas: Canvas
+    length: int
+    exists: torch.Tensor
+    hides: bool  # whether any column is hidden
+
+
+def _pick(values: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
+    """`(A, L, ...)` at `rows` `(A',)` and their `columns` `(A', Q)`; None takes all."""
+    values = values if rows is None else values[rows]
+    if columns is None:
+        return values
+    return values[torch.arange(len(values), device=values.device)[:, None], columns]
+
+
+__all__ = ["Predictor", "PredictorSettings", "Reading"]

@@ -1,0 +1,149 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""
+Commit rules: which masked positions become tokens now.
+
+A rule reads the belief and returns two tensors of shape `(B, L)`: `score` (who goes first) and `eligible` (who may go
+together in this step). `choose` turns them into a decision, between a floor and a ceiling of tokens per row.
+`B` rows, `L` canvas length. Ties go to the left.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Statistic = Literal["confidence", "entropy", "margin", "noise"]
+
+
+@dataclass(frozen=True)
+class RuleInputs:
+    """
+    What a rule may read.
+
+    Args:
+        masked (`torch.BoolTensor` of shape `(B, L)`): positions that may be committed now.
+        statistic (`torch.FloatTensor` of shape `(B, L)`, *optional*): what the rule `reads`; looked at where `masked`.
+        threshold (`float`, *optional*): the rule's own knob, named by `knob`.
+    """
+
+    masked: torch.Tensor
+    statistic: torch.Tensor | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class CommitRule:
+    """
+    A rule and what the loop has to know of it.
+
+    Args:
+        name (`str`): value of `decoding`.
+        reads (`str`, *optional*): statistic of the belief that it reads.
+        decide (callable): `RuleInputs` to `(score, eligible)`.
+        knob (`str`, *optional*): generation-config field that becomes `RuleInputs.threshold`.
+        adaptive (`bool`): whether the belief says how many are committed (`False`: the schedule does).
+    """
+
+    name: str
+    reads: Statistic | None
+    decide: Callable[[RuleInputs], tuple[torch.Tensor, torch.Tensor]]
+    knob: str | None = None
+    adaptive: bool = False
+
+
+def ranks(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Rank of every position by falling `score` among the `masked` of its row, 0 first, ties to the left."""
+    order = score.masked_fill(~masked, float("-inf")).argsort(dim=-1, descending=True, stable=True)
+    # A masked position whose own score is -inf must still come before every position that is not masked.
+    order = order.gather(-1, (~masked.gather(-1, order)).long().argsort(dim=-1, stable=True))
+    positions = torch.arange(score.shape[-1], device=score.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, positions)
+
+
+def choose(
+    score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor, floor: torch.Tensor, ceiling: torch.Tensor
+) -> torch.Tensor:
+    """
+    The eligible positions up to the `ceiling` best, and in any case the `floor` best.
+
+    score: `(B, L)` float; eligible, masked: `(B, L)` bool; floor, ceiling: `(B,)` int. Returns `(B, L)` bool.
+    """
+    rank = ranks(score, masked)
+    return masked & ((eligible & (rank < ceiling[:, None])) | (rank < floor[:, None]))
+
+
+def choose_freely(score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """What `choose` gives with a floor of one and no ceiling, without ranking every position."""
+    # A masked position whose own score is -inf must still come before every position that is not masked.
+    reachable = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~masked, float("-inf"))
+    best = reachable.argmax(-1, keepdim=True)  # the first of several
+    return masked & eligible.scatter(-1, best, True)
+
+
+def by_statistic(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Highest statistic first; the schedule says how many."""
+    return inputs.statistic, inputs.masked
+
+
+def by_entropy(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lowest entropy first; the schedule says how many."""
+    return -inputs.statistic, inputs.masked
+
+
+def left_to_right(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-most first; the schedule says how many."""
+    return _leftness(inputs.masked), inputs.masked
+
+
+def confidence_threshold(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """All with confidence of at least the threshold (Fast-dLLM, arXiv 2505.22618)."""
+    return inputs.statistic, inputs.statistic >= inputs.threshold
+
+
+def entropy_bound(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The longest prefix in order of rising entropy with (sum - maximum) of at most the bound (EB, arXiv 2505.24857).
+
+    The left-hand side bounds the joint mutual information of the tokens, in nats; a bound of 0 commits one token.
+    """
+    entropy = inputs.statistic.masked_fill(~inputs.masked, float("inf"))
+    sorted_entropy, order = entropy.sort(dim=-1, stable=True)
+    # Sorted, the maximum of a prefix is its last element: the sum without it is the exclusive cumulative sum.
+    before = sorted_entropy.cumsum(-1).roll(1, -1)
+    before[:, 0] = 0.0
+    eligible = torch.zeros_like(inputs.masked).scatter_(-1, order, before <= inputs.threshold)
+    return -inputs.statistic, eligible
+
+
+def med(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """All with entropy below lambda: multi-token entropy decoding (arXiv 2510.19990, section on MED)."""
+    return -inputs.statistic, inputs.statistic < inputs.threshold
+
+
+def med_left_to_right(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """MED's autoregressive variant: the run from the left-most mask up to the first entropy of at least lambda."""
+    blocked = inputs.masked & (inputs.statistic >= inputs.threshold)
+    return _leftness(inputs.masked), blocked.cumsum(-1) == 0
+
+
+def _leftness(masked: torch.Tensor) -> torch.Tensor:
+    return -torch.arange(masked.shape[-1], device=masked.device, dtype=torch.float32).expand(masked.shape)
+
+
+RULES: dict[str, CommitRule] = {
+    rule.name: rule
+    for rule in (
+        CommitRule("low_confidence", "confidence", by_statistic),
+        CommitRule("random", "noise", by_statistic),
+        CommitRule("entropy", "entropy", by_entropy),
+        CommitRule("margin", "margin", by_statistic),
+        CommitRule("left_to_right", None, left_to_right),
+        CommitRule("confidence_threshold", "confidence", confidence_threshold, "confidence_threshold", True),
+        CommitRule("entropy_bound", "entropy", entropy_bound, "entropy_bound", True),
+        CommitRule("med", "entropy", med, "entropy_threshold", True),
+        CommitRule("med_left_to_right", "entropy", med_left_to_right, "entropy_threshold", True),
+    )
+}
+
+__all__ = ["RULES", "CommitRule", "RuleInputs", "Statistic", "choose", "choose_freely", "ranks"]

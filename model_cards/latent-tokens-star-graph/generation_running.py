@@ -1,0 +1,199 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""`generate` and `infill` as functions of any masked diffusion model: from what a user passes to what is returned."""
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+from .generation_canvas import append_masks, build_canvas
+from .configuration_generation import DiffusionGenerationConfig
+from .generation_denoising import denoise
+from .generation_inputs import check_answer_mask, check_length, check_masks, check_row_indices
+from .generation_output import DiffusionGenerateOutput
+from .generation_preparation import (
+    count_new_tokens,
+    find_fill_token_id,
+    find_mask_token_id,
+    make_belief_reader,
+    make_predictor,
+    make_settings,
+    position_limit,
+    read_inputs,
+    resolve_config,
+)
+from .generation_progress import OnStep, Progress
+from .generation_semi_causal import SemiCausalCache
+from .generation_streaming import DraftStream
+
+
+def run_generate(
+    model: PreTrainedModel,
+    inputs: torch.Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
+    logits_processor: LogitsProcessorList | None = None,
+    streamer: BaseStreamer | None = None,
+    row_indices: torch.Tensor | list[int] | None = None,
+    **kwargs: Any,
+) -> torch.LongTensor | DiffusionGenerateOutput:
+    """`DiffusionGenerationMixin.generate` for `model`, which need not have that mixin; see there."""
+    if kwargs.get("answer_mask") is not None:
+        return run_infill(model, inputs, generation_config, logits_processor, streamer, row_indices, **kwargs)
+    _refuse_exit(generation_config, kwargs)
+    config, kwargs = resolve_config(model, generation_config, kwargs)
+    input_ids, valid = read_inputs(model, inputs, config, kwargs)
+    past = kwargs.get("past_key_values")
+    mask_token_id = find_mask_token_id(model, config)
+    check_masks(input_ids, valid, mask_token_id, infilling=False)
+    if config.append_blocks and config.block_length is None:
+        raise ValueError("`append_blocks`=True needs `block_length`, the tokens of a block, got None.")
+    num_new_tokens = count_new_tokens(config, input_ids.shape[1])
+    longest = int(valid.sum(-1).max()) + num_new_tokens
+    check_length(longest, position_limit(model), "Prompt plus `max_new_tokens`")
+    ids, valid, masked = append_masks(
+        input_ids, valid, num_new_tokens, mask_token_id, find_fill_token_id(model, config)
+    )
+    return _run(model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, True, past)
+
+
+def run_infill(
+    model: PreTrainedModel,
+    inputs: torch.Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
+    logits_processor: LogitsProcessorList | None = None,
+    streamer: BaseStreamer | None = None,
+    row_indices: torch.Tensor | list[int] | None = None,
+    **kwargs: Any,
+) -> torch.LongTensor | DiffusionGenerateOutput:
+    """`DiffusionGenerationMixin.infill` for `model`, which need not have that mixin; see there."""
+    for name in ("max_new_tokens", "max_length", "min_new_tokens", "append_blocks"):
+        if kwargs.get(name) not in (None, False):
+            raise ValueError(
+                f"`{name}`={kwargs[name]!r} has no meaning for `infill` and with `answer_mask`: the "
+                "masks say what is written."
+            )
+    if kwargs.get("answer_mask") is None:
+        _refuse_exit(generation_config, kwargs)
+    config, kwargs = resolve_config(model, generation_config, kwargs)
+    config.append_blocks, config.min_new_tokens = False, None
+    input_ids, valid = read_inputs(model, inputs, config, kwargs)
+    masked = check_masks(input_ids, valid, find_mask_token_id(model, config), infilling=True)
+    check_length(int(valid.sum(-1).max()), position_limit(model), "The longest row")
+    answer = check_answer_mask(kwargs.get("answer_mask"), masked)
+    past = kwargs.get("past_key_values")
+    return _run(model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, False, past)
+
+
+def _refuse_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
+    """Raise `ValueError` if a call without an answer asks for early exit; a default of the model asks for nothing."""
+    asked = kwargs.get("early_exit_threshold", getattr(generation_config, "early_exit_threshold", None))
+    if asked is not None:
+        raise ValueError(
+            f"`early_exit_threshold`={asked!r} needs an `answer_mask` that says where the answer is: see "
+            "`ReasoningTemplate`."
+        )
+
+
+def _run(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    valid: torch.Tensor,
+    masked: torch.Tensor,
+    answer: torch.Tensor | None,
+    config: DiffusionGenerationConfig,
+    logits_processor: LogitsProcessorList | None,
+    streamer: BaseStreamer | None,
+    row_indices: torch.Tensor | list[int] | None,
+    ends: bool,
+    past: SemiCausalCache | None,
+) -> torch.LongTensor | DiffusionGenerateOutput:
+    copies = config.num_return_sequences or 1
+    if copies > 1:
+        ids, valid, masked = (x.repeat_interleave(copies, dim=0) for x in (ids, valid, masked))
+        answer = None if answer is None else answer.repeat_interleave(copies, dim=0)
+    if streamer is not None and len(ids) > 1:
+        raise ValueError(f"`streamer` takes one sequence, got a batch of {len(ids)}.")
+    rows = check_row_indices(row_indices, len(ids), ids.device)
+    canvas = build_canvas(ids, valid, masked, rows, config.block_length, answer)
+    num_blocks = int(canvas.num_blocks.max())
+    if config.max_denoising_steps is not None and config.max_denoising_steps < num_blocks:
+        raise ValueError(
+            f"`max_denoising_steps` must be at least the number of blocks ({num_blocks}), "
+            f"got {config.max_denoising_steps}."
+        )
+    stream = None
+    if streamer is not None:
+        begin = int(masked[0].nonzero()[0])
+        stream = DraftStream(streamer, ids[:, :begin], begin)
+    film: list[tuple[torch.Tensor, ...]] = []
+    settings = make_settings(model, config, ends)
+    predictor = make_predictor(model, config, settings.seed, past)
+    progress = denoise(
+        canvas,
+        predictor,
+        make_belief_reader(model, config, logits_processor, has_answer=answer is not None),
+        settings,
+        _watch(film if config.output_history else None, stream),
+    )
+    length = progress.ids.shape[1]
+    if config.append_blocks:
+        # Blocks that no row has come to were never appended.
+        written = (progress.commit_step >= 0) | (valid & ~masked)
+        reached = canvas.block_index <= canvas.block_index.masked_fill(~written, -1).amax(-1, keepdim=True)
+        length = int((torch.arange(1, length + 1, device=ids.device) * (valid & reached)).amax())
+    if stream is not None:
+        stream.finish(progress.ids[:, :length])
+    if not config.return_dict_in_generate:
+        return progress.ids[:, :length]
+    return _report(progress, config, film, length, predictor.past_key_values(progress.ids[:, :length]))
+
+
+def _watch(film: list[tuple[torch.Tensor, ...]] | None, stream: DraftStream | None) -> OnStep | None:
+    """What is called after every step: records the history, feeds the stream."""
+    if film is None and stream is None:
+        return None
+
+    def on_step(progress: Progress) -> None:
+        if film is not None:
+            assert progress.candidate is not None and progress.confidence is not None
+            film.append(tuple(x.cpu().clone() for x in (progress.ids, progress.candidate, progress.confidence)))
+        if stream is not None:
+            stream(progress)
+
+    return on_step
+
+
+def _report(
+    progress: Progress,
+    config: DiffusionGenerationConfig,
+    film: list[tuple[torch.Tensor, ...]],
+    length: int,
+    past_key_values: SemiCausalCache | None,
+) -> DiffusionGenerateOutput:
+    num_committed = (progress.commit_step >= 0).sum(-1)
+    leftmost_share, leftmost_distance = progress.leftmost()
+    histories: list[tuple[torch.Tensor, ...] | None] = [None, None, None]
+    if config.output_history:
+        histories = [tuple(frame[i][:, :length] for frame in film) for i in range(3)]
+    refines, answers = bool(progress.belief_kl), bool(progress.answer_entropy)
+    return DiffusionGenerateOutput(
+        sequences=progress.ids[:, :length],
+        num_forward_passes=progress.num_forward_passes,
+        tokens_per_forward=num_committed / progress.num_forward_passes.clamp(min=1),
+        commit_step=progress.commit_step[:, :length],
+        commit_entropy=progress.commit_entropy[:, :length],
+        leftmost_share=leftmost_share,
+        leftmost_distance=leftmost_distance,
+        belief_kl=torch.stack(progress.belief_kl, -1) if refines else None,
+        num_refinement_passes=progress.num_refinement_passes if refines else None,
+        answer_entropy=torch.stack(progress.answer_entropy, -1) if answers else None,
+        exit_step=progress.exit_step if answers else None,
+        history=histories[0],
+        candidate_history=histories[1],
+        confidence_history=histories[2],
+        past_key_values=past_key_values,
+    )
+
+
+__all__ = ["run_generate", "run_infill"]

@@ -1,0 +1,47 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""What the denoising loop is told: values of the generation config, typed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .generation_refinement import RefinementSettings
+from .generation_rules import CommitRule
+
+AnswerReduction = Literal["sum", "max"]
+ANSWER_REDUCTIONS: tuple[AnswerReduction, ...] = ("sum", "max")
+
+
+@dataclass(frozen=True)
+class DenoisingSettings:
+    """
+    Values of the generation config that the loop reads, typed.
+
+    See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None
+    without latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is
+    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices.
+    """
+
+    rule: CommitRule
+    threshold: float | None
+    max_denoising_steps: int | None
+    dream_schedule: bool
+    schedule_epsilon: float
+    pace_to_schedule: bool
+    max_tokens_per_step: int | None
+    seed: int
+    eos_token_ids: torch.Tensor | None
+    fill_token_id: int
+    refinement: RefinementSettings | None = None
+    early_exit_threshold: float | None = None
+    answer_reduction: AnswerReduction = "sum"
+    with_statistics: bool = True
+
+    @property
+    def refines(self) -> bool:
+        """Whether blocks start with forwards that commit nothing."""
+        return self.refinement is not None and self.refinement.refines
+
+
+__all__ = ["ANSWER_REDUCTIONS", "AnswerReduction", "DenoisingSettings"]

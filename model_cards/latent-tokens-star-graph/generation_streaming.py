@@ -1,0 +1,53 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""Feeds a transformers streamer (`put`, `put_draft`, `end`) from the denoising loop."""
+
+from typing import Any
+
+import torch
+
+from .generation_progress import Progress
+
+
+class DraftStream:
+    """
+    Sends what is final to `streamer.put` and the block being written to `streamer.put_draft`.
+
+    Final is what lies before the current block; it is sent once. A draft is everything from there to the end of the
+    block, masks included, sent after every step. A streamer without `put_draft` only gets final tokens. One with
+    `put_progress` is lent the whole `Progress` before either, once a step; candidates are in it with `output_history`.
+
+    Args:
+        streamer: a transformers `BaseStreamer`, e.g. `TextDiffusionStreamer`.
+        prompt (`torch.LongTensor` of shape `(1, P)`): sent first, as `generate` does in transformers.
+        begin (`int`): column of the first position to be written.
+    """
+
+    def __init__(self, streamer: Any, prompt: torch.Tensor, begin: int) -> None:
+        self.streamer = streamer
+        self.begin = begin
+        streamer.put(prompt.cpu())
+
+    def __call__(self, progress: Progress) -> None:
+        """Send the state after a step."""
+        if hasattr(self.streamer, "put_progress"):
+            self.streamer.put_progress(progress)
+        end = int(progress.current_block_end[0])
+        open_columns = progress.masked[0].nonzero().flatten()
+        first_open = int(open_columns[0]) if len(open_columns) else end
+        if first_open >= end:
+            self._put_until(progress.ids, end)
+        elif hasattr(self.streamer, "put_draft"):
+            self.streamer.put_draft(progress.ids[0, self.begin : end].cpu())
+
+    def finish(self, sequences: torch.Tensor) -> None:
+        """Send what is left and close the stream."""
+        self._put_until(sequences, sequences.shape[1])
+        self.streamer.end()
+
+    def _put_until(self, ids: torch.Tensor, end: int) -> None:
+        if end > self.begin:
+            self.streamer.put(ids[0, self.begin : end].cpu())
+            self.begin = end
+
+
+__all__ = ["DraftStream"]

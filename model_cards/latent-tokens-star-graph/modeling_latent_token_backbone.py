@@ -1,0 +1,186 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""From an autoregressive checkpoint to a latent-token model: take its modules over, give it a mask token, probe it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .modeling_latent_token_lookahead import stream
+
+# What `from_pretrained` of a tokenizer takes of a model's arguments.
+TOKENIZER_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "gguf_file")
+# What `from_pretrained` leaves on a quantized model, for trainers and peft.
+QUANTIZATION = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class MaskToken(NamedTuple):
+    """Id of the mask token, and whether it has no trained embedding yet."""
+
+    token_id: int
+    is_new: bool
+
+
+def load_backbone(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """The causal model at `source`."""
+    backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    if kwargs.get("gguf_file") is not None:  # its weights are plain again, but transformers would not save them
+        backbone.hf_quantizer = None
+        del backbone.config.quantization_config
+    return backbone
+
+
+def load_tokenizer(source: str, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model at `source`."""
+    chosen = {name: kwargs[name] for name in (*TOKENIZER_KWARGS, "trust_remote_code") if name in kwargs}
+    return AutoTokenizer.from_pretrained(source, **chosen)
+
+
+def find_mask_token(
+    tokenizer: PreTrainedTokenizerBase | None, mask_token: str, mask_token_id: int | None, vocab_size: int
+) -> MaskToken:
+    """The tokenizer's mask token, which is added if it has none; or `mask_token_id`, at most the next free id."""
+    if mask_token_id is not None:
+        if not 0 <= mask_token_id <= vocab_size:
+            raise ValueError(
+                f"`mask_token_id` must be in [0, {vocab_size}], the last of which adds a token, got {mask_token_id}."
+            )
+        if tokenizer is not None and tokenizer.mask_token_id not in (None, mask_token_id):
+            raise ValueError(
+                f"`mask_token_id` ({mask_token_id}) must be the tokenizer's ({tokenizer.mask_token_id}): leave it out."
+            )
+        return MaskToken(mask_token_id, is_new=mask_token_id == vocab_size)
+    if tokenizer is None:
+        raise ValueError("give `tokenizer` or `mask_token_id` with a model object, got neither.")
+    added = 0
+    if tokenizer.mask_token_id is None:
+        added = tokenizer.add_special_tokens({"mask_token": mask_token})
+    # A tokenizer that was given its mask token before may still be ahead of the embeddings.
+    return MaskToken(tokenizer.mask_token_id, is_new=bool(added) or tokenizer.mask_token_id >= vocab_size)
+
+
+def adopt(
+    model: PreTrainedModel, backbone: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None = None
+) -> None:
+    """
+    Give `model`, built on the meta device for `backbone`'s configuration, the modules of `backbone`; no copy is made.
+
+    Raises `ValueError` if the two are not the same architecture or compute different logits.
+    """
+    base, head = backbone.base_model, backbone.get_output_embeddings()
+    family = type(backbone).__name__
+    if type(base) is not type(model.model) or not isinstance(head, nn.Linear):
+        raise ValueError(f"`backbone` must be a decoder-only model with a linear head, got {family}.")
+    base.get_input_embeddings().padding_idx = None  # its row would not be trained, and often is end-of-text, too
+    model.model, model.lm_head = base, head
+    model.train(backbone.training)
+    for name in QUANTIZATION:
+        if hasattr(backbone, name):
+            setattr(model, name, getattr(backbone, name))
+    model.config.tie_word_embeddings = head.weight is base.get_input_embeddings().weight
+    model.config.head_bias = head.bias is not None
+    model.config._name_or_path = backbone.config._name_or_path
+    model.config.dtype = backbone.dtype
+    for token in SPECIAL_TOKENS:
+        own = getattr(backbone.generation_config, token, None)
+        value = getattr(backbone.config, token, None) if own is None else own
+        setattr(model.config, token, value)
+        setattr(model.generation_config, token, value)
+    if hasattr(model.generation_config, "mask_token_id"):
+        model.generation_config.mask_token_id = None  # the configuration's
+    if model.config.is_semi_causal:
+        probe_semi_causal(model, backbone)
+    else:
+        probe(model, backbone)
+    make_room(model, mask, pad_to_multiple_of)
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees others."""
+    was_training = backbone.training
+    backbone.eval()
+    ids, changed = _sample_ids(backbone)
+    states = [model.model(each, use_cache=False).last_hidden_state for each in (ids, changed)]
+    expected = backbone(ids, use_cache=False).logits
+    backbone.train(was_training)
+    name = type(backbone).__name__
+    if torch.equal(states[0][:, 0], states[1][:, 0]):
+        raise ValueError(f"`backbone` must have attention that can be opened; that of {name} stays causal.")
+    _check_head(model, states[0], expected, name)
+
+
+@torch.no_grad()
+def probe_semi_causal(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """
+    Raise `ValueError` unless `model` gives the logits of the causal `backbone`, also with its columns in any order:
+    only then masks and positions are all that it goes by.
+    """
+    name = type(backbone).__name__
+    refusal = f"`backbone` must take any attention mask and `position_ids`; {name} does not"
+    was_training = backbone.training
+    backbone.eval()
+    ids, changed = _sample_ids(backbone)
+    columns = torch.arange(ids.shape[1], device=ids.device)[None]
+    exists = torch.ones_like(columns, dtype=torch.bool)
+    seen = stream(exists, columns)
+    masks, states = model.semi_causal_masks(), []
+    for tokens, order in ((ids, columns), (ids, columns.flip(-1)), (changed, columns)):
+        at = (torch.zeros_like(order), order)
+        look = seen.select(at)
+        mask = masks(look, look, columns, backbone.dtype)
+        try:
+            found = model.model(tokens[at], attention_mask=mask, position_ids=order, use_cache=False)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{refusal}: {error}") from error
+        states.append(found.last_hidden_state[:, order.argsort(-1)[0]])
+    is_causal, model.config.text_config.is_causal = model.config.text_config.is_causal, True
+    expected = backbone(ids, use_cache=False).logits
+    model.config.text_config.is_causal = is_causal
+    backbone.train(was_training)
+    if not _close(states[0], states[1]) or not _close(states[0][:, 0], states[2][:, 0]):
+        raise ValueError(f"{refusal}.")
+    _check_head(model, states[0], expected, name)
+
+
+def _sample_ids(backbone: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows `(1, 8)` of tokens that are alike in their first alone."""
+    table = backbone.get_input_embeddings().weight
+    ids = torch.arange(1, 9, device=table.device)[None] * 7919 % len(table)
+    changed = ids.clone()
+    changed[:, 1:] = (changed[:, 1:] + 1 + len(table) // 3) % len(table)
+    return ids, changed
+
+
+def _check_head(model: PreTrainedModel, states: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    if not _close(model.project(states), expected):
+        raise ValueError(f"`backbone` must have a linear head, scaled or capped at most; that of {name} does more.")
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two tensors are equal but for the order of additions, in whatever kernel and precision."""
+    tolerance = 5e-2 if expected.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    found, expected = found.float(), expected.float()
+    return bool((found - expected).norm() <= tolerance * expected.norm())
+
+
+@torch.no_grad()
+def make_room(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None) -> None:
+    """Grow the embeddings until the mask token has a row, and let a new one start as the mean of the others."""
+    model.mask_token_is_new = mask.is_new
+    rows = model.get_input_embeddings().weight.shape[0]
+    if mask.token_id >= rows:
+        model.resize_token_embeddings(mask.token_id + 1, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=False)
+    if not mask.is_new:
+        return
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    if (bias := model.get_output_embeddings().bias) is not None:
+        tables.append(bias)
+    for table in tables[1:] if tables[0] is tables[1] else tables:
+        table[rows:] = table[:rows].float().mean(0).to(table.dtype)
+        table[mask.token_id] = table[:rows].float().mean(0).to(table.dtype)
+
+
+__all__ = ["MaskToken", "adopt", "find_mask_token", "load_backbone", "load_tokenizer", "make_room", "probe"]

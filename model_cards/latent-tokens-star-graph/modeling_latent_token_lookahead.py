@@ -1,0 +1,81 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""
+What an autoregressive model looks ahead with: behind each of some tokens of the stream, a group of that token once
+more and `num_latent_tokens` masks at the positions after it (arXiv 2602.03769, left to right).
+
+The token's copy predicts the next token as the token itself would, but sees the masks; the masks predict the tokens
+after that. A group sees the stream before its token, and itself; with no masks the copy is the token.
+"""
+
+import torch
+
+from .generation_visibility import NOWHERE, Visibility
+
+
+def stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor | None = None) -> Visibility:
+    """
+    A causal stream of the tokens that `exist`, bool `(B, T)`, at their `position` `(B, T)`.
+
+    Args:
+        document: int64 `(B, T)`, number of the document that a token of a packed row belongs to; tokens of one
+            document are neighbours.
+    """
+    place = exists.long().cumsum(-1) - 1
+    first = torch.zeros_like(place)
+    if document is not None:
+        begins = torch.ones_like(exists)
+        begins[:, 1:] = document[:, 1:] != document[:, :-1]
+        # The number of tokens before: a document may begin with padding.
+        first = torch.where(begins, place + 1 - exists.long(), 0).cummax(-1).values
+    order = torch.where(exists, place, NOWHERE)
+    return Visibility(
+        order=order,
+        first=torch.where(exists, first, 0),
+        sees=torch.where(exists, place + 1, 0),
+        group=torch.full_like(place, -1),
+        position=position,
+    )
+
+
+def groups(
+    clean: Visibility, states: torch.Tensor, num_latent_tokens: int, max_positions: int | None = None
+) -> Visibility:
+    """
+    The groups `(B, S * (num_latent_tokens + 1))` behind the tokens in the columns `states` `(B, S)` of a stream.
+
+    `max_positions`: of a model with a table of positions, which has nothing to look ahead to behind the last one.
+    """
+    at = clean.select((torch.arange(len(states), device=states.device)[:, None], states))
+    ahead = torch.arange(num_latent_tokens + 1, device=states.device)
+    shape = (*states.shape, len(ahead))
+    position = at.position[..., None] + ahead
+    if max_positions is not None:
+        position = position.clamp(max=max_positions - 1)
+    number = torch.arange(states.shape[1], device=states.device)[:, None].expand(shape)
+    exists = at.order < NOWHERE
+    return Visibility(
+        order=torch.full(shape, NOWHERE, device=states.device).flatten(1),
+        first=at.first[..., None].expand(shape).flatten(1),
+        sees=torch.where(exists, at.order, 0)[..., None].expand(shape).flatten(1),
+        group=number.flatten(1),
+        position=position.flatten(1),
+    )
+
+
+def group_inputs(
+    inputs: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, num_latent_tokens: int
+) -> torch.Tensor:
+    """
+    Ids `(B, S * (num_latent_tokens + 1))`, or embeddings with a last dimension more, of the groups.
+
+    Args:
+        inputs: ids `(B, T)` or embeddings `(B, T, D)` of the stream.
+        states: int64 `(B, S)`, columns of the tokens.
+        mask: the mask's id `()` or embedding `(D,)`.
+    """
+    copies = inputs[torch.arange(len(states), device=states.device)[:, None], states][:, :, None]
+    masks = mask.to(copies.dtype).expand(*states.shape, num_latent_tokens, *inputs.shape[2:])
+    return torch.cat([copies, masks], dim=2).flatten(1, 2)
+
+
+__all__ = ["group_inputs", "groups", "stream"]

@@ -1,0 +1,234 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""What every masked diffusion model shares above its backbone: the head's forward and the resume of its training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import TransformersKwargs
+
+# Logits that are held at a time while tokens are scored: 512 MiB in float32. Where there are more, all are computed
+# twice, which costs a fifth of a step.
+MAX_LOGITS = 2**27
+
+
+@dataclass
+class ScoredOutput(ModelOutput):
+    """
+    Scores of `N` tokens.
+
+    Args:
+        nll (`torch.FloatTensor` of shape `(N,)`): -log p of each, in nats, in float32.
+        correct (`torch.BoolTensor` of shape `(N,)`): whether it is the most probable token.
+    """
+
+    nll: torch.FloatTensor | None = None
+    correct: torch.BoolTensor | None = None
+
+
+class MaskedDiffusionHead:
+    """
+    Forward of a masked diffusion model. Comes first among the bases of a head class, before
+    `DiffusionGenerationMixin` and the family's `PreTrainedModel`; the class sets `self.model` (a bidirectional base
+    model) and `self.lm_head`, then calls `prepare_head` and `post_init`.
+    """
+
+    model: nn.Module
+    lm_head: nn.Linear
+    # Whether `align` moves states: a position is then predicted by the state of the one before.
+    reads_previous_state: bool = False
+    # From the family's `PreTrainedModel`:
+    config: PreTrainedConfig
+    config_class: type[PreTrainedConfig]
+    register_load_state_dict_pre_hook: Callable
+
+    def prepare_head(self) -> None:
+        """Choose the loss (targets are not shifted) and make training resumable under the original key names."""
+        if type(self.config) is not self.config_class and type(self.config).__name__ == self.config_class.__name__:
+            # Of a checkpoint that carries its code, transformers loads the configuration's file twice, from a folder
+            # without and one with the model's. Saves look for all of the code beside the configuration's class.
+            self.config.__class__ = self.config_class
+        self.loss_function = ForMaskedLMLoss
+        self.register_load_state_dict_pre_hook(rename_original_keys)
+
+    def align(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """States `[B, L, D]` such that state `i` predicts token `i`."""
+        return hidden_states
+
+    def place(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Positions `[B, L]` where none are given; None leaves them to the base model."""
+        return None
+
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Logits `[..., V]` of hidden states `[..., D]`."""
+        return self.lm_head(hidden_states)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
+        targets: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        r"""
+        Predict every token from all others. `B` rows, `L` positions, `V` vocabulary, `N` selected positions.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`):
+                Tokens; positions to be predicted hold `config.mask_token_id`.
+            attention_mask (`torch.Tensor` of shape `(B, L)` or `(B, 1, L, L)`, *optional*):
+                1 for tokens, 0 for padding (either side); a 4-D float mask is used as it is.
+            position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Positions; 0, 1, ... of the columns if not given.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, L, D)`, *optional*):
+                Instead of `input_ids`.
+            labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Targets, not shifted; -100 is ignored. Gives `loss`, mean nats per target.
+            logits_to_keep (`int`, `torch.Tensor` or a pair of them, *optional*, defaults to 0):
+                Positions whose logits are computed: 0 all, `n` the last n, a 1-D index of columns, an integer
+                `(B, K)` index per row, or a bool `(B, L)` mask, which gives logits of shape `(N, V)`. A pair of
+                `(N,)` indices (rows, columns) gives `(N, V)` too, without the device sync that a mask costs.
+            targets (`torch.LongTensor` of shape `(N,)`, *optional*):
+                Tokens at the `N` selected positions, to be scored without keeping their logits: what training needs.
+
+        Returns:
+            `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`; with `targets` a `ScoredOutput`.
+        """
+        # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
+        # cache. Block-wise caches come as `past_key_values`, from `generate`.
+        kwargs["use_cache"] = False
+        if position_ids is None:
+            position_ids = self.place(attention_mask)
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
+        # state is a row's first, even where the window is as wide as the mask.
+        mask = attention_mask if kwargs.get("past_key_values") is None else None
+        hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
+        hidden_states = select_positions(hidden_states, logits_to_keep)
+        if targets is not None:
+            nll, correct = score_tokens(self.project, hidden_states, targets, self.config.vocab_size)
+            return ScoredOutput(nll=nll, correct=correct)
+        logits = self.project(hidden_states)
+
+        loss = None
+        if labels is not None:
+            labels = select_positions(labels[..., None], logits_to_keep).squeeze(-1).contiguous()
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def score_tokens(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor, vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    -log p `(N,)` of `targets` under the logits of `states` `[N, D]`, in nats, and whether they are the most probable.
+
+    Where the logits would be more than `MAX_LOGITS`, they are computed a part at a time, and again when gradients are.
+    """
+    size = max(1, MAX_LOGITS // vocab_size)
+    if len(targets) <= size:
+        return _score(project, states, targets)
+    parts = [
+        checkpoint(_score, project, part, wanted, use_reentrant=False)
+        for part, wanted in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    nll, correct = zip(*parts, strict=True)
+    return torch.cat(nll), torch.cat(correct)
+
+
+def _score(
+    project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = project(states)
+    targets = targets.to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none"), logits.detach().argmax(-1) == targets
+
+
+def shift_states(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Move the states `[B, L, D]` one to the right; the first token of a row is predicted by its own state.
+
+    With padding on the left the state before the first token is padding, so the first token is found by its position
+    (0) and by the mask, and predicts itself there too; so does the first of every packed document.
+    """
+    shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
+    if position_ids is not None:
+        shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
+    if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
+        shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
+    return shifted
+
+
+def select_positions(
+    states: torch.Tensor, positions: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """The states `[B, L, D]` at `positions`, as `logits_to_keep` of the head's forward says."""
+    if isinstance(positions, tuple):
+        # A model spread over devices has its last states elsewhere than its inputs.
+        return states[tuple(index.to(states.device) for index in positions)]
+    return slice_logits_to_keep(states, positions)
+
+
+def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """
+    Let a plain `load_state_dict` read a checkpoint with original key names.
+
+    `save_pretrained` writes original names, but `Trainer` resumes with a plain, non-strict `load_state_dict`: without
+    this every key would be missing, and training would go on from whatever the model held.
+    """
+    own = {prefix + name for name in module.state_dict()}
+    renames = get_model_conversion_mapping(module, add_legacy=False)
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
+        name = key.removeprefix(prefix)
+        for rename in renames:
+            name, _ = rename.rename_source_key(name)
+        if prefix + name in own and prefix + name not in state_dict:
+            state_dict[prefix + name] = state_dict.pop(key)
+    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own})
+
+
+def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
+    """
+    Raise `ValueError` for adapter weights of layers that got no adapter; peft would drop them without a word.
+
+    It happens with adapters made for the original code: peft translates the names of their weights, through the
+    conversion mapping, but not their `target_modules`.
+    """
+    targets = {name.split(".lora_")[0] for name in names if ".lora_" in name}
+    lost = sorted({target.rsplit(".", 1)[-1] for target in targets & {name for name, _ in module.named_modules()}})
+    if lost:
+        raise ValueError(
+            f"The adapter has weights for {', '.join(map(repr, lost))}, which its `target_modules` do not name. If "
+            "those are names of the original code, give the names here: `config = PeftConfig.from_pretrained(path)`, "
+            "`config.target_modules = [...]`, `PeftModel.from_pretrained(model, path, config=config)`."
+        )
+
+
+__all__ = ["MaskedDiffusionHead", "ScoredOutput", "score_tokens", "shift_states"]
