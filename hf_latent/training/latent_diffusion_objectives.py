@@ -19,16 +19,17 @@ from typing import NamedTuple
 import torch
 
 from hf_latent.generation.noise import GOLDEN, mix
+from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.training.objectives import sample_times
 
 _NOISE_STREAM, _DROP_STREAM = 11, 12
 
 
-def noise_schedule(beta_schedule: str, num_train_timesteps: int) -> torch.Tensor:
+def noise_schedule(config: LatentDiffusionConfig) -> torch.Tensor:
     """`alphas_cumprod` `[T]`, float32, as diffusers computes them and the samplers use them."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(num_train_timesteps=num_train_timesteps, beta_schedule=beta_schedule).alphas_cumprod
+    return DDPMScheduler(**config.scheduler_arguments).alphas_cumprod
 
 
 # Randomness

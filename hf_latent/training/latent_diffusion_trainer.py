@@ -111,7 +111,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
         self.average = None
         if self.stage == "denoiser":
             config = model.config
-            self.alphas_cumprod = noise_schedule(config.beta_schedule, config.num_train_timesteps)
+            self.alphas_cumprod = noise_schedule(config)
             if args.ema_decay is not None:
                 self.average = DenoiserAverage(model.denoiser, args.ema_decay)
                 self.add_callback(self.average)

@@ -11,6 +11,7 @@ from hf_latent.modeling.travel import TravellingConfigMixin
 REPRESENTATIONS = ("last", "first_last")
 CONDITIONINGS = ("in_context", "cross_attention", "adaln_zero")
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
+LARGEST_BETA = 0.999
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 SIZES = (
     "latent_length",
@@ -65,6 +66,9 @@ class LatentDiffusionConfig(TravellingConfigMixin, PreTrainedConfig):
             It also predicts the variance of the reverse step (arXiv 2102.09672).
         num_train_timesteps (`int`, *optional*, defaults to 1000): T.
         beta_schedule (`str`, *optional*, defaults to `"squaredcos_cap_v2"`): noise schedule, by diffusers' name.
+        beta_start, beta_end (`float`, *optional*, defaults to 1e-4 and 0.02):
+            Ends of the schedules `"linear"` and `"scaled_linear"` at T = 1000; others are scaled by 1000 / T, so that
+            T says how finely the same schedule is cut (arXiv 2102.09672).
         initializer_range (`float`, *optional*, defaults to 0.02): of everything but the encoder-decoder.
 
     Raises:
@@ -104,6 +108,8 @@ class LatentDiffusionConfig(TravellingConfigMixin, PreTrainedConfig):
 
     num_train_timesteps: int = 1000
     beta_schedule: str = "squaredcos_cap_v2"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
     initializer_range: float = 0.02
 
     pad_token_id: int | None = None
@@ -144,6 +150,10 @@ class LatentDiffusionConfig(TravellingConfigMixin, PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
                 )
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"`beta_start` and `beta_end` must be rising within (0, 1), got {self.beta_start} and {self.beta_end}."
+            )
         for name in ("autoencoder_dropout", "denoiser_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
@@ -166,6 +176,18 @@ class LatentDiffusionConfig(TravellingConfigMixin, PreTrainedConfig):
                 f"`diffusion_length` times `denoiser_hidden_size` ({self.diffusion_length} x "
                 f"{self.denoiser_hidden_size}) must be a multiple of `latent_length` ({self.latent_length})."
             )
+
+    @property
+    def scheduler_arguments(self) -> dict[str, Any]:
+        """The noise schedule, as arguments of a scheduler of diffusers."""
+        arguments = {"num_train_timesteps": self.num_train_timesteps, "beta_schedule": self.beta_schedule}
+        if self.beta_schedule == "squaredcos_cap_v2":
+            return arguments
+        finer = 1000 / self.num_train_timesteps
+        return arguments | {
+            "beta_start": min(self.beta_start * finer, LARGEST_BETA),
+            "beta_end": min(self.beta_end * finer, LARGEST_BETA),
+        }
 
     @property
     def projection_size(self) -> int:

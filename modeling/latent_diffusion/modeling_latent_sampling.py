@@ -67,10 +67,8 @@ def build_scheduler(
         if key not in known:
             raise ValueError(f"`sampler_kwargs` has {key!r}, which {name} does not know.")
     return scheduler_class(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_schedule=config.beta_schedule,
         prediction_type="sample",
-        **kwargs,
+        **{**config.scheduler_arguments, **kwargs},
     )
 
 

@@ -7,6 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 
+from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
+from hf_latent.modeling.latent_diffusion.modeling_latent_sampling import build_scheduler
 from hf_latent.training.latent_diffusion_objectives import (
     add_noise,
     latent_diffusion_loss,
@@ -34,7 +36,29 @@ def test_noise_schedule_is_the_cosine_of_improved_ddpm() -> None:
     for t in range(steps):
         product *= 1 - min(1 - squared_cosine((t + 1) / steps) / squared_cosine(t / steps), 0.999)
         expected.append(product)
-    assert torch.allclose(noise_schedule("squaredcos_cap_v2", steps), torch.tensor(expected), rtol=1e-4)
+    schedule = noise_schedule(LatentDiffusionConfig(num_train_timesteps=steps))
+    assert torch.allclose(schedule, torch.tensor(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
+def test_the_number_of_timesteps_only_says_how_finely_a_schedule_is_cut(beta_schedule: str) -> None:
+    """Unscaled, 100 steps would end with a third of the signal, and 4,000 would spend most of theirs on noise."""
+    cuts = {
+        steps: noise_schedule(LatentDiffusionConfig(beta_schedule=beta_schedule, num_train_timesteps=steps))
+        for steps in (100, 1000, 4000)
+    }
+    expected = DDPMScheduler(num_train_timesteps=1000, beta_schedule=beta_schedule).alphas_cumprod
+    assert torch.equal(cuts[1000], expected)
+    for steps, alphas in cuts.items():
+        same_times = (torch.tensor([0.25, 0.5, 0.75, 1.0]) * steps).long() - 1
+        reference = expected[(torch.tensor([0.25, 0.5, 0.75, 1.0]) * 1000).long() - 1]
+        assert torch.allclose(alphas[same_times].log(), reference.log(), rtol=0.12), steps
+        assert 0 < alphas[-1] < 1e-3
+
+
+def test_a_sampler_walks_the_schedule_of_training() -> None:
+    config = LatentDiffusionConfig(beta_schedule="linear", num_train_timesteps=50, beta_end=0.03)
+    assert torch.equal(build_scheduler(config).alphas_cumprod, noise_schedule(config))
 
 
 def test_noisy_latents_are_the_hand_computed_mixture() -> None:
@@ -136,7 +160,7 @@ def test_the_bound_trains_the_variance_alone() -> None:
 def test_bound_and_diffusers_sampler_mean_the_same_variance() -> None:
     """The sampler reads v through diffusers: trained with other ends, it would draw with the wrong noise."""
     scheduler = DDPMScheduler(num_train_timesteps=50, beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
-    alphas = noise_schedule("squaredcos_cap_v2", 50)
+    alphas = noise_schedule(LatentDiffusionConfig(num_train_timesteps=50))
     timesteps = torch.arange(1, 50)
     parts = posterior(timesteps, alphas)
     for v in (-1.0, 0.3, 1.0):

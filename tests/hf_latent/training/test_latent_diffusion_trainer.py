@@ -154,7 +154,7 @@ def test_the_denoisers_loss_is_the_objective_on_the_cached_latents(make_trainer:
     inputs = [torch.tensor([pairs[int(i)]["input_ids"]]) for i in ids]
     clean = torch.cat([model.autoencoder.encode(text) for text in texts])
     condition = torch.cat([model.autoencoder.encode(text) for text in inputs])
-    alphas = noise_schedule("squaredcos_cap_v2", 20)
+    alphas = noise_schedule(model.config)
     timesteps = sample_timesteps(ids, seed=42, epoch=0, num_train_timesteps=20)
     noisy = add_noise(clean, sample_gaussian(ids, (4, 6), seed=42, epoch=0), alphas[timesteps])
     output = model.denoiser(noisy, timesteps, condition)

@@ -409,6 +409,7 @@ def test_resizing_the_vocabulary_keeps_old_logits(
         ({"conditioning": "film"}, "`conditioning` must be one of 'in_context', .*got 'film'"),
         ({"representation": "middle"}, "`representation` must be one of .*got 'middle'"),
         ({"beta_schedule": "sigmoid"}, "`beta_schedule` must be one of .*got 'sigmoid'"),
+        ({"beta_start": 0.5, "beta_end": 0.1}, r"`beta_start` and `beta_end` must be rising .* got 0.5 and 0.1"),
         ({"latent_length": 0}, "`latent_length` must be at least 1, got 0"),
         ({"denoiser_dropout": 1.0}, r"`denoiser_dropout` must be in \[0, 1\), got 1.0"),
         ({"denoiser_hidden_size": 18, "denoiser_num_heads": 4}, r"multiple of `denoiser_num_heads` \(4\), got 18"),
