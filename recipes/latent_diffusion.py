@@ -17,6 +17,8 @@ Where the defaults come from
     latents 16 x 256, cosine schedule, T = 1000,   the paper, sections 3, 5 and A
     x0 prediction, learned variance, gamma 5,
     batch 128, learning rate 1e-4, width 768
+    linear schedule, no Min-SNR weights            ours, without `bart_base` or `bart_large`: an answer is decided at
+                                                   high noise, where the paper's leave few steps and little weight
     weight 1e-3 of the variance's term             improved DDPM, arXiv 2102.09672
     10 % of the rows without condition             classifier-free guidance, arXiv 2207.12598
     two blocks in compressor and reconstructor,    ours; the paper does not say

@@ -3,10 +3,11 @@ The study of latent diffusion: every training of `latent_diffusion.py` that it c
 
 Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` with the values of the YAML
     pretrain, autoencoder              what all others start from
-    in_context                         the denoiser, with every seed
-    cross_attention, adaln_zero        other ways to read the condition
-    T500, T4000                        noise schedules that are cut more coarsely and more finely
-    baseline_answer_first, _last       the pre-trained encoder-decoder, fine-tuned from input to target
+    in_context                         the denoiser, of every task by itself, with every seed
+    cross_attention, adaln_zero        other ways to read the condition, one task
+    T500, T4000                        the noise schedule cut more coarsely and more finely, one task
+    cosine, min_snr                    the paper's schedule and weights, one task
+    baseline_answer_first, _last       the pre-trained encoder-decoder, fine-tuned from input to target, each task
 
 What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
@@ -17,6 +18,7 @@ What happens
 """
 
 import argparse
+import itertools
 import json
 import math
 import shlex
@@ -25,7 +27,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from matplotlib.figure import Figure
@@ -37,17 +39,31 @@ BEGIN, END = "<!-- study -->\n", "<!-- /study -->"
 METRICS = ("accuracy", "exact")
 
 
-def runs_of(name: str, study: dict[str, Any]) -> Iterator[tuple[int, Path]]:
-    """Seed and folder of every training of an arm; the first seed's folder has the arm's name alone."""
-    seeds = study["seeds"] if study["arms"][name].get("every_seed") else study["seeds"][:1]
-    for number, seed in enumerate(seeds):
-        yield seed, Path(study["output_dir"]) / (f"{name}-{seed}" if number else name)
+class Run(NamedTuple):
+    """One training of an arm."""
+
+    arm: str
+    seed: int
+    tasks: list[str]
+    folder: Path
 
 
-def command_of(name: str, seed: int, folder: Path, study: dict[str, Any]) -> list[str]:
+def runs_of(name: str, study: dict[str, Any]) -> Iterator[Run]:
+    """Every training of an arm; the first seed's folder has no number."""
+    arm, output_dir = study["arms"][name], Path(study["output_dir"])
+    tasks = arm["values"].get("tasks", study["values"]["tasks"])
+    for number, seed in enumerate(study["seeds"] if arm.get("every_seed") else study["seeds"][:1]):
+        behind = f"-{seed}" if number else ""
+        if arm.get("per_task"):
+            yield from (Run(name, seed, [task], output_dir / f"{name}-{task}{behind}") for task in tasks)
+        else:
+            yield Run(name, seed, tasks, output_dir / f"{name}{behind}")
+
+
+def command_of(run: Run, study: dict[str, Any]) -> list[str]:
     """What a user would type to train it alone."""
-    arm = study["arms"][name]
-    values = {**study["values"], **arm["values"], "seed": seed, "output_dir": str(folder)}
+    arm = study["arms"][run.arm]
+    values = {**study["values"], **arm["values"], "tasks": run.tasks, "seed": run.seed, "output_dir": str(run.folder)}
     command = [f"recipes/{arm['recipe']}.py", "--config", f"recipes/{arm['config']}.yaml"]
     for field, value in values.items():
         shown = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
@@ -55,11 +71,12 @@ def command_of(name: str, seed: int, folder: Path, study: dict[str, Any]) -> lis
     return command
 
 
-def train(name: str, seed: int, folder: Path, study: dict[str, Any]) -> None:
+def train(run: Run, study: dict[str, Any]) -> None:
     """Train, unless that is done; output goes to a log beside the folder."""
+    folder = run.folder
     if (folder / "results.json").is_file():
         return
-    command = command_of(name, seed, folder, study)
+    command = command_of(run, study)
     print(shlex.join(["python", *command]), flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
@@ -70,31 +87,44 @@ def train(name: str, seed: int, folder: Path, study: dict[str, Any]) -> None:
 
 def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per arm that has results: answers and whole targets right, by task, mean and standard error over seeds."""
-    tasks, rows = study["values"]["tasks"], []
+    rows = []
     for name in study["arms"]:
-        paths = [folder / "results.json" for _, folder in runs_of(name, study)]
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
-        if not found or not found[0]["generation"]:
+        found = [(run.tasks, read_results(run.folder)) for run in runs_of(name, study)]
+        found = [(tasks, results) for tasks, results in found if results and results["generation"]]
+        if not found:
             continue
-        generated = [run["generation"] for run in found]
-        row: dict[str, Any] = {
+        shares: dict[str, list[float]] = {}
+        for tasks, results in found:
+            for metric, task in itertools.product(METRICS, tasks):
+                field = f"{metric}_{task}"
+                value = results["generation"][field if len(tasks) > 1 else metric]
+                shares.setdefault(field, []).append(value)
+        row = {
             "arm": name,
-            "num_seeds": len(found),
-            "steps": found[0]["steps"],
-            "num_parameters": found[0]["run"]["num_parameters"],
-            "train_seconds": statistics.median(run["train_seconds"] for run in found),
-            "num_examples": generated[0]["num_examples"],
+            "steps": found[0][1]["steps"],
+            "num_parameters": found[0][1]["run"]["num_parameters"],
+            "train_seconds": statistics.median(results["train_seconds"] for _, results in found),
         }
-        for field in (f"{metric}_{task}" for metric in METRICS for task in tasks):
-            shares = [result[field] for result in generated]
-            error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else None
-            row[field] = {"mean": statistics.fmean(shares), "each": shares, "standard_error": error}
-        rows.append(row)
+        rows.append(row | {field: describe(values) for field, values in shares.items()})
     return rows
 
 
-def percent(value: dict[str, Any]) -> str:
-    """`96.1 ± 0.4`, without the error where there is one seed."""
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """`results.json` of a training, if it has ended."""
+    path = folder / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def describe(shares: list[float]) -> dict[str, Any]:
+    """Mean and standard error over seeds."""
+    error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else None
+    return {"mean": statistics.fmean(shares), "each": shares, "standard_error": error}
+
+
+def percent(value: dict[str, Any] | None) -> str:
+    """`96.1 ± 0.4`, without the error where there is one seed; empty if it was not measured."""
+    if value is None:
+        return ""
     error = "" if value["standard_error"] is None else f" ± {100 * value['standard_error']:.1f}"
     return f"{100 * value['mean']:.1f}{error}"
 
@@ -104,7 +134,7 @@ def table(rows: list[dict[str, Any]], tasks: list[str], metric: str) -> str:
     titles = ["arm", *(task.replace("_", " ") for task in tasks), "updates", "training, s"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        shares = [percent(row[f"{metric}_{task}"]) for task in tasks]
+        shares = [percent(row.get(f"{metric}_{task}")) for task in tasks]
         lines.append(f"| {' | '.join([row['arm'], *shares])} | {row['steps']} | {row['train_seconds']:.0f} |")
     return "\n".join(lines)
 
@@ -114,12 +144,12 @@ def plot(rows: list[dict[str, Any]], tasks: list[str], path: Path) -> None:
     figure = Figure(figsize=(10.5, 4), layout="constrained")
     axis, width = figure.subplots(), 0.85 / len(rows)
     for number, row in enumerate(rows):
-        values = [row[f"accuracy_{task}"] for task in tasks]
+        values = {at: row[f"accuracy_{task}"] for at, task in enumerate(tasks) if f"accuracy_{task}" in row}
         axis.bar(
-            [position + (number - (len(rows) - 1) / 2) * width for position in range(len(tasks))],
-            [100 * value["mean"] for value in values],
+            [at + (number - (len(rows) - 1) / 2) * width for at in values],
+            [100 * value["mean"] for value in values.values()],
             0.92 * width,
-            yerr=[100 * (value["standard_error"] or 0.0) for value in values],
+            yerr=[100 * (value["standard_error"] or 0.0) for value in values.values()],
             label=row["arm"].replace("_", " "),
         )
     axis.set_xticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
@@ -141,11 +171,11 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
     )
     plot([row for row in rows if row["arm"] != "autoencoder"], tasks, folder / "study.png")
     logs = [
-        json.dumps({"arm": name, "seed": seed, **json.loads(line)})
+        json.dumps({"run": run.folder.name, **json.loads(line)})
         for name in study["arms"]
-        for seed, run in runs_of(name, study)
-        if (run / "training_log.jsonl").is_file()
-        for line in (run / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+        for run in runs_of(name, study)
+        if (run.folder / "training_log.jsonl").is_file()
+        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     write_text(folder / "training_log.jsonl", "".join(f"{line}\n" for line in logs))
     card = folder / "README.md"
@@ -163,6 +193,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML of the study")
     parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--tasks", nargs="+", help="only trainings on any of these")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")
     parser.add_argument("--summarize", action="store_true", help="train nothing; what is there is enough")
     parser.add_argument("--folder", type=Path, help="where tables and plot go; none are written without")
@@ -176,9 +207,9 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise ValueError(f"`arms` must be of {', '.join(study['arms'])}, got {', '.join(sorted(unknown))}")
     if not args.summarize:
         for name in args.arms or study["arms"]:
-            for seed, folder in runs_of(name, study):
-                if args.seeds is None or seed in args.seeds:
-                    train(name, seed, folder, study)
+            for run in runs_of(name, study):
+                if run.seed in (args.seeds or study["seeds"]) and set(run.tasks) & set(args.tasks or run.tasks):
+                    train(run, study)
     rows = summarize(study)
     print(table(rows, study["values"]["tasks"], "accuracy"))
     if args.folder is not None:

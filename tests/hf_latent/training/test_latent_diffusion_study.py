@@ -28,30 +28,51 @@ def test_every_arm_is_a_command_of_its_recipe(
     recipe: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    for seed, folder in recipe["runs_of"](name, STUDY):
-        script, *arguments = recipe["command_of"](name, seed, folder, STUDY)
+    for run in recipe["runs_of"](name, STUDY):
+        script, *arguments = recipe["command_of"](run, STUDY)
         data, training = MODULES[Path(script).stem].parse(arguments)
-        arm = STUDY["arms"][name]
-        assert (data.tasks, training.seed, training.output_dir) == (STUDY["values"]["tasks"], seed, str(folder))
-        assert training.max_steps == arm["values"]["max_steps"]
-        assert data.num_train_examples == {**STUDY["values"], **arm["values"]}["num_train_examples"]
-        if "model_config" in arm["values"]:
-            assert data.model_config == arm["values"]["model_config"]
+        values = {**STUDY["values"], **STUDY["arms"][name]["values"]}
+        assert (data.tasks, training.seed, training.output_dir) == (run.tasks, run.seed, str(run.folder))
+        assert data.num_train_examples == values["num_train_examples"]
+        if "model_config" in values:
+            assert data.model_config == values["model_config"]
 
 
-def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any]) -> None:
-    def values(name: str) -> dict[str, Any]:
-        return {**STUDY["arms"][name]["values"]}
+def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other values are those of the denoiser, whose own are in its recipe's file."""
+    monkeypatch.chdir(ROOT)
 
-    assert values("cross_attention")["model_config"]["conditioning"] == "cross_attention"
-    assert values("T4000")["model_config"] == values("in_context")["model_config"] | {"num_train_timesteps": 4000}
-    assert values("baseline_answer_last") == values("baseline_answer_first") | {"order": "answer_last"}
-    for field in ("max_steps", "per_device_train_batch_size", "learning_rate"):
-        assert len({values(name)[field] for name in list(STUDY["arms"])[2:]}) == 1, field
+    def parsed(name: str) -> tuple[dict[str, Any], Any]:
+        run = next(iter(recipe["runs_of"](name, STUDY)))
+        assert run.tasks == STUDY["values"]["tasks"][:1]
+        data, training = MODULES[STUDY["arms"][name]["recipe"]].parse(recipe["command_of"](run, STUDY)[1:])
+        return {"num_train_timesteps": 1000, **(data.model_config or {})}, training
+
+    model, training = parsed("in_context")
+    differences = {
+        "cross_attention": {"conditioning": "cross_attention"},
+        "adaln_zero": {"conditioning": "adaln_zero"},
+        "T500": {"num_train_timesteps": 500},
+        "T4000": {"num_train_timesteps": 4000},
+        "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+        "min_snr": {},
+    }
+    for name, difference in differences.items():
+        other, other_training = parsed(name)
+        assert other == model | difference, name
+        assert (other_training.min_snr_gamma != training.min_snr_gamma) == (name == "min_snr")
+        assert other_training.max_steps == training.max_steps
+    for name in ("baseline_answer_first", "baseline_answer_last"):
+        baseline = parsed(name)[1]
+        for field in ("max_steps", "per_device_train_batch_size", "learning_rate", "adam_beta2"):
+            assert getattr(baseline, field) == getattr(training, field), field
 
 
-def result(shares: list[float]) -> dict[str, Any]:
-    generation = {f"{metric}_{task}": share for task, share in zip(TASKS, shares, strict=True) for metric in METRICS}
+def result(shares: dict[str | None, float]) -> dict[str, Any]:
+    """As a recipe writes it; a run on one task does not name it."""
+    generation = {
+        metric if task is None else f"{metric}_{task}": share for task, share in shares.items() for metric in METRICS
+    }
     return {
         "steps": 2,
         "train_seconds": 3.0,
@@ -66,33 +87,37 @@ def test_what_is_there_is_summarized(recipe: dict[str, Any], tmp_path: Path) -> 
         "output_dir": str(tmp_path / "runs"),
         "seeds": [0, 1],
         "values": {"tasks": TASKS},
-        "arms": {name: {"every_seed": name == "denoiser"} for name in ("pretrain", "denoiser", "baseline", "later")},
+        "arms": {name: {"values": {}} for name in ("pretrain", "joint", "denoiser", "baseline", "later")},
     }
-    written = {"denoiser": [0.5, 1.0], "denoiser-1": [0.7, 1.0], "baseline": [0.0, 0.25]}
-    for name, shares in written.items():
+    study["arms"]["denoiser"] |= {"every_seed": True, "per_task": True}
+    alone = {f"denoiser-{TASKS[0]}": 0.5, f"denoiser-{TASKS[0]}-1": 0.7, f"denoiser-{TASKS[1]}": 1.0}
+    written = {"joint": result(dict(zip(TASKS, [0.0, 0.25], strict=True)))}
+    written |= {name: result({None: share}) for name, share in alone.items()}
+    for name, results in written.items():
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps(result(shares)))
+        (folder / "results.json").write_text(json.dumps(results))
         (folder / "training_log.jsonl").write_text(json.dumps({"loss": 1.0, "step": 1}) + "\n")
     rows = recipe["summarize"](study)
-    assert [(row["arm"], row["num_seeds"]) for row in rows] == [("denoiser", 2), ("baseline", 1)]
-    found = rows[0]["accuracy_rotation"]
+    assert [row["arm"] for row in rows] == ["joint", "denoiser"]
+    assert rows[0]["exact_double_digit_additions"] == {"mean": 0.25, "each": [0.25], "standard_error": None}
+    found = rows[1]["accuracy_rotation"]
     assert found["each"] == [0.5, 0.7]
     assert found["mean"] == pytest.approx(0.6)
     assert found["standard_error"] == pytest.approx(0.1)
-    assert rows[1]["exact_double_digit_additions"] == {"mean": 0.25, "each": [0.25], "standard_error": None}
 
     folder = tmp_path / "card"
     recipe["publish"](rows, study, folder)
     card = folder / "README.md"
-    assert "| denoiser | 60.0 ± 10.0 | 100.0 ± 0.0 | 2 | 3 |" in card.read_text()
+    assert "| denoiser | 60.0 ± 10.0 | 100.0 | 2 | 3 |" in card.read_text()
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    assert [(entry["arm"], entry["seed"]) for entry in log] == [("denoiser", 0), ("denoiser", 1), ("baseline", 0)]
+    assert sorted(entry["run"] for entry in log) == sorted(written)
     card.write_text("before\n" + card.read_text() + "after\n")
-    recipe["publish"](rows[:1], study, folder)
+    recipe["publish"]([{name: value for name, value in rows[0].items() if "double" not in name}], study, folder)
     text = card.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "baseline" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "denoiser" not in text
+    assert "| joint | 0.0 |  | 2 | 3 |" in text
     card.write_text("a card without marks")
     with pytest.raises(ValueError, match="without the marks"):
         recipe["publish"](rows, study, folder)
