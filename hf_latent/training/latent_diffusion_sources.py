@@ -138,8 +138,8 @@ def judge_outputs(outputs: list[str], pairs: Dataset, targets: list[str], argume
     exact = [strip_special(o) == strip_special(t) for o, t in zip(outputs, targets, strict=True)]
     result: dict[str, Any] = {"exact": share(exact)}
     if arguments.text_metric is not None:
-        texts = [[strip_special(text) for text in side] for side in (outputs, targets)]
-        result[arguments.text_metric] = text_similarity(*texts, metric=arguments.text_metric)
+        written, wanted = ([strip_special(text) for text in side] for side in (outputs, targets))
+        result[arguments.text_metric] = text_similarity(written, wanted, arguments.text_metric)
     if arguments.tasks:
         judge = AnswerFirstTask(order=arguments.order)
         solved = [judge.is_solved({"answer": a}, o) for a, o in zip(pairs["answer"], outputs, strict=True)]
