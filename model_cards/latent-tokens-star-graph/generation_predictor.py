@@ -7,7 +7,7 @@ latent refinement replaces the embeddings of open positions. `A` rows, `L` colum
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class Reading:
     positions: torch.Tensor
     blocks: list[int]
     counts: list[int]
-    facts: list[list[int]]
+    facts: list[list[int]] = field(default_factory=list)
     memory: Memory | None = None
 
 
