@@ -12,7 +12,7 @@ import hf_latent.cli as cli
 from hf_latent import LatentTokenForCausalLM
 from hf_latent.evaluation.grid import build_causal_grid
 from hf_latent.evaluation.report import read_entries
-from hf_latent.hub import bundle, check_card
+from hf_latent.hub import bundle, check_card, refresh_card
 from hf_latent.tasks import star_graph_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,6 +26,7 @@ def run(*arguments: object):
 def folder(sudoku_model, tokenizer, tmp_path) -> Path:
     folder = bundle(sudoku_model, tokenizer, tmp_path / "tiny", verify=False)
     (folder / "task.json").write_text(json.dumps({"task": "sudoku", "size": 4, "num_givens": [6, 10]}))
+    refresh_card(folder)  # now that the task is known
     return folder
 
 
@@ -73,7 +74,8 @@ def test_a_card_that_is_no_folder_is_refused_before_anything_is_measured(folder,
 
 def test_check_exits_with_1_and_names_what_is_wrong(folder):
     result = run("card", "check", folder)
-    assert result.exit_code == 0 and "valid" in result.output and "not measured" in result.output
+    assert result.exit_code == 0, result.output
+    assert "valid" in result.output and "not measured" in result.output
     (folder / "weights.bin").write_bytes(b"x")
     result = run("card", "check", folder)
     assert result.exit_code == 1 and "weights.bin is a pickle" in result.output

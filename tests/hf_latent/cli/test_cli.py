@@ -151,7 +151,8 @@ def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
     from importlib import resources
 
     assert set(packaged_checkpoints()) - set(packaged_checkpoints(autoregressive=False)) == {
-        "latent-tokens-arithmetic"
+        "latent-tokens-arithmetic",
+        "latent-tokens-star-graph",
     }
     for name in packaged_checkpoints(autoregressive=False):
         about = json.loads((resources.files("hf_latent.model_cards") / name / "task.json").read_text())
