@@ -111,7 +111,7 @@ def test_the_mixture_of_random_beliefs(
 def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: float, seed: int) -> None:
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
-        small = small_nucleus(logits.softmax(-1), top_p, SMALL_NUCLEI[-1])
+        small = small_nucleus(logits.softmax(-1), top_p)
         assert small is not None or vocabulary > SMALL_NUCLEI[-1]
         large = large_nucleus(logits.softmax(-1), top_p), torch.arange(vocabulary).expand(4, -1)
         rows = [row for found in (small, large) if found is not None for row in zip(range(4), *found, strict=True)]
