@@ -82,6 +82,8 @@ def denoise(
                 by_rule = by_rule if others is None else by_rule & ~others[:, None]
             progress.count_choices(rows.index, selected, by_rule)
         _commit(canvas, rows, commit, at, belief, stop, progress)
+        if settings.with_commits or on_step is not None:
+            _note(rows, commit, at, belief, progress)
         advance(rows, commit, hold, stop, progress)
         if exits is not None:
             leave_open(canvas, rows, exits, settings, progress)
@@ -183,8 +185,14 @@ def _commit(
     token = torch.zeros_like(canvas.ids).index_put_(at, chosen)
     canvas.ids = torch.where(commit, token, canvas.ids)
     canvas.masked = canvas.masked & ~commit
+    progress.put("ids", rows.index, canvas.ids)
+
+
+def _note(
+    rows: Rows, commit: torch.Tensor, at: tuple[torch.Tensor, torch.Tensor], belief: Belief, progress: Progress
+) -> None:
+    """When, and how surely, the positions of a step were written."""
     index = rows.index
-    progress.put("ids", index, canvas.ids)
     steps = torch.where(commit, rows.total_steps[:, None], progress.of_rows("commit_step", index))
     progress.put("commit_step", index, steps)
     if belief.entropy is not None:

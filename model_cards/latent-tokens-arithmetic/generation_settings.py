@@ -20,7 +20,8 @@ class DenoisingSettings:
 
     See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None
     without latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is
-    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices.
+    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices,
+    `with_commits` the step and entropy at which each position was written.
     """
 
     rule: CommitRule
@@ -37,6 +38,7 @@ class DenoisingSettings:
     early_exit_threshold: float | None = None
     answer_reduction: AnswerReduction = "sum"
     with_statistics: bool = True
+    with_commits: bool = True
 
     @property
     def refines(self) -> bool:

@@ -196,7 +196,7 @@ class Predictor:
             at_row, at_column = torch.cat([at_row, at_row + num_rows]), at_column.repeat(2)
         if self.cache is not None:
             cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
-            repeated = None if columns is None else columns.repeat(self.copies, 1)
+            repeated = None if columns is None else self._copied(columns)
             start = self._window.start if self._window is not None and rows is None and columns is not None else None
             self.cache.place(cached_rows, repeated, view.length, start)
         logits = self._forward(inputs, (at_row, at_column))
@@ -217,11 +217,12 @@ class Predictor:
         if memory is not None and memory.mixes:
             name = "inputs_embeds"
             contents = [memory.embeddings(ids, canvas.masked[:, :length]) for ids in contents]
-        inputs = {name: torch.cat([_pick(content, rows, columns) for content in contents])}
+        contents = [_pick(content, rows, columns) for content in contents]
+        inputs = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
         if columns is not None or view.hides:
-            inputs["position_ids"] = _pick(canvas.position_ids[:, :length], rows, columns).repeat(self.copies, 1)
+            inputs["position_ids"] = self._copied(_pick(canvas.position_ids[:, :length], rows, columns))
         if view.hides:
-            inputs["attention_mask"] = _pick(view.exists[:, :length], rows, None).long().repeat(self.copies, 1)
+            inputs["attention_mask"] = self._copied(_pick(view.exists[:, :length], rows, None).long())
         return inputs
 
     def _locate(
@@ -241,6 +242,10 @@ class Predictor:
             number[rows] = torch.arange(len(rows), device=rows.device)
             at_row = number[at_row]
         return at_row, at_column
+
+    def _copied(self, values: torch.Tensor) -> torch.Tensor:
+        """`(A', ...)` once more for the second half that guidance adds."""
+        return values if self.copies == 1 else values.repeat(self.copies, 1)
 
     def _doubled(self, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
         """Rows of a cache of `num_rows`, and the same again in the second half that guidance adds."""

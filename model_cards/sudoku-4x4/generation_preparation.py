@@ -228,6 +228,7 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         early_exit_threshold=config.early_exit_threshold,
         answer_reduction=config.answer_entropy_reduction,
         with_statistics=bool(config.return_dict_in_generate),
+        with_commits=bool(config.return_dict_in_generate or config.append_blocks),
     )
 
 

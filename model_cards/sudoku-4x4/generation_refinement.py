@@ -14,7 +14,7 @@ from torch import nn
 
 from .generation_belief import split_rows
 
-# A nucleus of up to so many tokens is gathered, of the fewest that do; a larger one, of a flat distribution, is summed
+# Nuclei of up to so many tokens are gathered, of the fewest that do; larger ones, of a flat distribution, are summed
 # over the vocabulary.
 SMALL_NUCLEI = (8, 64)
 # (shift, width) of the bits of a float32 in [0, 1], from its exponent down.
@@ -59,6 +59,7 @@ class Memory:
 
     def __init__(self, embed: nn.Module, mask_token_id: int, settings: RefinementSettings) -> None:
         self.embed, self.mask_token_id, self.settings = embed, mask_token_id, settings
+        self._mask: torch.Tensor | None = None  # (1, D)
         self._slot: torch.Tensor | None = None  # (A, L): index of a position in the following, -1 without
         self._log_p: torch.Tensor | None = None  # (N, V)
         self._mixed: torch.Tensor | None = None  # (N, D)
@@ -86,14 +87,15 @@ class Memory:
             keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were.
         """
         slot = self._earlier(at, len(log_p))  # (N,)
-        mask = self.embed(torch.full((1,), self.mask_token_id, device=log_p.device)).float()
+        if self._mask is None:
+            self._mask = self.embed(torch.full((1,), self.mask_token_id, device=log_p.device)).float()
         divergences, mixed, start = [], [], 0
         for now in split_rows(log_p):
             rows = slice(start, start := start + len(now))
-            p = now.exp()
+            p = now.softmax(-1)  # of log-probabilities their exponential, and quicker
             divergences.append(self._divergence(p, entropy[rows], slot[rows]))
             if self.settings.mixes:
-                mixed.append(mix_embeddings(p, entropy[rows], self.embed, mask, self.settings))
+                mixed.append(mix_embeddings(p, entropy[rows], self.embed, self._mask, self.settings))
         number = torch.arange(len(log_p), device=log_p.device).where(keep, -1)
         self._slot = torch.full(shape, -1, dtype=torch.long, device=log_p.device).index_put_(at, number)
         self._log_p = log_p
@@ -147,31 +149,29 @@ def _expected_embedding(p: torch.Tensor, embed: nn.Module, top_p: float) -> torc
     """Mean embedding `(N, D)` over the nuclei of probabilities `(N, V)`."""
     if len(p) == 0:  # an idle step of a schedule with more steps than tokens
         return p.new_zeros(0, embed.weight.shape[-1])
-    likeliest = float(p.amax(-1).min())
-    for size in SMALL_NUCLEI:
-        # A nucleus of `size` tokens has at most `size` times the mass of the likeliest.
-        if likeliest * size >= top_p or p.shape[-1] <= size:
-            small = small_nucleus(p, top_p, size)
-            if small is not None:
-                return torch.einsum("nk,nkd->nd", small[0], embed(small[1]).float())
+    small = small_nucleus(p, top_p)
+    if small is not None:
+        return torch.einsum("nk,nkd->nd", small[0], embed(small[1]).float())
     share = large_nucleus(p, top_p)
     table = embed.weight if type(embed) is nn.Embedding else embed(torch.arange(p.shape[-1], device=p.device))
     return (share.to(table.dtype) @ table).float()
 
 
-def small_nucleus(p: torch.Tensor, top_p: float, size: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+def small_nucleus(p: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor] | None:
     """
-    Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`; None if one has more
-    than `size` tokens.
-
-    What is beyond a position's set has share 0.
+    Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`, `K` of
+    `SMALL_NUCLEI`; None if a set has more tokens. What is beyond a position's set has share 0.
     """
-    share, tokens = p.topk(min(size, p.shape[-1]))
-    mass = share.cumsum(-1)
-    if share.shape[-1] < p.shape[-1] and not bool((mass[:, -1] >= top_p).all()):
+    share, tokens = p.topk(min(SMALL_NUCLEI[-1], p.shape[-1]))
+    before = share.cumsum(-1) - share
+    inside = before < top_p
+    reached = (before[:, -1] + share[:, -1] >= top_p).all()
+    largest, enough = torch.stack([inside.sum(-1).amax(), reached]).tolist()
+    if not enough and share.shape[-1] < p.shape[-1]:
         return None
-    share = share.masked_fill(mass - share >= top_p, 0.0)
-    return share / share.sum(-1, keepdim=True), tokens
+    size = next(size for size in SMALL_NUCLEI if largest <= size)
+    share = (share * inside)[:, :size]
+    return share / share.sum(-1, keepdim=True), tokens[:, :size]
 
 
 def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
