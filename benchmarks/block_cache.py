@@ -19,6 +19,8 @@ from generation_overhead import build_model
 from report import describe_run, write_result
 
 NEW_TOKENS, BLOCK_LENGTH = 64, 32
+# (model, prompt tokens, rows): 8 million parameters, where a step's fixed cost counts, and the smallest real checkpoint.
+CASES = (("8M", 256, 1), ("8M", 512, 1), ("8M", 512, 4), ("8M", 1024, 1), ("SmolLM2-135M", 512, 1))
 
 
 @torch.no_grad()
@@ -68,20 +70,24 @@ def main() -> None:
     parser.add_argument("--json", help="also write the JSON line to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = build_model("8M")
-    rows = [row for n, b in ((256, 1), (512, 1), (512, 4), (1024, 1)) for row in compare(model, n, b, args.repeats)]
+    models = {shape: build_model(shape) for shape in {shape for shape, _, _ in CASES}}
+    rows = [
+        {"model": shape} | row
+        for shape, prompt_length, batch_size in CASES
+        for row in compare(models[shape], prompt_length, batch_size, args.repeats)
+    ]
     print(
-        f"{'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  "
+        f"{'model':>12} {'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  "
         "min-max"
     )
     for r in rows:
         print(
-            f"{r['block_cache']:>7} {r['prompt_length']:>6} {r['batch']:>5} {r['seconds_without']:>9.2f} "
+            f"{r['model']:>12} {r['block_cache']:>7} {r['prompt_length']:>6} {r['batch']:>5} {r['seconds_without']:>9.2f} "
             f"{r['seconds']:>7.2f} {r['predicted']:>9.2f} {r['measured']:>8.2f}  "
             f"{r['measured_min']:.2f}-{r['measured_max']:.2f}"
         )
     result = {
-        **describe_run("python benchmarks/block_cache.py", args.threads),
+        **describe_run(f"python benchmarks/block_cache.py --repeats {args.repeats}", args.threads),
         "new_tokens": NEW_TOKENS,
         "block_length": BLOCK_LENGTH,
         "forwards": 16,
