@@ -9,6 +9,8 @@ Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` 
     cosine, min_snr                    the paper's schedule and weights, one task
     baseline_answer_first, _last       the pre-trained encoder-decoder, fine-tuned from input to target, each task
 
+In the YAML an arm's `values` hold for all its trainings, its `task_values` for those on one task.
+
 What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
        `--arms`, several processes share the work.
@@ -64,6 +66,8 @@ def command_of(run: Run, study: dict[str, Any]) -> list[str]:
     """What a user would type to train it alone."""
     arm = study["arms"][run.arm]
     values = {**study["values"], **arm["values"], "tasks": run.tasks, "seed": run.seed, "output_dir": str(run.folder)}
+    for task in run.tasks:
+        values |= arm.get("task_values", {}).get(task, {})
     command = [f"recipes/{arm['recipe']}.py", "--config", f"recipes/{arm['config']}.yaml"]
     for field, value in values.items():
         shown = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
@@ -101,7 +105,7 @@ def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
                 shares.setdefault(field, []).append(value)
         row = {
             "arm": name,
-            "steps": found[0][1]["steps"],
+            "steps": sorted({results["steps"] for _, results in found}),
             "num_parameters": found[0][1]["run"]["num_parameters"],
             "train_seconds": statistics.median(results["train_seconds"] for _, results in found),
         }
@@ -135,7 +139,9 @@ def table(rows: list[dict[str, Any]], tasks: list[str], metric: str) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
         shares = [percent(row.get(f"{metric}_{task}")) for task in tasks]
-        lines.append(f"| {' | '.join([row['arm'], *shares])} | {row['steps']} | {row['train_seconds']:.0f} |")
+        fewest, most = row["steps"][0], row["steps"][-1]
+        steps = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        lines.append(f"| {' | '.join([row['arm'], *shares])} | {steps} | {row['train_seconds']:.0f} |")
     return "\n".join(lines)
 
 

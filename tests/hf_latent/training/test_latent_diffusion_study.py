@@ -38,6 +38,18 @@ def test_every_arm_is_a_command_of_its_recipe(
             assert data.model_config == values["model_config"]
 
 
+def test_values_of_a_task_are_its_alone(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arm = {**STUDY["arms"]["in_context"], "task_values": {"rotation": {"max_steps": 7}}}
+    study = {**STUDY, "arms": {"in_context": arm}}
+    steps = {
+        run.tasks[0]: latent_diffusion_run.parse(recipe["command_of"](run, study)[1:])[1].max_steps
+        for run in recipe["runs_of"]("in_context", study)
+    }
+    assert steps.pop("rotation") == 7
+    assert set(steps) == set(STUDY["values"]["tasks"]) - {"rotation"} and set(steps.values()) == {5000}
+
+
 def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """All other values are those of the denoiser, whose own are in its recipe's file."""
     monkeypatch.chdir(ROOT)
