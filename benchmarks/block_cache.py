@@ -19,7 +19,7 @@ from generation_overhead import build_model
 from report import describe_run, write_result
 
 NEW_TOKENS, BLOCK_LENGTH = 64, 32
-# (model, prompt tokens, rows): 8 million parameters, where a step's fixed cost counts, and the smallest real checkpoint.
+# (model, prompt tokens, rows): 8 million parameters, where a step's fixed cost counts, and a real checkpoint's shape.
 CASES = (("8M", 256, 1), ("8M", 512, 1), ("8M", 512, 4), ("8M", 1024, 1), ("SmolLM2-135M", 512, 1))
 
 
@@ -77,13 +77,13 @@ def main() -> None:
         for row in compare(models[shape], prompt_length, batch_size, args.repeats)
     ]
     print(
-        f"{'model':>12} {'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} {'measured':>8}  "
-        "min-max"
+        f"{'model':>12} {'cache':>7} {'prompt':>6} {'batch':>5} {'without s':>9} {'with s':>7} {'predicted':>9} "
+        f"{'measured':>8}  min-max"
     )
     for r in rows:
         print(
-            f"{r['model']:>12} {r['block_cache']:>7} {r['prompt_length']:>6} {r['batch']:>5} {r['seconds_without']:>9.2f} "
-            f"{r['seconds']:>7.2f} {r['predicted']:>9.2f} {r['measured']:>8.2f}  "
+            f"{r['model']:>12} {r['block_cache']:>7} {r['prompt_length']:>6} {r['batch']:>5} "
+            f"{r['seconds_without']:>9.2f} {r['seconds']:>7.2f} {r['predicted']:>9.2f} {r['measured']:>8.2f}  "
             f"{r['measured_min']:.2f}-{r['measured_max']:.2f}"
         )
     result = {
