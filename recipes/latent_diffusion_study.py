@@ -14,7 +14,8 @@ In the YAML an arm's `values` hold for all its trainings, its `task_values` for 
 What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
        `--arms`, several processes share the work.
-    2. Results of those that are there become a table, a plot and `study.json` in `--folder`.
+    2. Results of those that are there become tables, plots, `study.json` and `results.json` in `--folder`; what
+       `latent_diffusion_samplers.py` has found of the training named `shown` is copied there.
 
     OMP_NUM_THREADS=1 python recipes/latent_diffusion_study.py --config recipes/latent_diffusion_study.yaml
 """
@@ -24,6 +25,7 @@ import itertools
 import json
 import math
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +41,13 @@ from hf_latent.training.report import describe_environment, write_json, write_te
 RECIPES = Path(__file__).parent
 BEGIN, END = "<!-- study -->\n", "<!-- /study -->"
 METRICS = ("accuracy", "exact")
+# Arms whose accuracy is drawn over their updates, and what the picture calls them.
+COMPARED = {
+    "in_context": "latent diffusion",
+    "baseline_answer_first": "encoder-decoder, answer first",
+    "baseline_answer_last": "encoder-decoder, answer last",
+}
+SHOWN_FILES = ("samplers.json", "samplers.png", "denoising.json", "denoising.png")
 
 
 class Run(NamedTuple):
@@ -166,15 +175,67 @@ def plot(rows: list[dict[str, Any]], tasks: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def learning_curves(study: dict[str, Any]) -> dict[str, dict[str, list[list[float]]]]:
+    """Of each task and compared arm: updates and accuracy, wherever the first seed's training has answered."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for name in COMPARED:
+        for run in runs_of(name, study) if name in study["arms"] else ():
+            path = run.folder / "training_log.jsonl"
+            if run.seed != study["seeds"][0] or len(run.tasks) > 1 or not path.is_file():
+                continue
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            points = [[entry["step"], entry["eval_accuracy"]] for entry in entries if "eval_accuracy" in entry]
+            curves.setdefault(run.tasks[0], {})[name] = points
+    return {task: curves[task] for task in study["values"]["tasks"] if task in curves}
+
+
+def plot_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
+    """A panel for each task."""
+    figure = Figure(figsize=(3.2 * len(curves), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    handles = {}
+    for panel, (task, arms) in zip(panels, curves.items(), strict=True):
+        for number, (name, title) in enumerate(COMPARED.items()):
+            if points := arms.get(name):
+                steps, shares = zip(*points, strict=True)
+                (handles[title],) = panel.plot(steps, [100 * x for x in shares], marker="o", ms=4, color=f"C{number}")
+        panel.set(xlabel="updates", ylim=(0, 103))
+        panel.set_title(task.replace("_", " "), fontsize=9)
+        panel.set_xlim(left=0)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("answers right, %")
+    figure.legend(handles.values(), handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def headline(rows: list[dict[str, Any]], tasks: list[str]) -> str:
+    """Latent diffusion and the encoder-decoder that answers first, for each task that both have done."""
+    arms = {row["arm"]: row for row in rows}
+    said = []
+    for task in tasks:
+        found = [arms.get(name, {}).get(f"accuracy_{task}") for name in ("in_context", "baseline_answer_first")]
+        if None not in found:
+            shares = " and ".join(f"{100 * value['mean']:.1f}" for value in found)
+            said.append(f"{task.replace('_', ' ')} {shares} %")
+    return f"answers right, by latent diffusion and the encoder-decoder: {', '.join(said)}" if said else ""
+
+
 def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> None:
     """`study.json`, `study.png`, and the tables between the marks in the card."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = study["values"]["tasks"]
     command = shlex.join(["python", *sys.argv])
-    write_json(
-        folder / "study.json",
-        {"command": command, "study": study, "rows": rows, "environment": describe_environment()},
-    )
+    curves = learning_curves(study)
+    found = {"rows": rows, "learning_curves": curves, "environment": describe_environment()}
+    write_json(folder / "study.json", {"command": command, "study": study, **found})
+    summary = {"headline": headline(rows, tasks), "num_examples": study["values"]["num_eval_examples"]}
+    write_json(folder / "results.json", {"command": command, **summary})
+    if curves:
+        plot_curves(curves, folder / "updates.png")
+    for name in SHOWN_FILES:
+        path = Path(study["output_dir"], study.get("shown", ""), name)
+        if path.is_file():
+            shutil.copy(path, folder)
     plot([row for row in rows if row["arm"] != "autoencoder"], tasks, folder / "study.png")
     logs = [
         json.dumps({"run": run.folder.name, **json.loads(line)})

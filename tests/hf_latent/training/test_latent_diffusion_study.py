@@ -98,7 +98,7 @@ def test_what_is_there_is_summarized(recipe: dict[str, Any], tmp_path: Path) -> 
     study = {
         "output_dir": str(tmp_path / "runs"),
         "seeds": [0, 1],
-        "values": {"tasks": TASKS},
+        "values": {"tasks": TASKS, "num_eval_examples": 8},
         "arms": {name: {"values": {}} for name in ("pretrain", "joint", "denoiser", "baseline", "later")},
     }
     study["arms"]["denoiser"] |= {"every_seed": True, "per_task": True}
@@ -133,6 +133,31 @@ def test_what_is_there_is_summarized(recipe: dict[str, Any], tmp_path: Path) -> 
     card.write_text("a card without marks")
     with pytest.raises(ValueError, match="without the marks"):
         recipe["publish"](rows, study, folder)
+
+
+def test_what_is_compared_is_drawn_over_updates(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Of the first seed, where there are answers; what the samplers' recipe has found is copied."""
+    names = ("in_context", "baseline_answer_first")
+    arms = {name: {"values": {}, "per_task": True, "every_seed": True} for name in names}
+    study = {"output_dir": str(tmp_path), "seeds": [0, 1], "shown": "in_context-rotation", "arms": arms}
+    study["values"] = {"tasks": TASKS, "num_eval_examples": 8}
+    shares = {"in_context": [0.5, 0.75], "baseline_answer_first": [1.0, 1.0]}
+    for name in names:
+        for run in recipe["runs_of"](name, study):
+            run.folder.mkdir()
+            log = [{"step": 1, "eval_accuracy": shares[name][run.seed]}, {"step": 1, "eval_loss": 0.1}]
+            (run.folder / "training_log.jsonl").write_text("\n".join(map(json.dumps, log)))
+            if run.tasks == ["rotation"]:
+                (run.folder / "results.json").write_text(json.dumps(result({None: shares[name][run.seed]})))
+    curves = recipe["learning_curves"](study)
+    assert list(curves) == TASKS
+    assert curves["rotation"] == {"in_context": [[1, 0.5]], "baseline_answer_first": [[1, 1.0]]}
+    (tmp_path / study["shown"] / "samplers.json").write_text("{}")
+    recipe["publish"](recipe["summarize"](study), study, tmp_path / "card")
+    said = json.loads((tmp_path / "card" / "results.json").read_text())
+    assert said["headline"] == "answers right, by latent diffusion and the encoder-decoder: rotation 62.5 and 100.0 %"
+    assert said["num_examples"] == 8
+    assert {"updates.png", "samplers.json"} <= {path.name for path in (tmp_path / "card").iterdir()}
 
 
 def test_training_goes_by_the_recipe_and_is_done_once(recipe: dict[str, Any], tmp_path: Path) -> None:
