@@ -29,7 +29,7 @@ from hf_latent.tasks import AnswerFirstTask
 from hf_latent.tasks.answer_first import KINDS, strip_special
 from hf_latent.training.latent_diffusion_data import TextCollator
 from hf_latent.training.report import write_json
-from hf_latent.viz import plot_accuracy_over_forwards
+from hf_latent.viz import plot_accuracy_over_forwards, texts_over_steps
 
 FAST_STEPS = (1, 2, 5, 10, 20, 25, 50, 100)
 SHOWN_STEPS = 8
@@ -113,13 +113,8 @@ def denoising_of(
         output_history=True,
         return_dict_in_generate=True,
     )
-    shown = torch.linspace(0, args.shown_of - 1, min(SHOWN_STEPS, args.shown_of)).round().long().unique()
-    ids = model.autoencoder.decode(output.history[shown, 0], max_new_tokens=longest(args.tasks))
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [
-        {"step": int(step) + 1, "timestep": int(output.timesteps[step]), "text": strip_special(text)}
-        for step, text in zip(shown, texts, strict=True)
-    ]
+    shown = texts_over_steps(model, tokenizer, output, num_shown=SHOWN_STEPS, max_new_tokens=longest(args.tasks))
+    return [{**row, "text": strip_special(row["text"])} for row in shown]
 
 
 def draw_denoising(shown: list[dict[str, Any]], path: Path) -> None:

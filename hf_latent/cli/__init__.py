@@ -6,6 +6,7 @@ from hf_latent.cli.bundle import bundle
 from hf_latent.cli.bundle_decoder import bundle_decoder
 from hf_latent.cli.card import card
 from hf_latent.cli.demo import demo
+from hf_latent.cli.denoise import denoise
 from hf_latent.cli.eval import evaluate
 from hf_latent.cli.generate import generate
 from hf_latent.cli.pull import pull
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.command()(denoise)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command()(traces)
 app.command(name="eval")(evaluate)

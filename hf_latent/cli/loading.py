@@ -37,7 +37,7 @@ def load(
 
     `autoregressive`: whether a model that writes from left to right, with latent tokens, will do.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     import hf_latent  # noqa: F401  (registers the model classes)
@@ -45,6 +45,8 @@ def load(
     logging.disable_progress_bar()
     path = resolve(name)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+    if AutoConfig.from_pretrained(path, **hub).model_type == "latent_diffusion":
+        raise ValueError(f"{name} is a latent diffusion model: `hf-latent denoise {name}` runs it.")
     model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
     tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     if not hasattr(model, "infill") and not (autoregressive and hasattr(model, "look_ahead")):
@@ -57,4 +59,23 @@ def load(
     return model.eval(), tokenizer
 
 
-__all__ = ["load", "packaged_checkpoints", "resolve"]
+def load_latent_diffusion(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Latent diffusion model, in evaluation mode, and tokenizer of `name`."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
+
+    import hf_latent  # noqa: F401  (registers the model classes)
+
+    logging.disable_progress_bar()
+    hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
+    config = AutoConfig.from_pretrained(name, **hub)
+    if config.model_type != "latent_diffusion" or "LatentAutoencoder" in (config.architectures or ()):
+        what = (config.architectures or [config.model_type])[0]
+        raise ValueError(f"{name} is a {what}, not a latent diffusion model with a denoiser.")
+    model = AutoModelForSeq2SeqLM.from_pretrained(name, device_map="auto", **hub)
+    return model.eval(), AutoTokenizer.from_pretrained(name, **hub)
+
+
+__all__ = ["load", "load_latent_diffusion", "packaged_checkpoints", "resolve"]
