@@ -142,8 +142,10 @@ def percent(value: dict[str, Any] | None) -> str:
     return f"{100 * value['mean']:.1f}{error}"
 
 
-def table(rows: list[dict[str, Any]], tasks: list[str], metric: str) -> str:
-    """Markdown."""
+def table(
+    rows: list[dict[str, Any]], tasks: list[str], metric: str, reported: dict[str, dict[str, float]] | None = None
+) -> str:
+    """Markdown; `reported`, in percent, is what others say."""
     titles = ["arm", *(task.replace("_", " ") for task in tasks), "updates", "training, s"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
@@ -151,6 +153,8 @@ def table(rows: list[dict[str, Any]], tasks: list[str], metric: str) -> str:
         fewest, most = row["steps"][0], row["steps"][-1]
         steps = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
         lines.append(f"| {' | '.join([row['arm'], *shares])} | {steps} | {row['train_seconds']:.0f} |")
+    for name, known in (reported or {}).items():
+        lines.append(f"| {' | '.join([name, *(f'{known[task]:.1f}' for task in tasks)])} | | |")
     return "\n".join(lines)
 
 
@@ -250,8 +254,8 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
     if BEGIN not in text or END not in text:
         raise ValueError(f"`folder` has a README.md without the marks {BEGIN.strip()} and {END}, got {folder}")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    made = f"Answers right, %:\n\n{table(rows, tasks, 'accuracy')}\n\nWhole targets right, every token, %:\n\n"
-    made += f"{table(rows, tasks, 'exact')}\n\n```\n{command}\n```\n"
+    made = f"Answers right, %:\n\n{table(rows, tasks, 'accuracy', study.get('reported'))}\n\n"
+    made += f"Whole targets right, every token, %:\n\n{table(rows, tasks, 'exact')}\n\n```\n{command}\n```\n"
     write_text(card, f"{before}{BEGIN}{made}{END}{after}")
 
 

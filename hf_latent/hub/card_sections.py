@@ -244,7 +244,8 @@ def citation(subject: Subject, rows: Sequence[Evaluation], text: str = "", names
     config = subject.model.config if subject.model is not None else None
     opened = subject.model_type == "latent_token" and not getattr(config, "is_semi_causal", False)
     keys = papers_of("opened" if opened else subject.model_type, names=known, decodings=rules, is_adapter=uses_lora)
-    keys += [key for key, paper in PAPERS.items() if paper.arxiv and paper.arxiv in text and key not in keys]
+    shown = " ".join(text.split())
+    keys += [key for key, paper in PAPERS.items() if (paper.arxiv or paper.title) in shown and key not in keys]
     entries = "\n\n".join(bibtex(key) for key in keys)
     return f"## Citation\n\n```bibtex\n{entries}\n```" if entries else "## Citation\n\nNothing to cite is known."
 

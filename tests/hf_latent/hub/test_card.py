@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from hf_latent.hub import Evaluation, bundle, refresh_card, write_card
 from hf_latent.hub import card_sections as sections
+from hf_latent.hub.card_subject import subject_of_folder
 
 EVALUATION = Evaluation("sudoku-4x4", "med, entropy_threshold=0.1", "accuracy", 0.9876, 0.0031, 1000, 1.8, 11.1)
 
@@ -59,3 +60,10 @@ def test_the_example_is_one_of_the_task_until_somebody_chooses_another(sudoku_mo
     assert len(prompt.split("\n")[0]) == 4 and sum(cell.isdigit() for cell in prompt) == 6
     (folder / "README.md").write_text(text.replace(repr(prompt), "'1...'"))
     assert sections.prompt_of(refresh_card(folder).read_text()) == "1..."
+
+
+def test_a_paper_without_a_number_is_cited_by_its_title(tmp_path):
+    """Of a folder of results, wherever the line breaks; a part of the title is another paper's."""
+    subject = subject_of_folder(tmp_path)
+    assert "latent_diffusion2025" in sections.citation(subject, [], "as in *Latent Diffusion with\nLLMs for Reasoning*")
+    assert "Nothing to cite" in sections.citation(subject, [], "Latent Diffusion with LLMs")

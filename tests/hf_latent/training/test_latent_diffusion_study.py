@@ -130,6 +130,8 @@ def test_what_is_there_is_summarized(recipe: dict[str, Any], tmp_path: Path) -> 
     text = card.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "denoiser" not in text
     assert "| joint | 0.0 |  | 2 | 3 |" in text
+    told = recipe["table"](rows, TASKS, "accuracy", {"paper": dict.fromkeys(TASKS, 12.25)})
+    assert told.splitlines()[-1] == "| paper | 12.2 | 12.2 | | |"
     card.write_text("a card without marks")
     with pytest.raises(ValueError, match="without the marks"):
         recipe["publish"](rows, study, folder)
