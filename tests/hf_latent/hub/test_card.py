@@ -65,5 +65,6 @@ def test_the_example_is_one_of_the_task_until_somebody_chooses_another(sudoku_mo
 def test_a_paper_without_a_number_is_cited_by_its_title(tmp_path):
     """Of a folder of results, wherever the line breaks; a part of the title is another paper's."""
     subject = subject_of_folder(tmp_path)
-    assert "latent_diffusion2025" in sections.citation(subject, [], "as in *Latent Diffusion with\nLLMs for Reasoning*")
+    told = sections.citation(subject, [], "as in *Latent Diffusion with\nLLMs for Reasoning*")
+    assert "latent_diffusion2025" in told
     assert "Nothing to cite" in sections.citation(subject, [], "Latent Diffusion with LLMs")
