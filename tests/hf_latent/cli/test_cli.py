@@ -34,7 +34,9 @@ def run(*arguments: object, **kwargs: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], **kwargs)
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["denoise"], ["view"], ["train"], ["bundle"], ["bundle-decoder"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["generate"], ["denoise"], ["view"], ["train"], ["bundle"], ["bundle-decoder"]]
+)
 def test_help_is_there_for_every_command(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
