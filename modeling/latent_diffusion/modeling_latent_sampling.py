@@ -197,7 +197,9 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
                 scheduler.scale_model_input(latents, timestep), int(timestep), condition, config, estimate
             )
             learns = str(scheduler.config.get("variance_type")).startswith("learned")
-            output = torch.cat([estimate, variance], dim=1) if learns else estimate
+            # v says where between two bounds the variance is. At neighbouring levels these are nearly the same and v
+            # hardly matters; at levels far apart a v beyond [-1, 1] would put it orders of magnitude outside.
+            output = torch.cat([estimate, variance.clamp(-1.0, 1.0)], dim=1) if learns else estimate
             latents = scheduler.step(output, timestep, latents, **extra, return_dict=False)[0]
             if config.output_history:
                 history.append(estimate)

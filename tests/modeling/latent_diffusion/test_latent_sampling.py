@@ -258,6 +258,23 @@ def test_nothing_to_write_about_raises(make_model: Any) -> None:
         make_model("in-context").generate(torch.zeros(3))
 
 
+def test_a_variance_beyond_its_bounds_is_brought_back(gaussian: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v = 3 would be the upper bound times its ratio to the lower one: at ten of 100 levels, far too much noise."""
+    config = LatentDiffusionGenerationConfig(sampler="ddpm", seed=0, num_inference_steps=10)
+    forward, found = gaussian.denoiser.forward, {}
+    for v in (-7.0, -1.0, 0.0, 1.0, 3.0):
+
+        def given(v: float = v, **inputs: Any) -> LatentDenoiserOutput:
+            sample = forward(**inputs).sample
+            return LatentDenoiserOutput(sample=sample, variance=torch.full_like(sample, v))
+
+        monkeypatch.setattr(gaussian.denoiser, "forward", given)
+        found[v] = gaussian.denoise(torch.zeros(500, 4, 6), config).latents
+    assert torch.equal(found[3.0], found[1.0]) and torch.equal(found[-7.0], found[-1.0])
+    spread = {v: float(found[v].std()) for v in (-1.0, 0.0, 1.0)}
+    assert spread[-1.0] < spread[0.0] < spread[1.0] < 2 * STD
+
+
 def test_sampler_arguments_reach_the_scheduler(make_model: Any) -> None:
     scheduler = build_scheduler(make_model("in-context").config, "dpmsolver++", {"algorithm_type": "sde-dpmsolver++"})
     assert scheduler.config.algorithm_type == "sde-dpmsolver++"
