@@ -1,5 +1,6 @@
 """What a latent says while it is denoised: the text of its estimates at some steps of a run."""
 
+import copy
 from typing import Any
 
 import torch
@@ -32,8 +33,9 @@ def texts_over_steps(
     shown = torch.linspace(0, steps - 1, min(num_shown, steps)).round().long().unique()
     if num_shown == 1:
         shown = torch.tensor([steps - 1])
-    decoder = {"generation_config": model.generation_config.of_the_decoder(), **decoder}
-    ids = model.autoencoder.decode(output.history[shown, row], **decoder)
+    config = copy.deepcopy(decoder.pop("generation_config", None) or model.generation_config.of_the_decoder())
+    others = config.update(**decoder)
+    ids = model.autoencoder.decode(output.history[shown, row], generation_config=config, **others)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
         {"step": int(step) + 1, "timestep": int(output.timesteps[step]), "text": text.strip()}

@@ -61,7 +61,7 @@ def _plot(
             label=name,
         )
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axis.set(xlabel=f"{name_of_cost} per {unit}", ylabel=f"{unit}s solved, %", title=title)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
