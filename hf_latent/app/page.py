@@ -163,7 +163,9 @@ def build_knobs(settings: AppSettings, fields: dict[str, Any], values: dict[str,
                 fields[name] = gr.Textbox(
                     value, label=label, placeholder=placeholder, min_width=110, elem_id=f"hl-{name.replace('_', '-')}"
                 )
-            fields["pause"] = gr.Slider(0, 2, 0.15, step=0.05, label="pause after a forward, seconds", min_width=200)
+            fields["pause"] = gr.Slider(
+                0, 2, 0.15, step=0.05, label="pause after a forward, seconds", min_width=200, elem_id="hl-pause"
+            )
         for side in "ab":
             fields[f"more_{side}"] = gr.Textbox(
                 label=f"further knobs of decoder {side.upper()}",

@@ -94,7 +94,8 @@ def _headline(subject: Subject, rows: list[Evaluation]) -> tuple[str, str]:
     """What a model that was measured in another way shows, and on how many instances."""
     said = subject.training.get("headline")
     if said:
-        return str(said), str(subject.training.get("num_examples", ""))
+        number = subject.training.get("num_examples")
+        return str(said), "" if number is None else f"{number:,}"
     likelihoods = [row for row in rows if row.metric == "nats_per_token"]
     if likelihoods:
         values = " to ".join(f"{row.value:.2f}" for row in likelihoods)

@@ -200,6 +200,9 @@ def test_checkpoints_rules_and_puzzles_fill_the_form(visitor):
 def test_a_run_can_be_stopped_and_another_begun(visitor):
     """One visitor's long run must not hold the page."""
     visitor.open()
+    visitor.press_text("Knobs")
+    visitor.until("!!document.querySelector('#hl-pause input')")
+    visitor.type("#hl-pause", "0.6")  # however slow the machine is, the run is slower
     visitor.press("#hl-generate")
     visitor.until("!!document.querySelector('.hl-panel[data-state=running] [data-state=now]')")
     visitor.press("#hl-stop")
