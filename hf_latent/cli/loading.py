@@ -37,7 +37,7 @@ def load(
 
     `autoregressive`: whether a model that writes from left to right, with latent tokens, will do.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     import hf_latent  # noqa: F401  (registers the model classes)
@@ -45,9 +45,12 @@ def load(
     logging.disable_progress_bar()
     path = resolve(name)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
-    if AutoConfig.from_pretrained(path, **hub).model_type == "latent_diffusion":
-        raise ValueError(f"{name} is a latent diffusion model: `hf-latent denoise {name}` runs it.")
-    model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
+    try:  # first: the folder of an adapter, which loads too, has no configuration to look at
+        model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
+    except ValueError as error:
+        if "LatentDiffusionConfig" not in str(error):
+            raise
+        raise ValueError(f"{name} is a latent diffusion model: `hf-latent denoise {name}` runs it.") from None
     tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     if not hasattr(model, "infill") and not (autoregressive and hasattr(model, "look_ahead")):
         kinds = "no model of this library" if autoregressive else "not a masked diffusion model of this library"
