@@ -23,6 +23,15 @@ TYPE = """(selector, text) => {
   Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text);
   field.dispatchEvent(new Event("input", { bubbles: true }));
 }"""
+# Counts what the page changes in itself.
+COUNT = """(() => {
+  if (window.changes === undefined) {
+    window.changes = 0;
+    new MutationObserver(() => { window.changes += 1; })
+      .observe(document.documentElement, { subtree: true, childList: true, attributes: true });
+  }
+  return window.changes;
+})()"""
 CHOOSE = """(selector, text) => {
   const options = [...document.querySelectorAll(`${selector} [role=option], ul[role=listbox] [role=option]`)];
   const option = options.find((item) => item.textContent.trim().endsWith(text));
@@ -73,7 +82,20 @@ class Visitor:
         )
 
     def type(self, selector: str, text: str) -> None:
+        """Once the page is at rest: a field that has only just appeared does not listen yet."""
+        self.until_at_rest()
         self.call(TYPE, f"{selector} :is(textarea, input)", text)
+        self.until_at_rest()
+        assert self.tab.evaluate(f"document.querySelector('{selector} :is(textarea, input)').value") == text
+
+    def until_at_rest(self) -> None:
+        """Until the page has changed nothing for as long as it takes anybody to look at it."""
+        end = time.monotonic() + PATIENCE
+        before, now = None, self.tab.evaluate(COUNT)
+        while now != before:
+            assert time.monotonic() < end, "the page never comes to rest"
+            time.sleep(0.5)
+            before, now = now, self.tab.evaluate(COUNT)
 
     def choose(self, selector: str, text: str) -> None:
         self.tab.evaluate(f"document.querySelector({json.dumps(selector + ' input')}).focus()")
