@@ -8,8 +8,10 @@ Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` 
     T500, T4000                        the noise schedule cut more coarsely and more finely, one task
     cosine, min_snr                    the paper's schedule and weights, one task
     baseline_answer_first, _last       the pre-trained encoder-decoder, fine-tuned from input to target, each task
+    text_...                           the same stages on pairs of sentences; `latent_diffusion_sentences.py` first
 
-In the YAML an arm's `values` hold for all its trainings, its `task_values` for those on one task.
+In the YAML an arm's `values` hold for all its trainings, its `task_values` for those on one task, its `further_seeds`
+for those on one task with any seed but the first.
 
 What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
@@ -41,6 +43,7 @@ from hf_latent.training.report import describe_environment, write_json, write_te
 RECIPES = Path(__file__).parent
 BEGIN, END = "<!-- study -->\n", "<!-- /study -->"
 METRICS = ("accuracy", "exact")
+TEXT_METRICS = ("chrf", "exact")
 # Arms whose accuracy is drawn over their updates, and what the picture calls them.
 COMPARED = {
     "in_context": "latent diffusion",
@@ -75,8 +78,12 @@ def command_of(run: Run, study: dict[str, Any]) -> list[str]:
     """What a user would type to train it alone."""
     arm = study["arms"][run.arm]
     values = {**study["values"], **arm["values"], "tasks": run.tasks, "seed": run.seed, "output_dir": str(run.folder)}
+    if not run.tasks:
+        del values["tasks"]
     for task in run.tasks:
         values |= arm.get("task_values", {}).get(task, {})
+        if run.seed != study["seeds"][0]:
+            values |= arm.get("further_seeds", {}).get(task, {})
     command = [f"recipes/{arm['recipe']}.py", "--config", f"recipes/{arm['config']}.yaml"]
     for field, value in values.items():
         shown = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
@@ -108,6 +115,8 @@ def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
             continue
         shares: dict[str, list[float]] = {}
         for tasks, results in found:
+            for field in () if tasks else TEXT_METRICS:
+                shares.setdefault(field, []).append(results["generation"][field])
             for metric, task in itertools.product(METRICS, tasks):
                 field = f"{metric}_{task}"
                 value = results["generation"][field if len(tasks) > 1 else metric]
@@ -156,6 +165,15 @@ def table(
     for name, known in (reported or {}).items():
         lines.append(f"| {' | '.join([name, *(f'{known[task]:.1f}' for task in tasks)])} | | |")
     return "\n".join(lines)
+
+
+def text_table(rows: list[dict[str, Any]], levels: dict[str, float]) -> str:
+    """Markdown of the arms on pairs of sentences; `levels`, chrF of what has learned nothing."""
+    lines = ["| arm | chrF | exact, % | updates | training, s |", "|---" * 5 + "|"]
+    for row in rows:
+        cells = [row["arm"], f"{row['chrf']['mean']:.1f}", percent(row["exact"]), f"{row['steps'][-1]:,}"]
+        lines.append(f"| {' | '.join(cells)} | {row['train_seconds']:.0f} |")
+    return "\n".join([*lines, *(f"| {name} | {level:.1f} | | | |" for name, level in levels.items())])
 
 
 def plot(rows: list[dict[str, Any]], tasks: list[str], path: Path) -> None:
@@ -228,9 +246,11 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
     """`study.json`, `study.png`, and the tables between the marks in the card."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = study["values"]["tasks"]
+    levels = json.loads(Path(study["levels"]).read_text(encoding="utf-8")) if "levels" in study else None
     command = shlex.join(["python", *sys.argv])
     curves = learning_curves(study)
-    found = {"rows": rows, "learning_curves": curves, "environment": describe_environment()}
+    found = {"rows": rows, "levels": levels, "learning_curves": curves, "environment": describe_environment()}
+    rows, of_text = [row for row in rows if "chrf" not in row], [row for row in rows if "chrf" in row]
     write_json(folder / "study.json", {"command": command, "study": study, **found})
     summary = {"headline": headline(rows, tasks), "num_examples": study["values"]["num_eval_examples"]}
     write_json(folder / "results.json", {"command": command, **summary})
@@ -255,7 +275,12 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
         raise ValueError(f"`folder` has a README.md without the marks {BEGIN.strip()} and {END}, got {folder}")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     made = f"Answers right, %:\n\n{table(rows, tasks, 'accuracy', study.get('reported'))}\n\n"
-    made += f"Whole targets right, every token, %:\n\n{table(rows, tasks, 'exact')}\n\n```\n{command}\n```\n"
+    made += f"Whole targets right, every token, %:\n\n{table(rows, tasks, 'exact')}\n\n"
+    if of_text and levels is not None:
+        made += (
+            f"Sentences of {levels['num_test_pairs']:,} held-out pairs:\n\n{text_table(of_text, levels['chrf'])}\n\n"
+        )
+    made += f"```\n{command}\n```\n"
     write_text(card, f"{before}{BEGIN}{made}{END}{after}")
 
 
@@ -279,10 +304,12 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
     if not args.summarize:
         for name in args.arms or study["arms"]:
             for run in runs_of(name, study):
-                if run.seed in (args.seeds or study["seeds"]) and set(run.tasks) & set(args.tasks or run.tasks):
+                if run.seed not in (args.seeds or study["seeds"]):
+                    continue
+                if args.tasks is None or set(run.tasks) & set(args.tasks):
                     train(run, study)
     rows = summarize(study)
-    print(table(rows, study["values"]["tasks"], "accuracy"))
+    print(table([row for row in rows if "chrf" not in row], study["values"]["tasks"], "accuracy"))
     if args.folder is not None:
         publish(rows, study, args.folder)
     return rows

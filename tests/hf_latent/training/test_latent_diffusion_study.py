@@ -32,7 +32,7 @@ def test_every_arm_is_a_command_of_its_recipe(
         script, *arguments = recipe["command_of"](run, STUDY)
         data, training = MODULES[Path(script).stem].parse(arguments)
         values = {**STUDY["values"], **STUDY["arms"][name]["values"]}
-        assert (data.tasks, training.seed, training.output_dir) == (run.tasks, run.seed, str(run.folder))
+        assert (data.tasks or [], training.seed, training.output_dir) == (run.tasks, run.seed, str(run.folder))
         assert data.num_train_examples == values["num_train_examples"]
         if "model_config" in values:
             assert data.model_config == values["model_config"]
@@ -40,7 +40,7 @@ def test_every_arm_is_a_command_of_its_recipe(
 
 def test_values_of_a_task_are_its_alone(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    arm = {**STUDY["arms"]["in_context"], "task_values": {"rotation": {"max_steps": 7}}}
+    arm = {**STUDY["arms"]["in_context"], "task_values": {"rotation": {"max_steps": 7}}, "further_seeds": {}}
     study = {**STUDY, "arms": {"in_context": arm}}
     steps = {
         run.tasks[0]: latent_diffusion_run.parse(recipe["command_of"](run, study)[1:])[1].max_steps
@@ -48,6 +48,18 @@ def test_values_of_a_task_are_its_alone(recipe: dict[str, Any], monkeypatch: pyt
     }
     assert steps.pop("rotation") == 7
     assert set(steps) == set(STUDY["values"]["tasks"]) - {"rotation"} and set(steps.values()) == {5000}
+
+
+def test_further_seeds_may_have_values_of_their_own(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arm = {**STUDY["arms"]["in_context"], "task_values": {}, "further_seeds": {"rotation": {"max_steps": 7}}}
+    study = {**STUDY, "seeds": [3, 4], "arms": {"in_context": arm}}
+    steps = {
+        (run.seed, run.tasks[0]): latent_diffusion_run.parse(recipe["command_of"](run, study)[1:])[1].max_steps
+        for run in recipe["runs_of"]("in_context", study)
+    }
+    assert steps.pop((4, "rotation")) == 7
+    assert len(steps) == 7 and set(steps.values()) == {5000}
 
 
 def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +172,25 @@ def test_what_is_compared_is_drawn_over_updates(recipe: dict[str, Any], tmp_path
     assert said["headline"] == "answers right, by latent diffusion and the encoder-decoder: rotation 62.5 and 100.0 %"
     assert said["num_examples"] == 8
     assert {"updates.png", "samplers.json"} <= {path.name for path in (tmp_path / "card").iterdir()}
+
+
+def test_sentences_have_a_table_of_their_own(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """With what is reached without learning anything; they have no part in those of the tasks."""
+    study = {"output_dir": str(tmp_path), "seeds": [0], "values": {"tasks": TASKS, "num_eval_examples": 8}}
+    study |= {"levels": str(tmp_path / "levels.json"), "arms": {}}
+    generations = {"tasks_arm": {"accuracy_rotation": 0.5, "exact_rotation": 0.25}, "text_arm": {"chrf": 31.25}}
+    for name, generation in generations.items():
+        study["arms"][name] = {"values": {"tasks": [] if name == "text_arm" else ["rotation", "rotation"]}}
+        (tmp_path / name).mkdir()
+        results = {**result({}), "generation": {"exact": 0.125, **generation}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    levels = {"num_test_pairs": 8, "chrf": {"another pair's completion": 12.5}}
+    (tmp_path / "levels.json").write_text(json.dumps(levels))
+    recipe["publish"](recipe["summarize"](study), study, tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "| text_arm | 31.2 | 12.5 | 2 | 3 |\n| another pair's completion | 12.5 | | | |" in text
+    assert text.count("text_arm") == 1 and text.count("tasks_arm") == 2
+    assert json.loads((tmp_path / "card" / "study.json").read_text())["levels"] == levels
 
 
 def test_training_goes_by_the_recipe_and_is_done_once(recipe: dict[str, Any], tmp_path: Path) -> None:
