@@ -10,8 +10,7 @@ Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` 
     baseline_answer_first, _last       the pre-trained encoder-decoder, fine-tuned from input to target, each task
     text_...                           the same stages on pairs of sentences; `latent_diffusion_sentences.py` first
 
-In the YAML an arm's `values` hold for all its trainings, its `task_values` for those on one task, its `further_seeds`
-for those on one task with any seed but the first.
+In the YAML an arm's `values` hold for all its trainings, its `task_values` for those on one task.
 
 What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
@@ -82,8 +81,6 @@ def command_of(run: Run, study: dict[str, Any]) -> list[str]:
         del values["tasks"]
     for task in run.tasks:
         values |= arm.get("task_values", {}).get(task, {})
-        if run.seed != study["seeds"][0]:
-            values |= arm.get("further_seeds", {}).get(task, {})
     command = [f"recipes/{arm['recipe']}.py", "--config", f"recipes/{arm['config']}.yaml"]
     for field, value in values.items():
         shown = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
