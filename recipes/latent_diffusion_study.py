@@ -4,6 +4,8 @@ The study of latent diffusion: every training of `latent_diffusion.py` that it c
 Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` with the values of the YAML
     pretrain, autoencoder              what all others start from
     in_context                         the denoiser, of every task by itself, with every seed
+    smaller_learning_rate              half of it, one task, with every seed
+    fewer_updates                      the updates of single digit additions for two tasks that have more
     cross_attention, adaln_zero        other ways to read the condition, one task
     T500, T4000                        the noise schedule cut more coarsely and more finely, one task
     cosine, min_snr                    the paper's schedule and weights, one task
