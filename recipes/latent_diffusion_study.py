@@ -132,7 +132,11 @@ def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 def read_results(folder: Path) -> dict[str, Any] | None:
     """`results.json` of a training, if it has ended."""
-    path = folder / "results.json"
+    return read_json(folder / "results.json")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds, if it is there."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -245,7 +249,7 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
     """`study.json`, `study.png`, and the tables between the marks in the card."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = study["values"]["tasks"]
-    levels = json.loads(Path(study["levels"]).read_text(encoding="utf-8")) if "levels" in study else None
+    levels = read_json(Path(study["levels"])) if "levels" in study else None
     command = shlex.join(["python", *sys.argv])
     curves = learning_curves(study)
     found = {"rows": rows, "levels": levels, "learning_curves": curves, "environment": describe_environment()}

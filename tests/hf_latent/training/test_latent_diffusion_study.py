@@ -179,6 +179,9 @@ def test_sentences_have_a_table_of_their_own(recipe: dict[str, Any], tmp_path: P
     assert "| text_arm | 31.2 | 12.5 | 2 | 3 |\n| another pair's completion | 12.5 | | | |" in text
     assert text.count("text_arm") == 1 and text.count("tasks_arm") == 2
     assert json.loads((tmp_path / "card" / "study.json").read_text())["levels"] == levels
+    (tmp_path / "levels.json").unlink()  # of a study without sentences
+    recipe["publish"](recipe["summarize"](study), study, tmp_path / "card")
+    assert "text_arm" not in (tmp_path / "card" / "README.md").read_text()
 
 
 def test_training_goes_by_the_recipe_and_is_done_once(recipe: dict[str, Any], tmp_path: Path) -> None:
