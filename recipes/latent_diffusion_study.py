@@ -6,6 +6,7 @@ Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` 
     in_context                         the denoiser, of every task by itself, with every seed
     smaller_learning_rate              half of it, one task, with every seed
     fewer_updates                      the updates of single digit additions for two tasks that have more
+    reference                          in_context once more, for the arms below: one seed, one task
     cross_attention, adaln_zero        other ways to read the condition, one task
     T500, T4000                        the noise schedule cut more coarsely and more finely, one task
     cosine, min_snr                    the paper's schedule and weights, one task
@@ -18,7 +19,8 @@ What happens
     1. Arms that have no `results.json` yet are trained, one after the other; one that was interrupted goes on. With
        `--arms`, several processes share the work.
     2. Results of those that are there become tables, plots, `study.json` and `results.json` in `--folder`; what
-       `latent_diffusion_samplers.py` has found of the training named `shown` is copied there.
+       `latent_diffusion_samplers.py` has found of the training named `shown` is copied there. With `--keep`, what
+       `--folder` says of arms that were trained elsewhere stays.
 
     OMP_NUM_THREADS=1 python recipes/latent_diffusion_study.py --config recipes/latent_diffusion_study.yaml
 """
@@ -245,14 +247,46 @@ def headline(rows: list[dict[str, Any]], tasks: list[str]) -> str:
     return f"answers right, by latent diffusion and the encoder-decoder: {', '.join(said)}" if said else ""
 
 
-def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> None:
-    """`study.json`, `study.png`, and the tables between the marks in the card."""
+def training_log(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every logged value of every training that is there."""
+    return [
+        {"run": run.folder.name, **json.loads(line)}
+        for name in study["arms"]
+        for run in runs_of(name, study)
+        if (run.folder / "training_log.jsonl").is_file()
+        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def keep_others(found: dict[str, Any], log: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> None:
+    """Add to both what `folder` says of arms of which nothing was found."""
+    before = read_json(folder / "study.json")
+    if before is None:
+        raise ValueError(f"`folder` must have the study.json of an earlier publication to `keep` from, got {folder}")
+    here = {row["arm"] for row in found["rows"]}
+    order = list(study["arms"])
+    others = [row for row in before["rows"] if row["arm"] not in here]
+    found["rows"] = sorted([*found["rows"], *others], key=lambda row: order.index(row["arm"]))
+    found["levels"] = found["levels"] or before["levels"]
+    for task in study["values"]["tasks"]:
+        curves = {**before["learning_curves"].get(task, {}), **found["learning_curves"].get(task, {})}
+        if curves:
+            found["learning_curves"][task] = curves
+    runs = {run.folder.name for name in study["arms"] if name not in here for run in runs_of(name, study)}
+    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    log += [entry for entry in map(json.loads, lines) if entry["run"] in runs]
+
+
+def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path, keep: bool = False) -> None:
+    """`study.json`, `study.png`, and the tables between the marks in the card; see `keep_others`."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = study["values"]["tasks"]
-    levels = read_json(Path(study["levels"])) if "levels" in study else None
-    command = shlex.join(["python", *sys.argv])
-    curves = learning_curves(study)
-    found = {"rows": rows, "levels": levels, "learning_curves": curves, "environment": describe_environment()}
+    found = {"rows": rows, "levels": read_json(Path(study["levels"])) if "levels" in study else None}
+    found |= {"learning_curves": learning_curves(study), "environment": describe_environment()}
+    command, log = shlex.join(["python", *sys.argv]), training_log(study)
+    if keep:
+        keep_others(found, log, study, folder)
+    rows, levels, curves = found["rows"], found["levels"], found["learning_curves"]
     rows, of_text = [row for row in rows if "chrf" not in row], [row for row in rows if "chrf" in row]
     write_json(folder / "study.json", {"command": command, "study": study, **found})
     summary = {"headline": headline(rows, tasks), "num_examples": study["values"]["num_eval_examples"]}
@@ -264,14 +298,7 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> 
         if path.is_file():
             shutil.copy(path, folder)
     plot([row for row in rows if row["arm"] != "autoencoder"], tasks, folder / "study.png")
-    logs = [
-        json.dumps({"run": run.folder.name, **json.loads(line)})
-        for name in study["arms"]
-        for run in runs_of(name, study)
-        if (run.folder / "training_log.jsonl").is_file()
-        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    write_text(folder / "training_log.jsonl", "".join(f"{line}\n" for line in logs))
+    write_text(folder / "training_log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in log))
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"{BEGIN}{END}\n"
     if BEGIN not in text or END not in text:
@@ -296,6 +323,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")
     parser.add_argument("--summarize", action="store_true", help="train nothing; what is there is enough")
     parser.add_argument("--folder", type=Path, help="where tables and plot go; none are written without")
+    parser.add_argument("--keep", action="store_true", help="keep what the folder says of arms trained elsewhere")
     return parser.parse_args(arguments)
 
 
@@ -314,7 +342,7 @@ def main(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = summarize(study)
     print(table([row for row in rows if "chrf" not in row], study["values"]["tasks"], "accuracy"))
     if args.folder is not None:
-        publish(rows, study, args.folder)
+        publish(rows, study, args.folder, args.keep)
     return rows
 
 

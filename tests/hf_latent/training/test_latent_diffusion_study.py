@@ -62,6 +62,7 @@ def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any], monkeypatch
 
     model, training = parsed("in_context")
     differences = {
+        "reference": {},
         "cross_attention": {"conditioning": "cross_attention"},
         "adaln_zero": {"conditioning": "adaln_zero"},
         "T500": {"num_train_timesteps": 500},
@@ -135,6 +136,42 @@ def test_what_is_there_is_summarized(recipe: dict[str, Any], tmp_path: Path) -> 
     card.write_text("a card without marks")
     with pytest.raises(ValueError, match="without the marks"):
         recipe["publish"](rows, study, folder)
+
+
+def test_arms_that_were_trained_elsewhere_are_kept_on_demand(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """In the study's order; an arm that has been trained again is replaced, with its curve and log."""
+    arms = {name: {"values": {}, "per_task": True} for name in ("reference", "in_context", "baseline_answer_first")}
+    study = {"seeds": [0], "arms": arms, "values": {"tasks": ["rotation"], "num_eval_examples": 8}}
+    folder = tmp_path / "card"
+
+    def train(place: str, shares: dict[str, float]) -> None:
+        study["output_dir"] = str(tmp_path / place)
+        for name, share in shares.items():
+            (run,) = recipe["runs_of"](name, study)
+            run.folder.mkdir(parents=True)
+            (run.folder / "results.json").write_text(json.dumps(result({None: share})))
+            (run.folder / "training_log.jsonl").write_text(json.dumps({"step": 1, "eval_accuracy": share}))
+
+    def published(keep: bool) -> dict[str, float]:
+        recipe["publish"](recipe["summarize"](study), study, folder, keep)
+        found = json.loads((folder / "study.json").read_text())
+        shares = {row["arm"]: row["accuracy_rotation"]["mean"] for row in found["rows"]}
+        log = map(json.loads, (folder / "training_log.jsonl").read_text().splitlines())
+        assert {entry["run"]: entry["eval_accuracy"] for entry in log} == {
+            f"{k}-rotation": v for k, v in shares.items()
+        }
+        curves = found["learning_curves"]["rotation"]
+        assert curves == {name: [[1, share]] for name, share in shares.items() if name != "reference"}
+        return shares
+
+    train("elsewhere", {"in_context": 0.5, "baseline_answer_first": 0.25})
+    with pytest.raises(ValueError, match="earlier publication"):
+        recipe["publish"](recipe["summarize"](study), study, folder, True)
+    published(keep=False)
+    train("here", {"reference": 1.0, "baseline_answer_first": 0.75})
+    kept = {"reference": 1.0, "in_context": 0.5, "baseline_answer_first": 0.75}
+    assert list(published(keep=True).items()) == list(kept.items())
+    assert "in_context" not in published(keep=False)
 
 
 def test_what_is_compared_is_drawn_over_updates(recipe: dict[str, Any], tmp_path: Path) -> None:
