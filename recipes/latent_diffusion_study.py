@@ -3,6 +3,7 @@ The study of latent diffusion: every training of `latent_diffusion.py` that it c
 
 Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` with the values of the YAML
     pretrain, autoencoder              what all others start from
+    autoencoder_more_problems          with all the single digit additions there are
     in_context                         the denoiser, of every task by itself, with every seed
     smaller_learning_rate              half of it, one task, with every seed
     fewer_updates                      the updates of single digit additions for two tasks that have more
@@ -297,7 +298,7 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path, kee
         path = Path(study["output_dir"], study.get("shown", ""), name)
         if path.is_file():
             shutil.copy(path, folder)
-    plot([row for row in rows if row["arm"] != "autoencoder"], tasks, folder / "study.png")
+    plot([row for row in rows if not row["arm"].startswith("autoencoder")], tasks, folder / "study.png")
     write_text(folder / "training_log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in log))
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"{BEGIN}{END}\n"
