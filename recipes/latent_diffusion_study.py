@@ -260,11 +260,11 @@ def training_log(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def keep_others(found: dict[str, Any], log: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> None:
-    """Add to both what `folder` says of arms of which nothing was found."""
+    """Add to both what `folder` says of arms of which nothing is here."""
     before = read_json(folder / "study.json")
     if before is None:
         raise ValueError(f"`folder` must have the study.json of an earlier publication to `keep` from, got {folder}")
-    here = {row["arm"] for row in found["rows"]}
+    here = {name for name in study["arms"] if any(run.folder.is_dir() for run in runs_of(name, study))}
     order = list(study["arms"])
     others = [row for row in before["rows"] if row["arm"] not in here]
     found["rows"] = sorted([*found["rows"], *others], key=lambda row: order.index(row["arm"]))
