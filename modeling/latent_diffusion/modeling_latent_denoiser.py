@@ -67,7 +67,7 @@ class DenoiserLayer(GradientCheckpointingLayer):
         if config.conditioning == "cross_attention":
             self.cross_attention = BartAttention(width, heads, dropout=dropout, config=config)
         self.fc1 = nn.Linear(width, config.denoiser_intermediate_size)
-        self.activation = ACT2FN["gelu_new"]
+        self.activation = ACT2FN["gelu_pytorch_tanh"]
         self.fc2 = nn.Linear(config.denoiser_intermediate_size, width)
         self.dropout = nn.Dropout(dropout)
         self.modulation = ZeroLinear(width, 3 * self.num_parts * width)
