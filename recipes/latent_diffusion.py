@@ -27,7 +27,8 @@ Where the defaults come from
     all sizes in the files without `bart_base`     ours: what two CPU cores can train
     or `bart_large`
 
-Every stage is a command; the next one names what the one before has written.
+Every stage is a command; the next one names what the one before has written. The first stage trains an autoencoder on,
+too: name it instead of a BART.
 
     OMP_NUM_THREADS=1 python recipes/latent_diffusion_backbone.py --config recipes/latent_diffusion_pretrain.yaml
     OMP_NUM_THREADS=1 python recipes/latent_diffusion.py --config recipes/latent_diffusion_autoencoder.yaml

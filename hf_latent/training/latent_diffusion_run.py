@@ -29,7 +29,8 @@ class LatentDiffusionArguments(PairArguments):
     """
     Data, model and evaluation of a stage; learning rate, steps, objective: [`LatentDiffusionTrainingConfig`].
 
-    `model_name_or_path` is a BART or T5 for the stage `autoencoder` and what that stage has written for `denoiser`.
+    `model_name_or_path` is a BART or T5 for the stage `autoencoder`, or an autoencoder to train on, and an autoencoder
+    for `denoiser`.
     """
 
     model_config: dict[str, Any] | str | None = field(
@@ -67,14 +68,15 @@ def make_trainer(
     set_seed(training_args.seed)
     name, fields, peft_config = script_args.model_name_or_path, read_mapping(script_args.model_config) or {}, None
     model: Any
+    is_autoencoder = AutoConfig.from_pretrained(name).model_type == "latent_diffusion"
     if training_args.stage == "autoencoder":
-        model = LatentAutoencoder.from_encoder_decoder(name, **fields)
+        model = train_on(name, fields) if is_autoencoder else LatentAutoencoder.from_encoder_decoder(name, **fields)
         if script_args.lora_r:
             peft_config = decoder_lora_config(
                 model, r=script_args.lora_r, alpha=script_args.lora_alpha, dropout=script_args.lora_dropout
             )
     else:
-        if AutoConfig.from_pretrained(name).model_type != "latent_diffusion":
+        if not is_autoencoder:
             raise ValueError(f"`model_name_or_path` must be what the stage 'autoencoder' has written, got {name}")
         model = LatentDiffusionForConditionalGeneration.from_autoencoder(name, **fields)
     columns = {"input_column": script_args.input_column, "target_column": script_args.target_column}
@@ -91,6 +93,16 @@ def make_trainer(
         peft_config=peft_config,
     )
     return trainer, test
+
+
+def train_on(name: str, fields: dict[str, Any]) -> LatentAutoencoder:
+    """An autoencoder that was trained before, for further updates; `fields`, if given, must be those it has."""
+    model = LatentAutoencoder.from_pretrained(name)
+    changed = {field: value for field, value in fields.items() if getattr(model.config, field, None) != value}
+    if changed:
+        has = {field: getattr(model.config, field, None) for field in changed}
+        raise ValueError(f"`model_config` must agree with the autoencoder {name} that is trained on, {has}, got {changed}")
+    return model
 
 
 def generate_all(

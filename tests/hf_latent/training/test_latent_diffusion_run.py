@@ -118,6 +118,27 @@ def test_stages_build_on_each_other(trained: Any) -> None:
     assert model.config.denoiser_hidden_size == 8
 
 
+def test_an_autoencoder_is_trained_on(trained: Any, tmp_path: Path) -> None:
+    """Its frozen part stays, the rest goes on from where it was and not from random weights."""
+    folder = trained["autoencoder"][0]
+    before = LatentAutoencoder.from_pretrained(folder).state_dict()
+    arguments = ["--model_name_or_path", str(folder), "--model_config", json.dumps(TINY_LATENT)]
+    run(stages, "latent_diffusion_autoencoder.yaml", tmp_path, *arguments, "--learning_rate", "1e-4")
+    after = LatentAutoencoder.from_pretrained(tmp_path).state_dict()
+    frozen = {name for name in before if ".encoder." in name or name.endswith("shared.weight")}
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    trained_on = [name for name in before if "compressor" in name]
+    assert any(not torch.equal(before[name], after[name]) for name in trained_on)
+    for name in trained_on:  # Adam moves a weight by about the learning rate in each of the two updates
+        torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=0)
+
+
+def test_an_autoencoder_that_is_trained_on_keeps_its_sizes(trained: Any, tmp_path: Path) -> None:
+    arguments = ["--model_name_or_path", str(trained["autoencoder"][0]), "--model_config", '{"latent_length": 3}']
+    with pytest.raises(ValueError, match=r"`model_config` must agree .*'latent_length': 2.*got .*'latent_length': 3"):
+        run(stages, "latent_diffusion_autoencoder.yaml", tmp_path, *arguments)
+
+
 def test_samplers_are_compared_once_and_the_denoising_is_shown(trained: Any) -> None:
     """A second run of the same command measures nothing: seconds would differ."""
     folder = trained["denoiser"][0]
