@@ -101,7 +101,7 @@ def train_on(name: str, fields: dict[str, Any]) -> LatentAutoencoder:
     changed = {field: value for field, value in fields.items() if getattr(model.config, field, None) != value}
     if changed:
         has = {field: getattr(model.config, field, None) for field in changed}
-        raise ValueError(f"`model_config` must agree with the autoencoder {name} that is trained on, {has}, got {changed}")
+        raise ValueError(f"`model_config` must agree with what is trained on, {name}: {has}, got {changed}")
     return model
 
 
