@@ -117,3 +117,11 @@ def batch() -> dict[str, torch.Tensor]:
 def latents() -> torch.Tensor:
     """Noisy latents of three rows."""
     return torch.randn(3, SIZES["latent_length"], SIZES["latent_dim"], generator=torch.Generator().manual_seed(8))
+
+
+@pytest.fixture
+def context(model: LatentDiffusionForConditionalGeneration, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The texts of `batch` as the decoder's input, where it reads any."""
+    if not model.config.decoder_reads_input:
+        return {}
+    return {"context_ids": batch["input_ids"], "context_mask": batch["attention_mask"]}

@@ -1,4 +1,4 @@
-"""What holds of every latent diffusion model: rows, masks, files, gradients."""
+"""What holds of every latent diffusion model: rows, masks, files, implementations."""
 
 import copy
 import json
@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, GenerationConfig
 
 from hf_latent import (
-    LatentAutoencoder,
     LatentDiffusionConfig,
     LatentDiffusionForConditionalGeneration,
     LatentDiffusionGenerationConfig,
@@ -25,12 +23,6 @@ def row(batch: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
     """One text of a batch, without padding."""
     length = int(batch["attention_mask"][index].sum())
     return {name: values[index : index + 1, :length] for name, values in batch.items()}
-
-
-def context(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if not model.config.decoder_reads_input:
-        return {}
-    return {"context_ids": batch["input_ids"], "context_mask": batch["attention_mask"]}
 
 
 # Rows
@@ -64,11 +56,12 @@ def test_a_row_is_denoised_the_same_alone_and_in_a_batch(
 
 
 def test_a_latent_is_decoded_the_same_alone_and_in_a_batch(
-    model: Any, latents: torch.Tensor, batch: dict[str, torch.Tensor]
+    model: Any, latents: torch.Tensor, batch: dict[str, torch.Tensor], context: dict[str, torch.Tensor]
 ) -> None:
-    together = model.autoencoder.decode(latents, **context(model, batch), max_new_tokens=6, min_new_tokens=6)
+    together = model.autoencoder.decode(latents, **context, max_new_tokens=6, min_new_tokens=6)
     for i in range(3):
-        given = context(model, row(batch, i))
+        length = int(batch["attention_mask"][i].sum())
+        given = {name: values[i : i + 1, :length] for name, values in context.items()}
         alone = model.autoencoder.decode(latents[i : i + 1], **given, max_new_tokens=6, min_new_tokens=6)
         assert torch.equal(alone, together[i : i + 1])
 
@@ -84,175 +77,6 @@ def test_generation_of_a_row_does_not_depend_on_the_batch(model: Any, batch: dic
         assert torch.equal(alone.sequences[0], together.sequences[i, :length])
     other = model.generate(**row(batch, 0), **settings, row_indices=[5])
     assert not torch.allclose(other.latents, together.latents[:1], atol=1e-2)
-
-
-# Denoiser
-
-
-@pytest.mark.parametrize("case", ["in-context", "cross-attention", "adaln-zero", "longer"], indirect=True)
-def test_a_fresh_denoiser_is_the_identity_and_estimates_zero(
-    case: str, make_encoder_decoder: Any, make_model: Any, latents: torch.Tensor
-) -> None:
-    """Zero-initialised gates: the blocks hand the projected latents through, whatever timestep and condition."""
-    fresh = LatentDiffusionForConditionalGeneration(make_model(case).config).denoiser.eval()
-    output = fresh(latents, torch.tensor([0, 5, 11]), condition=latents.flip(0))
-    expected = fresh.input_projection(latents)
-    if fresh.config.conditioning == "in_context":
-        expected = torch.cat([expected, fresh.condition_projection(latents.flip(0))], dim=1)
-    assert torch.equal(output.hidden_states, expected)
-    assert torch.equal(output.sample, torch.zeros_like(latents))
-    assert torch.equal(output.variance, torch.zeros_like(latents))
-    assert fresh.layers[0].fc1.weight.std() > 0.01  # only gates and outputs start at zero
-
-
-def test_every_input_of_the_denoiser_counts(model: Any, latents: torch.Tensor) -> None:
-    """Timestep, condition, every vector of the latent: each changes every vector of the estimate."""
-    timesteps, condition = torch.tensor([2, 5, 8]), latents.roll(1, 0)
-    base = model.denoiser(latents, timesteps, condition).sample
-    moved = latents.clone()
-    moved[:, -1] += 1
-    other_condition = condition.clone()
-    other_condition[:, -1] += 1
-    changed = {
-        "timestep": model.denoiser(latents, timesteps + 1, condition).sample,
-        "condition": model.denoiser(latents, timesteps, other_condition).sample,
-        "last vector": model.denoiser(moved, timesteps, condition).sample,
-    }
-    if model.config.self_conditioning:
-        changed["self"] = model.denoiser(latents, timesteps, condition, self_condition=moved).sample
-    for name, sample in changed.items():
-        assert (sample - base).abs().amax(-1).min() > 1e-4, name
-
-
-def test_dropped_conditions_are_those_that_are_not_given(model: Any, latents: torch.Tensor) -> None:
-    timesteps, condition = torch.tensor([2, 5, 8]), latents.roll(1, 0)
-    drop = torch.tensor([True, False, True])
-    mixed = model.denoiser(latents, timesteps, condition, drop_condition=drop).sample
-    given, missing = model.denoiser(latents, timesteps, condition).sample, model.denoiser(latents, timesteps).sample
-    assert torch.allclose(mixed, torch.where(drop[:, None, None], missing, given), atol=1e-6)
-    assert not torch.allclose(given, missing, atol=1e-3)
-
-
-def test_latents_are_projected_and_reshaped_as_the_paper_says(make_model: Any, latents: torch.Tensor) -> None:
-    """Section 3.2: each vector is projected to d_proj and cut into positions, two for each vector here."""
-    denoiser = make_model("longer").denoiser
-    projection = denoiser.input_projection
-    for z in range(4):
-        wide = nn.functional.linear(latents[:, z], projection.projection.weight, projection.projection.bias)
-        expected = wide.view(3, 2, 16) + projection.positions[2 * z : 2 * z + 2]
-        assert torch.allclose(projection(latents)[:, 2 * z : 2 * z + 2], expected, atol=1e-6)
-
-
-def test_variance_is_read_from_the_conditions_positions_in_context(make_model: Any, latents: torch.Tensor) -> None:
-    """Section 4.3: "the output is split into two sequences"."""
-    denoiser = make_model("in-context").denoiser
-    output = denoiser(latents, torch.tensor([2, 5, 8]), latents)
-    time = nn.functional.silu(denoiser.embed_time(torch.tensor([2, 5, 8])))
-    shift, scale = denoiser.output_modulation(time)[:, None].chunk(2, -1)
-    states = denoiser.output_norm(output.hidden_states) * (1 + scale) + shift
-    assert output.hidden_states.shape == (3, 8, 16)
-    assert torch.allclose(output.sample, denoiser.sample_projection(states[:, :4]), atol=1e-5)
-    assert torch.allclose(output.variance, denoiser.variance_projection(states[:, 4:]), atol=1e-5)
-
-
-def test_a_noise_level_looks_the_same_however_finely_it_is_cut(make_model: Any) -> None:
-    coarse, fine = make_model("in-context").denoiser, make_model("in-context", num_train_timesteps=120).denoiser
-    timesteps = torch.tensor([3, 7])
-    assert torch.allclose(coarse.embed_time(timesteps), fine.embed_time(10 * timesteps), atol=1e-3)
-
-
-# Autoencoder
-
-
-def test_loss_is_the_mean_cross_entropy_of_unshifted_labels(model: Any, batch: dict[str, torch.Tensor]) -> None:
-    """A class name without a known suffix would get the shifted loss of causal models."""
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    output = model.autoencoder(**batch, labels=labels, **context(model, batch))
-    nats = -output.logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    assert torch.allclose(output.loss, nats[labels != -100].mean(), atol=1e-5)
-    divided = model.autoencoder(**batch, labels=labels, **context(model, batch), num_items_in_batch=7)
-    assert torch.allclose(divided.loss, nats[labels != -100].sum() / 7, atol=1e-4)
-
-
-def test_the_decoder_sees_the_text_through_the_latent_only(
-    make_model: Any, batch: dict[str, torch.Tensor], latents: torch.Tensor
-) -> None:
-    autoencoder = make_model("in-context").autoencoder
-    own = autoencoder.encode(**batch, normalized=False)
-    decoder_input_ids = batch["input_ids"][:, :4]
-    through_text = autoencoder(**batch, decoder_input_ids=decoder_input_ids).logits
-    assert torch.allclose(
-        autoencoder(latents=own, decoder_input_ids=decoder_input_ids).logits, through_text, atol=1e-5
-    )
-    other = autoencoder(latents=latents, decoder_input_ids=decoder_input_ids).logits
-    assert not torch.allclose(other, through_text, atol=1e-2)
-    noisy = autoencoder(**batch, decoder_input_ids=decoder_input_ids, latent_noise=latents - own).logits
-    assert torch.allclose(noisy, other, atol=1e-4)
-
-
-def test_layer_norm_gives_every_vector_mean_zero_and_variance_one(
-    make_model: Any, batch: dict[str, torch.Tensor]
-) -> None:
-    normed = make_model("in-context").autoencoder.encode(**batch, normalized=False)
-    assert torch.allclose(normed.mean(-1), torch.zeros(3, 4), atol=1e-5)
-    assert torch.allclose(normed.var(-1, correction=0), torch.ones(3, 4), atol=1e-3)
-    plain = make_model("first-last").autoencoder.encode(**batch, normalized=False)
-    assert plain.mean(-1).abs().max() > 1e-3
-
-
-def test_input_tokens_reach_the_decoder_only_where_the_configuration_says_so(
-    make_model: Any, batch: dict[str, torch.Tensor], latents: torch.Tensor
-) -> None:
-    given = {"context_ids": batch["input_ids"], "context_mask": batch["attention_mask"]}
-    decoder_input_ids = batch["input_ids"][:, :4]
-    reads = make_model("reads-input").autoencoder
-    base = reads(latents=latents, decoder_input_ids=decoder_input_ids, **given).logits
-    padded = given["context_ids"].masked_fill(given["context_mask"] == 0, 9)
-    same = reads(
-        latents=latents, decoder_input_ids=decoder_input_ids, context_ids=padded, context_mask=given["context_mask"]
-    )
-    assert torch.allclose(same.logits, base, atol=1e-5)
-    moved = given["context_ids"].clone()
-    moved[:, 0] = 3 + (moved[:, 0] - 2) % 37
-    other = reads(latents=latents, decoder_input_ids=decoder_input_ids, **{**given, "context_ids": moved})
-    assert not torch.allclose(other.logits, base, atol=1e-3)
-    with pytest.raises(ValueError, match="`context_ids` must be the input's tokens"):
-        reads(latents=latents, decoder_input_ids=decoder_input_ids)
-    with pytest.raises(ValueError, match="decoder_reads_input=False"):
-        make_model("in-context").autoencoder(latents=latents, decoder_input_ids=decoder_input_ids, **given)
-
-
-# What is frozen
-
-
-def test_frozen_parts_have_no_gradient_and_no_dropout_even_after_loading(model: Any, tmp_path: Path) -> None:
-    """`from_pretrained` makes new parameters, all of which want gradients."""
-    model.save_pretrained(tmp_path)
-    loaded = LatentDiffusionForConditionalGeneration.from_pretrained(tmp_path).train()
-    assert {name.split(".")[0] for name, p in loaded.named_parameters() if p.requires_grad} == {"denoiser"}
-    assert not any(module.training for module in loaded.autoencoder.modules())
-    assert loaded.denoiser.training
-    autoencoder = LatentAutoencoder.from_pretrained(tmp_path).train()
-    encoder = autoencoder.language_model.get_encoder()
-    assert not any(p.requires_grad for p in encoder.parameters())
-    assert not autoencoder.get_input_embeddings().weight.requires_grad
-    assert not any(module.training for module in encoder.modules())
-    trained = {name for name, p in autoencoder.named_parameters() if p.requires_grad}
-    assert {name.split(".")[0] for name in trained} == {"language_model", "compressor", "reconstructor"}
-    assert autoencoder.language_model.get_decoder().training
-
-
-def test_gradients_reach_every_trained_parameter_of_the_autoencoder(
-    model: Any, batch: dict[str, torch.Tensor]
-) -> None:
-    autoencoder = model.autoencoder.requires_grad_(True).train()
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    autoencoder(**batch, labels=labels, **context(model, batch)).loss.backward()
-    for name, parameter in autoencoder.named_parameters():
-        if not parameter.requires_grad:
-            assert parameter.grad is None, name
-        elif not name.endswith("k_proj.bias"):  # adds the same to every score: softmax does not see it
-            assert parameter.grad is not None, name
 
 
 # Files
