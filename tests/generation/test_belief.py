@@ -9,9 +9,6 @@ from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper
 from hf_latent.generation.belief import (
     Belief,
     BeliefReader,
-    entropy_of,
-    log_probabilities,
-    most_likely,
     sample,
 )
 from hf_latent.generation.noise import uniform
@@ -138,38 +135,6 @@ def test_half_precision_logits_are_read_in_float32() -> None:
     belief = read(LOGITS.bfloat16(), reads="confidence")
     assert belief.statistic.dtype == torch.float32
     assert belief.entropy.dtype == torch.float32
-
-
-@pytest.mark.parametrize("size", [2, 48, 4096])
-def test_entropy_of_a_uniform_distribution_is_its_logarithm(size: int) -> None:
-    torch.testing.assert_close(entropy_of(torch.full((2, size), 3.0)), torch.full((2,), math.log(size)))
-
-
-@pytest.mark.parametrize("spread", [0.1, 10.0, 1000.0])
-def test_entropies_and_log_probabilities_are_those_of_double_precision(spread: float) -> None:
-    torch.manual_seed(0)
-    logits = spread * torch.randn(5, 3000)
-    logits[:, ::7] = float("-inf")
-    exact = logits.double().log_softmax(-1)
-    entropy = -(exact.exp() * exact.clamp(min=-1e6)).sum(-1)
-    log_p, entropy_beside = log_probabilities(logits)
-    torch.testing.assert_close(entropy_of(logits).double(), entropy, rtol=2e-6, atol=1e-6)
-    assert torch.equal(entropy_beside, entropy_of(logits))
-    possible = exact > -1e3
-    torch.testing.assert_close(log_p.double()[possible], exact[possible], rtol=1e-6, atol=1e-5)
-    assert bool((log_p[~possible] < -900).all())
-    assert bool(log_p.isfinite().all())
-
-
-@pytest.mark.parametrize("size", [1, 63, 64, 65, 640])
-def test_the_most_likely_token_is_the_first_of_the_largest(size: int) -> None:
-    torch.manual_seed(0)
-    logits = torch.randint(0, 5, (200, size)).float()  # full of ties
-    logits[:, ::3] = float("-inf")
-    first = torch.tensor([row.index(max(row)) for row in logits.tolist()])
-    assert torch.equal(most_likely(logits), first)
-    strided = torch.cat([logits, logits], dim=-1)[:, :size]
-    assert torch.equal(most_likely(strided), first)
 
 
 def draws(logits: torch.Tensor, count: int, seed: int = 0, **settings: object) -> torch.Tensor:

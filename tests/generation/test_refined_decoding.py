@@ -11,9 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_latent.generation import denoising
-from hf_latent.generation.refinement import (
-    Memory,
-)
+from hf_latent.generation.distribution import Distribution
+from hf_latent.generation.refinement import Memory
 from hf_latent.generation.rules import RULES
 
 PAD, MASK = 46, 47
@@ -325,9 +324,9 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
 
     class Watched(Memory):
-        def observe(self, at: tuple, log_p: torch.Tensor, *args: object) -> torch.Tensor:
-            shapes.append(tuple(log_p.shape))
-            return super().observe(at, log_p, *args)
+        def observe(self, at: tuple, now: Distribution, *args: object) -> torch.Tensor:
+            shapes.append(tuple(now.score.shape))
+            return super().observe(at, now, *args)
 
     monkeypatch.setattr(denoising, "Memory", Watched)
     return shapes

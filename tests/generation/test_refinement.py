@@ -1,4 +1,4 @@
-"""Latent refinement: the mixture on paper, the smallest nuclei, what is remembered, how far beliefs have moved."""
+"""Latent refinement: the mixture on paper, what is remembered, how far beliefs have moved."""
 
 import math
 
@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_latent.generation.belief import log_probabilities
-from hf_latent.generation.refinement import (
-    SMALL_NUCLEI,
-    Memory,
-    RefinementSettings,
-    large_nucleus,
-    mix_embeddings,
-    small_nucleus,
-)
+from hf_latent.generation.distribution import Distribution, distribution_of
+from hf_latent.generation.maxima import block_maxima
+from hf_latent.generation.refinement import Memory, RefinementSettings, mix_embeddings
 
 # The mixture. Four tokens in the plane; the last is the mask.
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [8.0, 4.0]])
@@ -42,9 +36,12 @@ def settings_of(top_p: float = 0.9, ratio: float = 0.15) -> RefinementSettings:
     return RefinementSettings(top_p=top_p, ratio=ratio, max_steps=0, refinement_kl=0.0, stop_kl=0.0)
 
 
+def read(logits: torch.Tensor) -> Distribution:
+    return distribution_of(logits.clone(), block_maxima(logits))
+
+
 def mix(logits: torch.Tensor, table: torch.Tensor, mask: int, knobs: RefinementSettings) -> torch.Tensor:
-    log_p, entropy = log_probabilities(logits)
-    return mix_embeddings(log_p.exp(), entropy, nn.Embedding.from_pretrained(table), table[mask][None].float(), knobs)
+    return mix_embeddings(read(logits), nn.Embedding.from_pretrained(table), table[mask][None].float(), knobs)
 
 
 @pytest.mark.parametrize("case", MIXTURES)
@@ -98,39 +95,11 @@ def test_the_mixture_of_random_beliefs(
     assert found.tolist() == [pytest.approx(row, abs=2e-3 / vocabulary**0.5) for row in expected]
 
 
-@given(vocabulary=st.sampled_from([4, 64, 600]), scale=st.sampled_from([0.1, 1.0, 6.0]), seed=st.integers(0, 99))
-@settings(max_examples=20)
-def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: float, seed: int) -> None:
-    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
-    for top_p in (0.1, 0.6, 0.95):
-        small = small_nucleus(logits.softmax(-1), top_p)
-        assert small is not None or vocabulary > SMALL_NUCLEI[-1]
-        large = large_nucleus(logits.softmax(-1), top_p), torch.arange(vocabulary).expand(4, -1)
-        rows = [row for found in (small, large) if found is not None for row in zip(range(4), *found, strict=True)]
-        for i, s, t in rows:
-            p = logits[i].double().softmax(-1)
-            kept = t[s > 0]
-            best = p.sort(descending=True)
-            size = int((best.values.cumsum(-1) < top_p - 1e-6).sum()) + 1
-            assert sorted(kept.tolist()) == sorted(best.indices[:size].tolist())
-            assert torch.allclose(s[s > 0].double(), p[kept] / p[kept].sum(), atol=1e-5)
-    if vocabulary > SMALL_NUCLEI[-1] and scale < 1:
-        assert small is None, "the flat case is to leave the small nucleus"
-
-
-def test_equal_tokens_are_in_a_large_nucleus_together() -> None:
-    p = torch.tensor([[0.3, 0.1, 0.3, 0.1, 0.2], [0.2] * 5])
-    share = large_nucleus(p, 0.5)
-    assert share[0].tolist() == pytest.approx([0.5, 0.0, 0.5, 0.0, 0.0])
-    assert share[1].tolist() == pytest.approx([0.2] * 5)
-    assert large_nucleus(p, 1.0).tolist() == [pytest.approx(row) for row in p.tolist()]
-
-
 @pytest.mark.parametrize(("top_p", "ratio"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
 def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
     at = torch.tensor([0]), torch.tensor([1])
-    memory.observe(at, *log_probabilities(torch.tensor([HALVES]).log()), torch.tensor([True]), torch.Size([1, 2]))
+    memory.observe(at, read(torch.tensor([HALVES]).log()), torch.tensor([True]), torch.Size([1, 2]))
     ids = torch.tensor([[0, 3]])
     assert not memory.mixes
     assert torch.equal(memory.embeddings(ids, ids == 3), memory.embed(ids))
@@ -141,7 +110,7 @@ def test_only_open_remembered_positions_are_mixed() -> None:
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(0.7, 0.8))
     at = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 0, 3])
     keep = torch.tensor([True, True, True, False])
-    memory.observe(at, *log_probabilities(torch.tensor([HALVES] * 4).log()), keep, torch.Size([2, 4]))
+    memory.observe(at, read(torch.tensor([HALVES] * 4).log()), keep, torch.Size([2, 4]))
     ids = torch.tensor([[0, 2, 3, 3], [3, 1, 0, 3]])
     soft = [0.9 * 8 + 0.1 * 2 / 3, 0.9 * 4 + 0.1 / 3]
     expected = TABLE[ids]
@@ -157,13 +126,13 @@ def test_the_divergence_is_from_the_newer_belief_to_the_older() -> None:
     """By hand: 1/2 log(1/2 : 1/4) + 1/2 log(1/2 : 3/4). The paper's p_t is the newer one, time runs down."""
     memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of())
     at = torch.tensor([0, 0]), torch.tensor([0, 2])
-    before = log_probabilities(torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log())
-    now = log_probabilities(torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log())
+    before = read(torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log())
+    now = read(torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log())
     both, shape = torch.tensor([True, True]), torch.Size([1, 3])
-    assert memory.observe(at, *before, both, shape).isnan().all()
+    assert memory.observe(at, before, both, shape).isnan().all()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert memory.observe(at, *now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    assert memory.observe(at, now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
     elsewhere = torch.tensor([0, 0]), torch.tensor([1, 2])
-    assert memory.observe(elsewhere, *now, both, shape).isnan().tolist() == [True, False]
-    memory.observe(at, *before, torch.tensor([False, True]), shape)
-    assert memory.observe(at, *now, both, shape).isnan().tolist() == [True, False]
+    assert memory.observe(elsewhere, now, both, shape).isnan().tolist() == [True, False]
+    memory.observe(at, before, torch.tensor([False, True]), shape)
+    assert memory.observe(at, now, both, shape).isnan().tolist() == [True, False]
