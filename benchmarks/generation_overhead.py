@@ -21,9 +21,10 @@ from report import describe_run, timed, write_result
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
 PROMPT_LENGTH, NEW_TOKENS, BLOCK_LENGTH = 64, 128, 32
-# 8 million parameters, where every millisecond counts, and the shape of the smallest checkpoint people start from.
+# 8 and 31 million parameters, where every millisecond counts, and the shape of the smallest checkpoint people start from.
 SHAPES = {
     "8M": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8},
+    "31M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
     "SmolLM2-135M": {
         "hidden_size": 576,
         "intermediate_size": 1536,
@@ -170,7 +171,7 @@ def main() -> None:
         f"{'generate s':>10} {'ratio':>6}  min-max"
     )
     rows = []
-    for shape, max_steps in (("8M", 64), ("SmolLM2-135M", 16)):
+    for shape, max_steps in (("8M", 64), ("31M", 32), ("SmolLM2-135M", 16)):
         batches = (1, 8) if shape == "8M" else (1,)
         cases = [(batch, rule, None) for batch in batches for rule in ("low_confidence", "entropy", "med")]
         cases += [(batch, "med", feature) for batch in batches for feature in (*FEATURES, "answer entropy")]

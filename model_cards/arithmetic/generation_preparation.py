@@ -198,7 +198,7 @@ def make_belief_reader(
         reads=RULES[config.decoding].reads,
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
-        with_log_p=config.latent_refinement,
+        with_distribution=config.latent_refinement,
         ends=torch.tensor(ends, device=model.device) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
     )

@@ -28,9 +28,9 @@ def hold_or_stop(
     second phase, a belief that rests although tokens were committed since the forward before is final.
     """
     knobs = settings.refinement
-    assert knobs is not None and belief.log_p is not None and belief.log_p_entropy is not None
+    assert knobs is not None and belief.distribution is not None
     in_block = selected[at]
-    kl = memory.observe(at, belief.log_p, belief.log_p_entropy, in_block, selected.shape)
+    kl = memory.observe(at, belief.distribution, in_block, selected.shape)
     compared = in_block & ~kl.isnan()
     zeros = torch.zeros(len(selected), device=kl.device)
     total = zeros.index_add(0, at[0], torch.where(compared, kl, 0.0))

@@ -1,0 +1,60 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""
+The largest of many values: a CPU finds maxima many at a time, but where they are one by one, so first the block that
+holds them is found, then the place within.
+
+`N` positions, `V` vocabulary.
+"""
+
+import torch
+
+# Vocabularies are padded to multiples of 64 nearly everywhere.
+BLOCK = 64
+# `largest` looks into blocks if those it looks into are an eighth of all or fewer.
+FEWER = 8
+
+
+def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
+    """Maxima `(N, V / BLOCK)` of the blocks of `(N, V)`; None where they are of no use."""
+    if values.device.type != "cpu" or values.shape[-1] % BLOCK != 0:
+        return None
+    return _blocks(values).amax(-1)
+
+
+def row_maxima(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tensor:
+    """`values.amax(-1, keepdim=True)`, given `block_maxima(values)`."""
+    return (values if maxima is None else maxima).amax(-1, keepdim=True)
+
+
+def most_likely(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tensor:
+    """`values.argmax(-1)`, the first of several, given `block_maxima(values)`."""
+    if maxima is None:
+        return values.argmax(-1)
+    best = maxima.argmax(-1)
+    return best * BLOCK + _pick(values, best[:, None]).argmax(-1)
+
+
+def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    `values.topk(count)`, of equal values any: values and indices `(N, count)`; given `block_maxima(values)`, or those
+    of what the values rise with.
+    """
+    if maxima is None or maxima.shape[-1] < FEWER * count:
+        return values.topk(count)
+    # Each of the largest values is in one of the blocks with the largest maxima.
+    best = maxima.topk(count, sorted=False).indices
+    found, index = _pick(values, best).topk(count)
+    return found, best.gather(1, index // BLOCK) * BLOCK + index % BLOCK
+
+
+def _pick(values: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """The values of `blocks` `(N, K)`: `(N, K * BLOCK)`."""
+    rows = torch.arange(len(values), device=values.device)[:, None]
+    return _blocks(values)[rows, blocks].flatten(1)
+
+
+def _blocks(values: torch.Tensor) -> torch.Tensor:
+    return values.unflatten(-1, (-1, BLOCK))
+
+
+__all__ = ["BLOCK", "FEWER", "block_maxima", "largest", "most_likely", "row_maxima"]
