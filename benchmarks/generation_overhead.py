@@ -21,7 +21,7 @@ from report import describe_run, timed, write_result
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
 PROMPT_LENGTH, NEW_TOKENS, BLOCK_LENGTH = 64, 128, 32
-# 8 and 31 million parameters, where every millisecond counts, and the shape of the smallest checkpoint people start from.
+# 8 and 31 million parameters, where every millisecond counts, and the smallest checkpoint that people start from.
 SHAPES = {
     "8M": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8},
     "31M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
