@@ -4,7 +4,9 @@ The study of latent diffusion: every training of `latent_diffusion.py` that it c
 Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` with the values of the YAML
     pretrain, autoencoder              what all others start from
     autoencoder_more_problems          with all the single digit additions there are
+    autoencoder_two_legs               goes on from it, with fewer of those
     in_context                         the denoiser, of every task by itself, with every seed
+    three_seeds, longer                three tasks once more, with every seed, from the later autoencoders
     smaller_learning_rate              half of it, one task, with every seed
     fewer_updates                      the updates of single digit additions for two tasks that have more
     reference                          in_context once more, for the arms below: one seed, one task

@@ -109,7 +109,7 @@ class BeliefReader:
         tempered = logits / self.temperature if self.temperature > 0 else logits
         distribution = likeliest = None
         if self.with_distribution:
-            distribution = distribution_of(logits if self._reads_no_more else logits.clone(), maxima)
+            distribution = distribution_of(logits if self._may_shift else logits.clone(), maxima)
             likeliest = most_likely(logits, maxima) if self.temperature > 0 else None
         if self.filters:
             filtered = self.filters(canvas_ids, tempered)
@@ -124,8 +124,8 @@ class BeliefReader:
         return replace(belief, distribution=distribution, most_likely=likeliest)
 
     @property
-    def _reads_no_more(self) -> bool:
-        """Whether nothing that is read of logits changes when their maximum is taken off: their order may be read."""
+    def _may_shift(self) -> bool:
+        """Whether only the order, the softmax and the entropy of logits are read, which a shift leaves to the bit."""
         return self.reads in (None, "entropy", "noise") and not self.filters and self.deferred is None
 
     def _suppress(self, logits: torch.Tensor, offset: torch.Tensor | None) -> None:
