@@ -14,8 +14,8 @@ What happens
     1. Every arm is trained with every seed, by the recipes' trainers with the values of the YAML.
     2. Each checkpoint solves the held-out puzzles with every number of latent tokens it was trained for, an
        autoregressive one also with fewer, greedily, one token a forward; models that write in any order predict all
-       open positions and write the surest, or with `decodings: [low_confidence, random]` any of them, too, which
-       leaves them no easy cell to begin with.
+       open positions and write the surest, or with `decodings: [low_confidence, random, left_to_right]` any of them
+       and the first, too, which leaves them no easy cell to begin with.
     3. Results, table and plots (accuracy over latent tokens, and over seconds per token) are written.
 
 Everything is kept as it comes; the same command goes on where it was interrupted. With `--part K N`, N processes share
@@ -52,7 +52,8 @@ from hf_latent.training import (
 )
 from hf_latent.training.report import describe_environment, write_json, write_text
 
-RANDOM_ORDER = ", random order"
+# Behind a number of latent tokens or the name of an arm: in which order it wrote, if it was not the surest first.
+ORDERS = {"low_confidence": "", "random": ", random order", "left_to_right": ", left to right"}
 
 
 def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
@@ -123,7 +124,7 @@ def solve(arm: str, model: Any, tokenizer: Any, study: dict[str, Any], repeats: 
             knobs |= {"decoding": decoding, "seed": 0}  # the seed draws random orders
         results = [solve_puzzles(model, tokenizer, task, puzzles, batch_size=100, **knobs) for _ in range(repeats)]
         seconds = statistics.median(result.seconds for result in results)
-        name = f"{number}{RANDOM_ORDER}" if decoding == "random" else str(number)
+        name = f"{number}{ORDERS[decoding or 'low_confidence']}"
         solved[name] = results[0].to_dict() | {"seconds": seconds}
         print(arm, name, f"{results[0].accuracy:.3f}", f"{seconds / len(puzzles):.4f} s", flush=True)
     return solved
@@ -188,8 +189,8 @@ def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "arm": arm,
-                    "num_latent_tokens": None if arm == "mdm" else int(number.removesuffix(RANDOM_ORDER)),
-                    "random_order": number.endswith(RANDOM_ORDER),
+                    "num_latent_tokens": None if arm == "mdm" else int(number.partition(",")[0]),
+                    "order": number.lstrip("0123456789"),
                     "accuracy": statistics.fmean(accuracy),
                     "accuracies": accuracy,
                     "standard_error": statistics.stdev(accuracy) / math.sqrt(len(runs)) if len(runs) > 1 else None,
@@ -221,7 +222,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def name_of(row: dict[str, Any]) -> str:
     """The arm, and how it wrote if not as usual."""
-    return row["arm"] + (RANDOM_ORDER if row["random_order"] else "")
+    return row["arm"] + row["order"]
 
 
 def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -237,8 +238,8 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         f"AR, trained for {most}": [row for row in single if row["arm"] == f"ar+{most}"],
         "AR, trained for any": [row for row in rows if row["arm"] == "ar+any"],
     }
-    for random_order, how in ((False, ""), (True, RANDOM_ORDER)):
-        written = [row for row in rows if row["random_order"] == random_order]
+    for how in ORDERS.values():
+        written = [row for row in rows if row["order"] == how]
         lines |= {
             f"any order, each trained for its number{how}": [
                 row for row in written if trained_for_it(row, "sidm", "scdm")
@@ -290,10 +291,8 @@ def headline(rows: list[dict[str, Any]], title: str) -> str:
     if plain is None or len(causal) == 1:
         return ""
     best = max((row for row in causal if row["num_latent_tokens"]), key=lambda row: row["accuracy"])
-    return (
-        f"{title}: autoregressive {100 * plain['accuracy']:.1f} %, with {best['num_latent_tokens']} latent tokens "
-        f"{100 * best['accuracy']:.1f} %"
-    )
+    tokens = f"{best['num_latent_tokens']} latent token{'' if best['num_latent_tokens'] == 1 else 's'}"
+    return f"{title}: autoregressive {100 * plain['accuracy']:.1f} %, with {tokens} {100 * best['accuracy']:.1f} %"
 
 
 def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, folder: Path) -> None:

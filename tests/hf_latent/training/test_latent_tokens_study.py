@@ -26,6 +26,7 @@ def study(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> d
     study = yaml.safe_load((ROOT / "recipes" / "latent_tokens_study_sudoku_4x4.yaml").read_text())
     study |= {"num_train_examples": 8, "num_test_examples": 2, "arms": ARMS, "seeds": [0], "any_ahead": [0, 1]}
     study |= {"any_group": [0, 1], "output_dir": str(folder)}
+    study |= {"decodings": ["low_confidence", "random", "left_to_right"]}
     study["model"] |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     study["model"] |= {"num_key_value_heads": 2}
     study["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "warmup_steps": 0}
@@ -38,11 +39,11 @@ def test_every_arm_is_solved_with_every_number_it_can_be_used_with(
     recipe: dict[str, Any], study: dict[str, Any]
 ) -> None:
     rows = recipe["summarize"](study, Path(study["output_dir"]))
-    found = [(row["arm"], row["num_latent_tokens"], row["random_order"]) for row in rows]
+    found = [(row["arm"], row["num_latent_tokens"], row["order"]) for row in rows]
     causal = [("ar", 0), ("ar+1", 0), ("ar+1", 1), ("ar+any", 0), ("ar+any", 1)]
     any_order = [("sidm", 0), ("scdm+any", 0), ("scdm+any", 1), ("mdm", None)]
-    expected = [(*pair, False) for pair in causal]
-    expected += [(*pair, is_random) for pair in any_order for is_random in (False, True)]
+    expected = [(*pair, "") for pair in causal]
+    expected += [(*pair, order) for pair in any_order for order in ("", ", random order", ", left to right")]
     assert found == expected
     assert len({row["num_parameters"] for row in rows}) == 1
     assert all(0 <= row["accuracy"] <= 1 and row["ms_per_token"] > 0 for row in rows)
@@ -65,13 +66,13 @@ def test_what_is_there_is_not_trained_again(recipe: dict[str, Any], study: dict[
     assert again["train_seconds"] == first["train_seconds"]
 
 
-def row(arm: str, number: int | None, accuracies: list[float], random_order: bool = False) -> dict[str, Any]:
+def row(arm: str, number: int | None, accuracies: list[float], order: str = "") -> dict[str, Any]:
     """As `summarize` makes them."""
     mean = sum(accuracies) / len(accuracies)
     return {
         "arm": arm,
         "num_latent_tokens": number,
-        "random_order": random_order,
+        "order": order,
         "accuracy": mean,
         "accuracies": accuracies,
         "standard_error": math.sqrt(
@@ -87,7 +88,7 @@ def test_lines_and_tables_name_what_was_compared(
     recipe: dict[str, Any], study: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = [row("ar", 0, [0.2, 0.3]), row("ar+1", 0, [0.25, 0.25]), row("ar+1", 1, [0.8, 1.0])]
-    rows += [row("sidm", 0, [0.5, 0.5], random_order) for random_order in (False, True)]
+    rows += [row("sidm", 0, [0.5, 0.5], order) for order in ("", ", random order", ", left to right")]
     rows += [row("mdm", None, [1.0, 1.0])]
     lines = {name: [entry["arm"] for entry in found] for name, found in recipe["lines_of"](rows).items()}
     assert lines == {
@@ -95,6 +96,7 @@ def test_lines_and_tables_name_what_was_compared(
         "AR, trained for 1": ["ar+1", "ar+1"],
         "any order, each trained for its number": ["sidm"],
         "any order, each trained for its number, random order": ["sidm"],
+        "any order, each trained for its number, left to right": ["sidm"],
         "masked diffusion": ["mdm"],
     }
     config = tmp_path / "latent_tokens_study_boards.yaml"
@@ -103,7 +105,7 @@ def test_lines_and_tables_name_what_was_compared(
     assert "| ar+1 | 1 | 90.0 ± 10.0 | 80.0, 100.0 | 1.00 | 2 |" in card
     assert "| sidm, random order | 0 |" in card and "| mdm | all |" in card
     said = json.loads((tmp_path / "results.json").read_text())["headline"]
-    assert said == "boards: autoregressive 25.0 %, with 1 latent tokens 90.0 %"
+    assert said == "boards: autoregressive 25.0 %, with 1 latent token 90.0 %"
     assert (tmp_path / "boards.png").read_bytes().startswith(b"\x89PNG")
 
 
