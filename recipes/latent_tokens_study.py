@@ -253,9 +253,10 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Accuracy over latent tokens, and over milliseconds per token."""
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    lines = lines_of(rows)
+    figure = Figure(figsize=(10.5, 4.2 + 0.17 * math.ceil(len(lines) / 3)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for number, (name, found) in enumerate(lines_of(rows).items()):
+    for number, (name, found) in enumerate(lines.items()):
         accuracy = [100 * row["accuracy"] for row in found]
         style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2}
         style |= {"yerr": [100 * (row["standard_error"] or 0.0) for row in found], "label": name}
@@ -269,7 +270,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axes[1].set(xlabel="ms per token, batch 100", xlim=(0, 1.05 * max(row["ms_per_token"] for row in rows)))
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
