@@ -18,8 +18,8 @@ What happens
        and the first, too, which leaves them no easy cell to begin with.
     3. Results, table and plots (accuracy over latent tokens, and over seconds per token) are written.
 
-Everything is kept as it comes; the same command goes on where it was interrupted. With `--part K N`, N processes share
-the trainings.
+Everything is kept as it comes; the same command goes on where it was interrupted, and refuses to go on with other
+values than it began with. With `--part K N`, N processes share the trainings.
 
     OMP_NUM_THREADS=1 python recipes/latent_tokens_study.py --config recipes/latent_tokens_study_star_graph.yaml
 """
@@ -54,6 +54,8 @@ from hf_latent.training.report import describe_environment, write_json, write_te
 
 # Behind a number of latent tokens or the name of an arm: in which order it wrote, if it was not the surest first.
 ORDERS = {"low_confidence": "", "random": ", random order", "left_to_right": ", left to right"}
+# What may change while the trainings of a study go on: none of them depends on it.
+MAY_CHANGE = {"title", "arms", "seeds", "decodings", "num_test_examples", "output_dir"}
 
 
 def numbers_of(arm: str, study: dict[str, Any]) -> list[int]:
@@ -75,6 +77,29 @@ def numbers_to_try(arm: str, study: dict[str, Any]) -> list[int]:
     if not arm.startswith("ar"):
         return trained
     return sorted({0, *trained, *(number for number in study["any_ahead"] if number < max(trained))})
+
+
+def check(study: dict[str, Any]) -> None:
+    """Raise `ValueError` for an arm or an order that there is not."""
+    for arm in study["arms"]:
+        numbers_of(arm, study)
+    unknown = sorted(set(study.get("decodings", [])) - set(ORDERS))
+    if unknown:
+        raise ValueError(f"`decodings` must be of {', '.join(ORDERS)}, got {', '.join(unknown)}.")
+
+
+def claim(folder: Path, study: dict[str, Any]) -> None:
+    """Raise `ValueError` if `folder` has trainings of other values, which would be taken for this study's."""
+    path, values = folder / "study.json", {name: value for name, value in study.items() if name not in MAY_CHANGE}
+    if not path.is_file() and not any(folder.glob("*")):
+        write_json(path, values)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = sorted(name for name in {*known, *values} if known.get(name) != values.get(name))
+    if changed:
+        raise ValueError(
+            f"`output_dir`={str(folder)!r} was begun with other values of {', '.join(changed)}: remove it, or name "
+            "another."
+        )
 
 
 def build(arm: str, tokenizer: Any, study: dict[str, Any]) -> Any:
@@ -177,6 +202,8 @@ def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
         if not runs:
             continue
+        if len({tuple(found["solved"]) for found in runs}) > 1:
+            raise ValueError(f"The seeds of {arm} were not all solved alike: --time_again solves them once more.")
         for number in runs[0]["solved"]:
             accuracy = [found["solved"][number]["accuracy"] for found in runs]
             seconds = [found["solved"][number]["seconds"] for found in runs]
@@ -256,12 +283,16 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     lines = lines_of(rows)
     figure = Figure(figsize=(10.5, 4.2 + 0.17 * math.ceil(len(lines) / 3)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for number, (name, found) in enumerate(lines.items()):
-        accuracy = [100 * row["accuracy"] for row in found]
-        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2}
+    colors: dict[str, str] = {}
+    for name, found in lines.items():
+        accuracy, order = [100 * row["accuracy"] for row in found], found[0]["order"]
+        # A colour for who wrote, a mark and a dash for the order.
+        color = colors.setdefault(name.removesuffix(order), f"C{len(colors)}")
+        marker, dash = dict(zip(ORDERS.values(), (("o", "-"), ("s", "--"), ("^", ":")), strict=True))[order]
+        style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": dash, "markersize": 4, "capsize": 2}
         style |= {"yerr": [100 * (row["standard_error"] or 0.0) for row in found], "label": name}
         if found[0]["num_latent_tokens"] is None:
-            axes[0].axhline(accuracy[0], linestyle="--", color=style["color"], label=name)
+            axes[0].axhline(accuracy[0], linestyle=dash, color=color, label=name)
         else:
             axes[0].errorbar([row["num_latent_tokens"] for row in found], accuracy, **style)
         axes[1].errorbar([row["ms_per_token"] for row in found], accuracy, **style)
@@ -331,10 +362,10 @@ def main() -> None:
     args = parser.parse_args()
     study = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     work = Path(study["output_dir"])
+    check(study | {"arms": args.arms or study["arms"]})
     work.mkdir(parents=True, exist_ok=True)
+    claim(work, study)
     wanted = [(arm, seed) for seed in args.seeds or study["seeds"] for arm in args.arms or study["arms"]]
-    for arm, _ in wanted:
-        numbers_of(arm, study)  # refuses unknown ones before anything is trained
     for arm, seed in [] if args.summarize else wanted[args.part[0] :: args.part[1]]:
         (time_again if args.time_again else run)(arm, seed, study, work)
     rows = summarize(study, work)

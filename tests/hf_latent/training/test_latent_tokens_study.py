@@ -66,6 +66,27 @@ def test_what_is_there_is_not_trained_again(recipe: dict[str, Any], study: dict[
     assert again["train_seconds"] == first["train_seconds"]
 
 
+def test_a_folder_of_other_values_is_refused(recipe: dict[str, Any], study: dict[str, Any], tmp_path: Path) -> None:
+    recipe["claim"](tmp_path, study)
+    recipe["claim"](tmp_path, study | {"title": "another", "seeds": [0, 1], "decodings": ["random"]})
+    with pytest.raises(ValueError, match=r"`output_dir`=.*other values of num_states, training: remove it"):
+        recipe["claim"](tmp_path, study | {"num_states": 9, "training": study["training"] | {"max_steps": 3}})
+    (tmp_path / "study.json").rename(tmp_path / "sidm-0.json")
+    with pytest.raises(ValueError, match="was begun with other values"):
+        recipe["claim"](tmp_path, study)
+
+
+def test_seeds_that_were_not_solved_alike_make_no_row(
+    recipe: dict[str, Any], study: dict[str, Any], tmp_path: Path
+) -> None:
+    found = json.loads((Path(study["output_dir"]) / "sidm-0.json").read_text())
+    (tmp_path / "sidm-0.json").write_text(json.dumps(found))
+    del found["solved"]["0, left to right"]
+    (tmp_path / "sidm-1.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="seeds of sidm were not all solved alike"):
+        recipe["summarize"](study | {"seeds": [0, 1]}, tmp_path)
+
+
 def row(arm: str, number: int | None, accuracies: list[float], order: str = "") -> dict[str, Any]:
     """As `summarize` makes them."""
     mean = sum(accuracies) / len(accuracies)
@@ -114,6 +135,9 @@ def test_studies_name_arms_and_numbers_that_exist(recipe: dict[str, Any], path: 
     study = yaml.safe_load(path.read_text())
     for arm in study["arms"]:
         assert all(number >= 0 for number in recipe["numbers_of"](arm, study))
+    recipe["check"](study)
+    with pytest.raises(ValueError, match="`decodings` must be of low_confidence, random, left_to_right, got med"):
+        recipe["check"](study | {"decodings": ["random", "med"]})
     for wrong in ("ar+", "mdm+1", "scdm", "lrd"):
         with pytest.raises(ValueError, match="`arms` must be"):
             recipe["numbers_of"](wrong, study)
