@@ -1,246 +1,11 @@
-"""The page of a replay shows what the run did, runs nothing of what the run wrote, and asks nothing of a network."""
+"""The page of a replay shows what the run did, runs nothing of what it wrote, and asks nothing of a network."""
 
 import dataclasses
-import json
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from hf_latent import DiffusionGenerateOutput
-from hf_latent.viz import Replay, replay_of, write_replay
-
-MASK, EOS, PAD = 0, 1, 2
-SVG_NAMESPACE = "http://www.w3.org/2000/svg"
-NAN = float("nan")
-EVIL = "</script><img src=x onerror=\"document.title='ran'\"><!--"
-
-
-class Words:
-    """A tokenizer of whole words; ids are places in the list."""
-
-    mask_token_id: int | None = MASK
-    all_special_ids = (MASK, EOS, PAD)
-
-    def __init__(self, *words: str) -> None:
-        self.words = ["<mask>", "<eos>", "<pad>", *words]
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(self.words[i] for i in ids)
-
-    def convert_ids_to_tokens(self, token: int) -> str:
-        return self.words[token]
-
-
-def run_of(steps: list[int], ids: list[int], num_given: int, **fields: Any) -> DiffusionGenerateOutput:
-    """A run of one row that commits position p at `steps[p]`; -1 is given. Open positions propose their final token
-    with a confidence of 0.5 at first and 0.1 more at every forward."""
-    sequence, commit_step = torch.tensor([ids]), torch.tensor([steps])
-    num = max(steps) + 1
-    to_write = torch.arange(len(ids))[None] >= num_given
-    open_before = [to_write & ((commit_step < 0) | (commit_step >= k)) for k in range(num + 1)]
-    nothing = torch.full(sequence.shape, -1)
-    values: dict[str, Any] = {
-        "sequences": sequence,
-        "num_forward_passes": torch.tensor([num]),
-        "tokens_per_forward": torch.tensor([(commit_step >= 0).sum() / num]),
-        "commit_step": commit_step,
-        "commit_entropy": torch.where(commit_step >= 0, 0.25, NAN),
-        "history": tuple(sequence.masked_fill(open_before[k + 1], MASK) for k in range(num)),
-        "candidate_history": tuple(torch.where(open_before[k], sequence, nothing) for k in range(num)),
-        "confidence_history": tuple(torch.where(open_before[k], 0.5 + 0.1 * k, NAN) for k in range(num)),
-    }
-    return DiffusionGenerateOutput(**values | fields)
-
-
-def words() -> Words:
-    return Words("2", "+", "3", "=", "5", "\n", " the", " sum")
-
-
-@pytest.fixture
-def slow() -> Replay:
-    """Four tokens in four forwards, from right to left, with the entropy of the answer and an exit."""
-    output = run_of(
-        [-1, -1, -1, -1, 3, 2, 1, 0],
-        [3, 4, 5, 6, 7, 8, 9, EOS],
-        4,
-        answer_entropy=torch.tensor([[2.0, 1.0, 0.5, 0.0]]),
-        exit_step=torch.tensor([2]),
-        leftmost_share=torch.tensor([0.25]),
-        leftmost_distance=torch.tensor([1.5]),
-    )
-    return replay_of(
-        output,
-        0,
-        words(),
-        name="low_confidence",
-        settings={"block_length": None},
-        input_ids=[3, 4, 5, 6],
-        exit_threshold=0.75,
-        reasoning="add them",
-        answer="5",
-    )
-
-
-@pytest.fixture
-def fast() -> Replay:
-    """The same four tokens in two forwards."""
-    output = run_of([-1, -1, -1, -1, 0, 0, 1, 0], [3, 4, 5, 6, 7, 8, 9, EOS], 4)
-    return replay_of(output, 0, words(), name="med", settings={"entropy_threshold": 0.2}, input_ids=[3, 4, 5, 6])
-
-
-def data_of(path: Path) -> Any:
-    found = re.search(r'<script id="replay-data" type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)
-    return json.loads(found.group(1))
-
-
-# What the page is given
-
-
-def test_a_replay_holds_the_canvas_the_candidates_and_the_steps(slow):
-    assert slow.start == [3, 4, 5, 6, MASK, MASK, MASK, MASK]
-    assert slow.given == [True] * 4 + [False] * 4
-    assert slow.canvas[1] == [3, 4, 5, 6, MASK, MASK, 9, EOS]
-    assert slow.candidates[1] == [-1, -1, -1, -1, 7, 8, 9, -1]
-    assert slow.confidences[1] == [None] * 4 + [pytest.approx(0.6)] * 3 + [None]
-    assert slow.commit_step == [-1, -1, -1, -1, 3, 2, 1, 0]
-    assert slow.commit_entropy == [None] * 4 + [0.25] * 4
-    assert (slow.num_forwards, slow.tokens_per_forward, slow.leftmost_share, slow.leftmost_distance) == (
-        4,
-        1,
-        0.25,
-        1.5,
-    )
-    assert (slow.answer_entropy, slow.exit_step, slow.exit_threshold) == ([2.0, 1.0, 0.5, 0.0], 2, 0.75)
-    assert slow.prompt == "2+3="
-    assert slow.texts[9] == " the" and slow.special_ids == [MASK, EOS]
-
-
-def test_a_row_of_a_batch_ends_with_its_own_forwards_and_loses_its_padding():
-    """The batch goes on after the row: others' forwards, and padding on the left, are not part of its story."""
-    history = tuple(torch.tensor([[5, 6, 3, MASK], [PAD, 4, 7, 8]]) for _ in range(5))
-    output = DiffusionGenerateOutput(
-        sequences=torch.tensor([[5, 6, 3, 7], [PAD, 4, 7, 8]]),
-        num_forward_passes=torch.tensor([5, 2]),
-        commit_step=torch.tensor([[-1, -1, 0, 4], [-1, -1, 0, 1]]),
-        answer_entropy=torch.tensor([[1.0, 1, 1, 1, 1], [2, 0, NAN, NAN, NAN]]),
-        exit_step=torch.tensor([-1, -1]),
-        history=history,
-    )
-    replay = replay_of(
-        output,
-        1,
-        words(),
-        name="x",
-        settings={},
-        input_ids=torch.tensor([PAD, 4]),
-        attention_mask=torch.tensor([0, 1]),
-    )
-    assert (replay.start, replay.sequence, replay.commit_step) == ([4, MASK, MASK], [4, 7, 8], [-1, 0, 1])
-    assert (replay.num_forwards, len(replay.canvas), replay.answer_entropy) == (2, 2, [2.0, 0.0])
-    assert replay.exit_step is None and replay.candidates is None
-
-
-def test_masks_within_the_prompt_are_open_and_the_answer_is_marked():
-    output = run_of([-1, 0, -1, 1], [3, 4, 5, 6], 0)
-    replay = replay_of(
-        output,
-        0,
-        words(),
-        name="x",
-        settings={},
-        input_ids=[3, MASK, 5, MASK],
-        answer_mask=[False, False, False, True],
-    )
-    assert replay.given == [True, False, True, False]
-    assert replay.in_answer == [False, False, False, True]
-    assert replay.prompt == "23"
-
-
-def test_without_history_the_canvas_is_rebuilt_from_the_steps():
-    output = run_of([-1, 1, 0, -1], [3, 4, EOS, PAD], 1, history=None, candidate_history=None, confidence_history=None)
-    replay = replay_of(output, 0, words(), name="x", settings={}, input_ids=[3])
-    assert replay.canvas == [[3, MASK, EOS, MASK], [3, 4, EOS, PAD]]
-    assert replay.confidences is None
-
-
-def test_pieces_keep_their_space_and_characters_in_parts_their_name():
-    class Pieces(Words):
-        def decode(self, ids: list[int]) -> str:
-            return {3: "word", 4: "\ufffd", 5: ""}.get(ids[0], super().decode(ids))
-
-        def convert_ids_to_tokens(self, token: int) -> str | None:
-            return {3: "\u2581word", 4: "<0xE2>", 5: None}.get(token, self.words[token])
-
-    output = run_of([-1, 0, 0], [3, 4, 5], 1)
-    replay = replay_of(output, 0, Pieces("a", "b", "c"), name="x", settings={}, input_ids=[3])
-    assert {token: replay.texts[token] for token in (3, 4, 5)} == {3: " word", 4: "<0xE2>", 5: "<5>"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"row": 1}, r"`row` must be in \[0, 0\], got 1"),
-        ({"row": -1}, r"`row` must be in \[0, 0\], got -1"),
-        ({"output": DiffusionGenerateOutput(sequences=torch.tensor([[3]]))}, "return_dict_in_generate=True"),
-        ({"input_ids": [3] * 9}, "`input_ids` must not be longer than the row's 3 tokens, got 9"),
-        ({"tokenizer": type("NoMask", (Words,), {"mask_token_id": None})()}, "`mask_token_id` must be given"),
-    ],
-)
-def test_what_cannot_be_replayed_is_said(changes, message):
-    output = run_of([-1, 0, 0], [3, 4, 5], 1)
-    arguments = {"output": output, "row": 0, "tokenizer": words(), "name": "x", "settings": {}, "input_ids": [3]}
-    with pytest.raises(ValueError, match=message):
-        replay_of(**arguments | changes)
-
-
-@pytest.mark.parametrize("number", [0, 3])
-def test_a_page_has_one_or_two_replays(slow, number, tmp_path):
-    with pytest.raises(ValueError, match=f"`replays` must be 1 or 2 of them, got {number}"):
-        write_replay([slow] * number, tmp_path / "page.html", "model")
-
-
-# The file
-
-
-def test_the_page_carries_the_replays_and_names_no_address(slow, fast, tmp_path):
-    path = write_replay([slow, fast], tmp_path / "new" / "page.html", "a model")
-    content = data_of(path)
-    assert content["title"] == "a model"
-    for written, replay in zip(content["replays"], (slow, fast), strict=True):
-        for field in dataclasses.fields(Replay):
-            expected = json.loads(json.dumps(getattr(replay, field.name)))
-            assert written[field.name] == expected
-    assert "//" not in re.sub(r"(?m)^\s*//.*$", "", path.read_text().replace(SVG_NAMESPACE, ""))
-    assert not re.search(r"<link[^>]*href=(?!\"data:)|@import|url\(|\bsrc=", path.read_text())
-
-
-def test_text_cannot_end_the_script_it_stands_in(slow, tmp_path):
-    evil = dataclasses.replace(slow, prompt=EVIL, name=EVIL, texts={**slow.texts, 7: EVIL}, answer=EVIL)
-    path = write_replay([evil], tmp_path / "page.html", EVIL)
-    assert EVIL not in path.read_text()
-    assert data_of(path)["replays"][0]["texts"]["7"] == EVIL
-    assert path.read_text().count("</script>") == 2
-
-
-def test_an_interruption_leaves_the_earlier_page_whole(slow, tmp_path, monkeypatch):
-    path = write_replay([slow], tmp_path / "page.html", "earlier")
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", interrupt)
-        write_replay([slow], path, "later")
-    assert data_of(path)["title"] == "earlier"
-    write_replay([slow], path, "later")
-    assert data_of(path)["title"] == "later"
-    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-
-
-# In a browser
+from hf_latent.viz import write_replay
 
 STATES = """[...document.querySelectorAll(".panel")].map((panel) =>
     [...panel.querySelectorAll(".token")].map((token) => token.dataset.state))"""
@@ -429,19 +194,19 @@ def test_header_and_panels_say_what_was_run(both):
     assert "left-most share" not in panels[1] and "Reasoning" not in panels[1]
 
 
-def test_text_of_the_run_is_shown_and_never_run(slow, page, tmp_path):
+def test_text_of_the_run_is_shown_and_never_run(slow, evil, page, tmp_path):
     """Every text of the page in turn; the handler would change the title, and any element would be an `img`."""
-    texts = dict.fromkeys(slow.texts, EVIL)
-    evil = dataclasses.replace(
-        slow, texts=texts, prompt=EVIL, name=EVIL, reasoning=EVIL, answer=EVIL, settings={EVIL: EVIL}
+    texts = dict.fromkeys(slow.texts, evil)
+    hostile = dataclasses.replace(
+        slow, texts=texts, prompt=evil, name=evil, reasoning=evil, answer=evil, settings={evil: evil}
     )
-    page.open(write_replay([evil], tmp_path / "page.html", EVIL))
+    page.open(write_replay([hostile], tmp_path / "page.html", evil))
     page.evaluate("replay.goTo(1)")
     page.move_mouse('.token[data-position="6"]')
     page.evaluate(WAIT.format(100))
     assert page.evaluate("document.querySelectorAll('img').length") == 0
-    assert page.evaluate("document.title") == f"{EVIL}: replay"
-    assert page.evaluate("document.querySelector('.panel .token').textContent") == EVIL.replace(" ", "␣")
+    assert page.evaluate("document.title") == f"{evil}: replay"
+    assert page.evaluate("document.querySelector('.panel .token').textContent") == evil.replace(" ", "␣")
     assert page.complaints() == []
     assert len(page.requests()) == 1
 
