@@ -170,7 +170,7 @@ def _read_answers(
     canvas = build_canvas(ids.masked_fill(hidden, mask_token_id), valid, hidden, row, None)
     at = torch.nonzero(read, as_tuple=True)
     reading = Reading(at, read, [0] * len(row), read.sum(-1).tolist())
-    logits = predictor(canvas, torch.zeros_like(row), reading).float()
+    logits = predictor(canvas, reading).float()
     logits[:, mask_token_id] = float("-inf")
     target = ids[at]
     nats = logits.gather(-1, target[:, None]).squeeze(-1) - logits.logsumexp(-1)

@@ -45,7 +45,7 @@ def run_script(
         def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
             return []
 
-        def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
+        def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
             return reading.at[1]
 
     canvas = build_canvas(ids, torch.ones_like(ids).bool(), ids == MASK, torch.tensor([0]), block_length)

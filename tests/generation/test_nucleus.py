@@ -35,19 +35,19 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: f
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
         now = read(logits)
-        share, tokens, found = small_nucleus(now.weight, now.total[:, None], now.maxima, top_p, size)
+        share, tokens, lacking = small_nucleus(now.weight, now.total[:, None], now.maxima, top_p, size)
         large = large_nucleus(logits.softmax(-1), top_p)
         for i, row in enumerate(logits.double()):
             p = row.softmax(-1)
             nucleus = smallest_set(p, top_p)
-            assert found[i] == (len(nucleus) <= size)
+            assert lacking[i] == (len(nucleus) > size)
             kept = large[i].nonzero().squeeze(-1)
             more = sorted(set(kept.tolist()) - set(nucleus))
             assert set(nucleus) <= set(kept.tolist())
             assert bool((p[more] > p[nucleus].min() * (1 - 2**-16)).all()), "those as likely as the least of the set"
             assert torch.allclose(large[i][kept].double(), p[kept] / p[kept].sum(), atol=1e-5)
             kept = tokens[i][share[i] > 0]
-            if found[i]:
+            if not lacking[i]:
                 assert sorted(kept.tolist()) == nucleus
                 assert torch.allclose(share[i][share[i] > 0].double(), p[kept] / p[kept].sum(), atol=1e-5)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_latent.generation.rules import RULES, RuleInputs, choose, choose_freely, ranks
+from hf_latent.generation.rules import RULES, RuleInputs, choose, choose_best, choose_freely, ranks
 
 INF = float("inf")
 
@@ -118,12 +118,15 @@ rows = st.integers(1, 10).flatmap(
 @settings(max_examples=150)
 def test_quota_is_met_exactly_in_every_row(batch: list[tuple]) -> None:
     """Against plain Python, row by row: many ties, no masks, quotas below 0 and above the masks that are left."""
-    score, eligible, masked, floor, ceiling = (torch.tensor(column) for column in zip(*batch, strict=True))
+    score, eligible, masked = (torch.tensor([row[i] for row in batch]) for i in range(3))
+    floor, ceiling = ([row[i] for row in batch] for i in (3, 4))
     chosen = choose(score, eligible, masked, floor, ceiling)
+    best = choose_best(score, masked, floor)
     for b, (s, e, m, low, high) in enumerate(batch):
         order = sorted((i for i in range(len(s)) if m[i]), key=lambda i: (-s[i], i))
         expected = {i for rank, i in enumerate(order) if rank < low or (e[i] and rank < high)}
         assert set(chosen[b].nonzero().flatten().tolist()) == expected
+        assert best[b].nonzero().flatten().tolist() == sorted(order[: max(low, 0)])
 
 
 def test_every_rule_is_named_after_its_key() -> None:
@@ -148,6 +151,5 @@ def test_choosing_freely_is_choosing_with_a_floor_of_one_and_no_ceiling(
     """Ties, scores of -inf and rows without masks included."""
     score = torch.tensor([[cell[0] for cell in row] for row in rows])
     eligible, masked = (torch.tensor([[cell[i] for cell in row] for row in rows]) for i in (1, 2))
-    one = torch.ones(len(rows), dtype=torch.long)
-    expected = choose(score, eligible, masked, one, masked.sum(-1))
+    expected = choose(score, eligible, masked, [1] * len(rows), masked.sum(-1).tolist())
     assert torch.equal(choose_freely(score, eligible, masked), expected)

@@ -14,8 +14,7 @@ from hf_latent.generation.schedule import dream_quota, steps_of_block, uniform_q
 @given(num_masked=st.lists(st.integers(0, 300), min_size=1, max_size=5), num_steps=st.integers(1, 70))
 @settings(max_examples=60)
 def test_uniform_quotas_are_even_and_write_everything(num_masked: list[int], num_steps: int) -> None:
-    masked, steps = torch.tensor(num_masked), torch.full((len(num_masked),), num_steps)
-    quotas = torch.stack([uniform_quota(masked, torch.full_like(masked, i), steps) for i in range(num_steps)], dim=1)
+    quotas = torch.tensor([[uniform_quota(masked, i, num_steps) for i in range(num_steps)] for masked in num_masked])
     assert quotas.sum(-1).tolist() == num_masked
     assert (quotas.amax(-1) - quotas.amin(-1)).max() <= 1
     assert (quotas.diff(dim=-1) <= 0).all(), "the remainder belongs to the first steps"
@@ -29,21 +28,17 @@ def test_dream_quotas_are_those_of_linspace(epsilon: float) -> None:
     """
     for num_steps in [*range(1, 25), 40, 64, 100, 255]:
         times = torch.linspace(1, epsilon, num_steps + 1)
-        step = torch.arange(num_steps)
         for num_masked in (1, 8, 31, 256):
             expected = [int(num_masked * (1 - times[i + 1] / times[i])) for i in range(num_steps - 1)] + [num_masked]
-            quota = dream_quota(
-                torch.full_like(step, num_masked), step, torch.full_like(step, num_steps), epsilon
-            ).tolist()
+            quota = [dream_quota(num_masked, step, num_steps, epsilon) for step in range(num_steps)]
             assert quota == expected, (num_steps, num_masked)
 
 
 @given(num_steps=st.integers(1, 200), num_blocks=st.lists(st.integers(1, 20), min_size=1, max_size=4))
 @settings(max_examples=40)
 def test_blocks_share_all_steps_fairly(num_steps: int, num_blocks: list[int]) -> None:
-    blocks = torch.tensor(num_blocks)
-    shares = torch.stack([steps_of_block(torch.full_like(blocks, b), blocks, num_steps) for b in range(20)], dim=1)
-    for share, n in zip(shares.tolist(), num_blocks, strict=True):
+    for n in num_blocks:
+        share = [steps_of_block(block, n, num_steps) for block in range(20)]
         assert sum(share[:n]) == num_steps
         assert max(share[:n]) - min(share[:n]) <= 1
 
@@ -53,8 +48,7 @@ def test_uniform_quotas_are_the_recorded_ones(fixtures_dir: Path, name: str) -> 
     cases = json.loads((fixtures_dir / name / "expected.json").read_text())["num_transfer_tokens"]
     assert cases
     for case in cases:
-        masked, num_steps = torch.tensor([case["mask_count"]]), torch.tensor([case["steps"]])
-        quotas = [int(uniform_quota(masked, torch.tensor([i]), num_steps)) for i in range(case["steps"])]
+        quotas = [uniform_quota(case["mask_count"], i, case["steps"]) for i in range(case["steps"])]
         assert quotas == case["counts"], case
 
 
@@ -64,7 +58,6 @@ def test_dream_quotas_are_the_recorded_ones(fixtures_dir: Path) -> None:
     for case in cases:
         left, quotas = case["mask_count"], []
         for i in range(case["steps"]):
-            arguments = (torch.tensor([left]), torch.tensor([i]), torch.tensor([case["steps"]]))
-            quotas.append(int(dream_quota(*arguments, case["eps"])))
+            quotas.append(dream_quota(left, i, case["steps"], case["eps"]))
             left -= quotas[-1]
         assert quotas == case["counts"], case

@@ -62,9 +62,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         seen.append((queried.clone(), group.clone()))
         return of_canvas(clean, queried, order, group, position)
 
-    def record(self: SemiCausalPredictor, canvas: Any, block: Any, reading: Any) -> torch.Tensor:
+    def record(self: SemiCausalPredictor, canvas: Any, reading: Any) -> torch.Tensor:
         number = len(seen)
-        logits = call(self, canvas, block, reading)
+        logits = call(self, canvas, reading)
         if len(seen) > number:
             queried, group = seen[-1]
             keys = [torch.cat([layer.keys, layer.values], -1).clone() for layer in self.cache.layers]
