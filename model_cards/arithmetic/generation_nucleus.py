@@ -44,9 +44,9 @@ def _expect(
         every = torch.arange(share.shape[-1], device=share.device)
         table = embed.weight if type(embed) is nn.Embedding else embed(every)
         return (share.to(table.dtype) @ table).float()
-    share, tokens, enough = small_nucleus(weight, total, maxima, top_p, sizes[0])
-    mean = torch.einsum("nk,nkd->nd", share, embed(tokens).float())
-    larger = (~enough).nonzero().squeeze(-1)
+    share, tokens, lacking = small_nucleus(weight, total, maxima, top_p, sizes[0])
+    mean = torch.bmm(share[:, None], embed(tokens).float()).squeeze(1)
+    larger = lacking.nonzero().squeeze(-1)
     if len(larger) > 0:
         rest = None if maxima is None else maxima[larger]
         mean[larger] = _expect(weight[larger], total[larger], rest, embed, top_p, sizes[1:])
@@ -58,18 +58,18 @@ def small_nucleus(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`, with `K` of at most
-    `size`, and whether `K` tokens have that mass `(N,)`. What is beyond a position's set has share 0.
+    `size`, and whether `K` tokens lack that mass `(N,)`. What is beyond a position's set has share 0.
 
     `weight` `(N, V)`, `total` `(N, 1)` and `maxima` are a `Distribution`'s.
     """
     found, tokens = largest(weight, min(size, weight.shape[-1]), maxima)
     share = found / total
     reached = share.cumsum(-1)
-    enough = reached[:, -1] >= top_p
+    lacking = reached[:, -1] < top_p
     if size >= weight.shape[-1]:  # rounding may leave the sum of all below a mass of 1
-        enough = torch.ones_like(enough)
+        lacking = torch.zeros_like(lacking)
     share = share * (reached - share < top_p)
-    return share / share.sum(-1, keepdim=True), tokens, enough
+    return share / share.sum(-1, keepdim=True), tokens, lacking
 
 
 def large_nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:

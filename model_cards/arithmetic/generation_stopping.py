@@ -7,38 +7,43 @@ from .generation_belief import Belief
 from .generation_canvas import Canvas
 from .generation_progress import Progress
 from .generation_refinement import Memory
-from .generation_rows import Rows
+from .generation_rows import Rows, Verdicts
 from .generation_settings import DenoisingSettings
+from .generation_survey import Survey
 
 
 def hold_or_stop(
-    canvas: Canvas,
     rows: Rows,
-    selected: torch.Tensor,
+    view: Survey,
     at: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
     memory: Memory,
     settings: DenoisingSettings,
     progress: Progress,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Verdicts:
     """
-    Rows `(A,)` that commit nothing yet, and rows whose block is decided (arXiv 2510.11052, both phases).
+    Which rows commit nothing yet, and of which the block is decided (arXiv 2510.11052, both phases).
 
     A row leaves its first phase with the forward that shows the belief at rest, and commits by that belief. In the
     second phase, a belief that rests although tokens were committed since the forward before is final.
     """
     knobs = settings.refinement
     assert knobs is not None and belief.distribution is not None
-    in_block = selected[at]
-    kl = memory.observe(at, belief.distribution, in_block, selected.shape)
-    compared = in_block & ~kl.isnan()
-    zeros = torch.zeros(len(selected), device=kl.device)
-    total = zeros.index_add(0, at[0], torch.where(compared, kl, 0.0))
-    mean = total / zeros.index_add(0, at[0], compared.float())  # nan where nothing was compared
+    in_block = None if view.selected is view.read else view.selected[at]
+    kl = memory.observe(at, belief.distribution, in_block, view.read.shape)
+    unknown = kl.isnan() if in_block is None else kl.isnan() | ~in_block
+    zeros = torch.zeros(len(view.read), device=kl.device)
+    total = zeros.index_add(0, at[0], kl.masked_fill(unknown, 0.0))
+    mean = total / zeros.index_add(0, at[0], (~unknown).float())  # nan where nothing was compared
     progress.trace(progress.belief_kl, rows.index, mean)
-    hold = rows.refining & ~(mean < knobs.refinement_kl) & (rows.refined < knobs.max_steps)
-    stop = ~hold & rows.moved & (mean < knobs.stop_kl)
-    return hold, stop
+    verdicts = Verdicts()
+    refining = [row.refining and row.refined < knobs.max_steps for row in rows.each]
+    if any(refining):
+        verdicts.held = ~(mean < knobs.refinement_kl) & torch.tensor(refining, device=mean.device)
+    moved = [row.moved for row in rows.each]  # never while a row is in its first phase
+    if any(moved):
+        verdicts.stopped = (mean < knobs.stop_kl) & torch.tensor(moved, device=mean.device)
+    return verdicts
 
 
 def find_exits(
@@ -48,11 +53,12 @@ def find_exits(
     belief: Belief,
     settings: DenoisingSettings,
     progress: Progress,
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """
     Rows `(A,)` whose answer is decided while they still reason (arXiv 2510.19990, early exit).
 
-    The sum of the entropies of the answer's open positions bounds their joint entropy from above.
+    The sum of the entropies of the answer's open positions bounds their joint entropy from above. None if rows never
+    exit.
     """
     assert belief.entropy is not None
     entropy = torch.where((canvas.masked & canvas.answer)[at], belief.entropy, 0.0)
@@ -63,10 +69,10 @@ def find_exits(
         value = zeros.scatter_reduce(0, at[0], entropy, "amax")
     progress.trace(progress.answer_entropy, rows.index, value)
     if settings.early_exit_threshold is None:
-        return torch.zeros_like(rows.moved)
+        return None
     reasons = (canvas.masked & ~canvas.answer).any(-1)
     exits = canvas.answer.any(-1) & reasons & (value < settings.early_exit_threshold)
-    progress.put("exit_step", rows.index, torch.where(exits, rows.total_steps, -1))
+    progress.put("exit_step", rows.index, torch.where(exits, rows.num_forwards, -1))
     return exits
 
 
@@ -77,23 +83,20 @@ def leave_open(
     left = canvas.masked & exits[:, None]
     canvas.ids = canvas.ids.masked_fill(left, settings.fill_token_id)
     canvas.masked = canvas.masked & ~left
-    rows.block = torch.where(exits, canvas.num_blocks, rows.block)
     progress.put("ids", rows.index, canvas.ids)
 
 
-def end_rows(canvas: Canvas, rows: Rows, settings: DenoisingSettings, progress: Progress) -> None:
-    """Close rows at the first end-of-sequence token that has nothing open before it."""
-    written = canvas.writable & ~canvas.masked
+def end_rows(canvas: Canvas, rows: Rows, settings: DenoisingSettings, progress: Progress) -> torch.Tensor:
+    """Close rows at the first end-of-sequence token that has nothing open before it: `(A,)` bool, those that ended."""
     none_open = canvas.masked.cumsum(-1) == 0
-    ends = written & none_open & torch.isin(canvas.ids, settings.eos_token_ids)
-    behind = canvas.writable & (ends.cumsum(-1) - ends.long() > 0)
-    ended = ends.any(-1)
+    ends = canvas.writable & none_open & torch.isin(canvas.ids, settings.eos_token_ids)
+    behind = canvas.writable & (ends.cumsum(-1) > ends)
     canvas.ids = canvas.ids.masked_fill(behind, settings.fill_token_id)
     canvas.masked = canvas.masked & ~behind
-    rows.block = torch.where(ended, canvas.num_blocks, rows.block)
     progress.put("ids", rows.index, canvas.ids)
     for name, nothing in (("commit_step", -1), ("commit_entropy", float("nan"))):
         progress.put(name, rows.index, progress.of_rows(name, rows.index).masked_fill(behind, nothing))
+    return ends.any(-1)
 
 
 __all__ = ["end_rows", "find_exits", "hold_or_stop", "leave_open"]

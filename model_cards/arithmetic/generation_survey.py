@@ -2,13 +2,12 @@
 """What a step of the denoising loop is about: where its rows are, and what the host must know of them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from .generation_canvas import Canvas
 from .generation_predictor import Predictor
-from .generation_rows import Rows, find_finished, in_current_block
+from .generation_rows import Rows, columns_of_blocks
 from .generation_settings import DenoisingSettings
 
 
@@ -16,36 +15,54 @@ from .generation_settings import DenoisingSettings
 class Survey:
     """What the coming step is about. Lists have an entry for each of the `A` rows and are known to the host."""
 
-    in_block: torch.Tensor  # (A, L) bool: open positions of the block each row is at
-    selected: torch.Tensor  # (A, L) bool: those that may be written
-    read: torch.Tensor  # (A, L) bool: those and the open ones of the answer
-    is_finished: torch.Tensor  # (A,) bool
-    finished: list[int]  # whether the row's block is written
-    done: list[int]  # whether the row is
-    blocks: list[int]
+    selected: torch.Tensor  # (A, L) bool: positions of the rows' blocks that may be written
+    read: torch.Tensor  # (A, L) bool: those and the open ones of the answer; `selected` itself without an answer
+    num_open: list[int]  # open positions of the block
     counts: list[int]  # how many positions are read
     facts: list[list[int]]  # what `Predictor.measure` asks for
 
-    def select(self, rows: torch.Tensor, numbers: list[int]) -> "Survey":
-        """These rows, given on the device and on the host."""
-
-        def pick(value: Any) -> Any:
-            return value[rows] if isinstance(value, torch.Tensor) else [value[i] for i in numbers]
-
-        values = {name: pick(value) for name, value in vars(self).items() if name != "facts"}
-        return Survey(**values, facts=[pick(fact) for fact in self.facts])
+    def select(self, numbers: list[int], rows: torch.Tensor) -> "Survey":
+        """These rows, given on the host and on the device."""
+        num_open, counts, *facts = ([fact[i] for i in numbers] for fact in (self.num_open, self.counts, *self.facts))
+        selected = self.selected[rows]
+        return Survey(selected, selected if self.read is self.selected else self.read[rows], num_open, counts, facts)
 
 
 def survey(canvas: Canvas, rows: Rows, predictor: Predictor, settings: DenoisingSettings) -> Survey:
-    """Look at all rows. The one host sync of most steps; where a row enters a block, it is looked at once more."""
-    in_block = in_current_block(canvas, rows)
+    """
+    Book the last forward, move rows whose block is written to their next one, and see what there is to do.
+
+    The one host sync of most steps; where a row enters a block, there is another.
+    """
+    view = _look(canvas, rows, predictor)
+    for row, num_open in zip(rows.each, view.num_open, strict=True):
+        row.see(num_open)
+    written = [i for i, row in enumerate(rows.each) if row.is_written(settings)]
+    if not written:
+        return view
+    for i in written:
+        rows.each[i].enter_next_block(settings)
+    rows.here = columns_of_blocks(canvas, rows.blocks)
+    view = _look(canvas, rows, predictor)
+    for i in written:
+        rows.each[i].see(view.num_open[i])
+    return view
+
+
+def _look(canvas: Canvas, rows: Rows, predictor: Predictor) -> Survey:
+    in_block = canvas.masked & rows.here
     selected = predictor.narrow(canvas, rows, in_block)
     read = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
-    is_finished = find_finished(in_block, rows, settings)
-    flags = [is_finished.long(), (rows.block >= canvas.num_blocks).long()]
-    numbers = [rows.block, read.sum(-1), *predictor.measure(canvas, read)]
-    finished, done, blocks, counts, *facts = torch.stack([*flags, *numbers]).tolist()
-    return Survey(in_block, selected, read, is_finished, finished, done, blocks, counts, facts)
+    numbers = [in_block.sum(-1)]
+    if read is not in_block:
+        numbers.append(read.sum(-1))
+    verdicts = rows.facts()
+    numbers += verdicts + predictor.measure(canvas, read)
+    told: list[list[int]] = [numbers[0].tolist()] if len(numbers) == 1 else torch.stack(numbers).tolist()
+    num_open = told.pop(0)
+    counts = num_open if read is in_block else told.pop(0)
+    rows.book(told[: len(verdicts)])
+    return Survey(selected, read, num_open, counts, told[len(verdicts) :])
 
 
 def indices_of(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

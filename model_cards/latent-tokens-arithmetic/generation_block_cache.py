@@ -138,24 +138,33 @@ class Window:
     """The positions that a forward reads of each row."""
 
     columns: torch.Tensor  # (A, Q): in order; rows with fewer repeat their first
+    position_ids: torch.Tensor  # (A, Q): theirs
     places: torch.Tensor  # (A, L): where a position is among its row's
     widths: list[int]  # how many there are of each row
     start: int | None  # the first column, where all rows have one run of columns: that spares the cache an index
 
     @classmethod
-    def of(cls, positions: torch.Tensor) -> "Window":
-        """`positions` `(A, L)` bool. Needs a host sync."""
+    def of(cls, positions: torch.Tensor, position_ids: torch.Tensor) -> "Window":
+        """`positions` `(A, L)` bool; `position_ids` `(A, L)`. Needs a host sync."""
         columns = torch.arange(positions.shape[1], device=positions.device)
         first = torch.where(positions, columns, len(columns)).amin(-1)
         last = torch.where(positions, columns, -1).amax(-1)
         widths, starts, ends = torch.stack([positions.sum(-1), first, last]).tolist()
         is_run = len({*zip(widths, starts, ends, strict=True)}) == 1 and ends[0] - starts[0] + 1 == widths[0]
+        columns = columns_of(positions, max(widths))
         return cls(
-            columns=columns_of(positions, max(widths)),
+            columns=columns,
+            position_ids=position_ids.gather(1, columns),
             places=positions.cumsum(-1) - 1,
             widths=widths,
             start=starts[0] if is_run else None,
         )
+
+    def select(self, numbers: list[int], rows: torch.Tensor) -> "Window":
+        """That of some rows, given on the host and on the device; `places` stays that of all."""
+        widths = [self.widths[i] for i in numbers]
+        columns, position_ids = (x[rows, : max(widths)] for x in (self.columns, self.position_ids))
+        return Window(columns, position_ids, self.places, widths, None)
 
 
 def columns_of(positions: torch.Tensor, width: int) -> torch.Tensor:

@@ -8,6 +8,9 @@ import torch
 
 from .generation_canvas import Canvas
 
+# Of so many steps the statistics of choices are added up together.
+STEPS_AT_ONCE = 64
+
 
 @dataclass
 class Progress:
@@ -19,7 +22,7 @@ class Progress:
         masked: `(B, L)` bool, positions still to be written.
         current_block_end: `(B,)` int64, first column behind the block that the row is at.
         choices: `(B, 4)` float32: forwards that committed by the rule, those of them that took the left-most mask,
-            tokens committed by the rule, sum of their distances to the left-most mask.
+            tokens committed by the rule, sum of their distances to the left-most mask. See `leftmost`.
         belief_kl, answer_entropy: one `(B,)` float32 a forward; nan for rows without.
         candidate, confidence: `(B, L)`, of the newest forward, if asked for.
     """
@@ -37,6 +40,7 @@ class Progress:
     answer_entropy: list[torch.Tensor] = field(default_factory=list)
     candidate: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
+    _chosen: list[tuple[torch.Tensor, ...]] = field(default_factory=list)  # steps that `choices` lacks
 
     @classmethod
     def of(cls, canvas: Canvas) -> "Progress":
@@ -65,22 +69,40 @@ class Progress:
         whole = getattr(self, name)
         return whole if len(rows) == len(whole) else whole[rows]
 
+    def count_forwards(self, rows: torch.Tensor, num_forwards: int, num_held: torch.Tensor | None) -> None:
+        """The batch's `rows` have had so many forwards, `num_held` `(A,)` of which only refined; None: none."""
+        self.put("num_forward_passes", rows, torch.full_like(rows, num_forwards))
+        if num_held is not None:
+            self.put("num_refinement_passes", rows, num_held)
+
     def trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
         """Append `now` `(A,)` of the batch's `rows` to one of the traces."""
-        every = torch.full((len(self.ids),), float("nan"), device=now.device)
-        values.append(every.index_copy_(0, rows, now.float()))
+        if len(rows) < len(self.ids):
+            now = torch.full((len(self.ids),), float("nan"), device=now.device).index_copy_(0, rows, now)
+        values.append(now)
 
     def count_choices(self, rows: torch.Tensor, selected: torch.Tensor, chosen: torch.Tensor) -> None:
         """Add what a rule has `chosen` among the `selected` `(A, L)` to the statistics of the batch's `rows`."""
-        columns = torch.arange(selected.shape[1], device=selected.device)
-        leftmost = torch.where(selected, columns, selected.shape[1]).amin(-1, keepdim=True)
+        if (self._chosen and self._chosen[-1][0] is not rows) or len(self._chosen) == STEPS_AT_ONCE:
+            self._add_up_choices()
+        self._chosen.append((rows, selected, chosen))
+
+    def _add_up_choices(self) -> None:
+        """Of several steps at once: a dozen operations are a lot for each."""
+        if not self._chosen:
+            return
+        rows, (selected, chosen) = self._chosen[-1][0], (torch.stack([s[i] for s in self._chosen]) for i in (1, 2))
+        self._chosen.clear()
+        columns = torch.arange(selected.shape[-1], device=selected.device)
+        leftmost = torch.where(selected, columns, len(columns)).amin(-1, keepdim=True)
         distance = torch.where(chosen, columns - leftmost, 0).sum(-1)
         takes_leftmost = (chosen & (columns == leftmost)).any(-1)
-        counts = torch.stack([chosen.any(-1), takes_leftmost, chosen.sum(-1), distance], -1).float()
+        counts = torch.stack([chosen.any(-1), takes_leftmost, chosen.sum(-1), distance], -1).sum(0).float()
         self.choices.index_add_(0, rows, counts)
 
     def leftmost(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`leftmost_share` and `leftmost_distance` `(B,)`; nan where no rule has chosen."""
+        self._add_up_choices()
         forwards, takes_leftmost, tokens, distance = self.choices.unbind(-1)
         return takes_leftmost / forwards, distance / tokens
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .generation_distribution import Distribution, divergence
+from .generation_distribution import Distribution, divergence, join
 from .generation_nucleus import expected_embedding
 
 
@@ -66,7 +66,7 @@ class Memory:
             self._slot = self._slot[rows]
 
     def observe(
-        self, at: tuple[torch.Tensor, torch.Tensor], now: Distribution, keep: torch.Tensor, shape: torch.Size
+        self, at: tuple[torch.Tensor, torch.Tensor], now: Distribution, keep: torch.Tensor | None, shape: torch.Size
     ) -> torch.Tensor:
         """
         KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered of it.
@@ -74,7 +74,7 @@ class Memory:
         Args:
             at: rows and columns `(N,)` of the positions on a canvas of `shape`.
             now: their distributions; scores are kept.
-            keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were.
+            keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were; None: all.
         """
         if self._mask is None:
             self._mask = self.embed(torch.full((1,), self.mask_token_id, device=at[0].device)).float()
@@ -87,11 +87,13 @@ class Memory:
             divergences.append(self._divergence(part, None if slots is None else slots[positions]))
             if self.settings.mixes:
                 mixed.append(mix_embeddings(part, self.embed, self._mask, self.settings))
-        number = torch.arange(len(now), device=at[0].device).where(keep, -1)
+        number = torch.arange(len(now), device=at[0].device)
+        if keep is not None:
+            number = number.where(keep, -1)
         self._slot = torch.full(shape, -1, dtype=torch.long, device=at[0].device).index_put_(at, number)
         self._score, self._log_total = now.score, now.log_total
-        self._mixed = torch.cat(mixed) if mixed else None
-        return torch.cat(divergences)
+        self._mixed = join(mixed) if mixed else None
+        return join(divergences)
 
     def _divergence(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
         if slots is None or self._score is None or self._log_total is None:
@@ -109,7 +111,7 @@ class Memory:
         plain = self.embed(ids)
         if self._slot is None or self._mixed is None:
             return plain
-        slot = self._slot[:, : ids.shape[1]]
+        slot = self._slot if self._slot.shape == ids.shape else self._slot[:, : ids.shape[1]]
         mixed = self._mixed[slot.clamp(min=0)].to(plain.dtype)
         return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
 
@@ -124,17 +126,17 @@ def mix_embeddings(
     alpha = ratio (1 - H / log V) with the entropy H over the whole vocabulary; p is renormalised on the nucleus, the
     smallest set of tokens with a mass of at least top_p. arXiv 2510.11052, section 3.
     """
-    certainty = 1 - now.entropy / math.log(now.weight.shape[-1])
-    alpha = settings.ratio * certainty[:, None]
-    return (1 - alpha) * mask + alpha * expected_embedding(now, embed, settings.top_p)
+    alpha = settings.ratio - now.entropy * (settings.ratio / math.log(now.weight.shape[-1]))
+    return torch.lerp(mask, expected_embedding(now, embed, settings.top_p), alpha[:, None])
 
 
 def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values[index]` `(N, V)`; on a CPU a view if the indices are a run, as where nothing was written in between."""
     if index.device.type == "cpu" and len(index) > 0:
-        first, last = int(index[0]), int(index[-1])
-        if last - first + 1 == len(index) and bool((index.diff() == 1).all()):
-            return values[first : last + 1]
+        numbers = index.tolist()
+        run = range(numbers[0], numbers[0] + len(numbers))
+        if numbers == list(run):
+            return values[run.start : run.stop]
     return values[index]
 
 

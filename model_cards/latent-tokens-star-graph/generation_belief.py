@@ -129,7 +129,7 @@ class BeliefReader:
         return self.reads in (None, "entropy", "noise") and not self.filters and self.deferred is None
 
     def _suppress(self, logits: torch.Tensor, offset: torch.Tensor | None) -> None:
-        logits[:, self.mask_token_id] = float("-inf")
+        logits.select(-1, self.mask_token_id).fill_(float("-inf"))
         if self.suppressed is not None:
             logits[:, self.suppressed] = float("-inf")
         if self.ends_later and self.ends is not None and offset is not None:

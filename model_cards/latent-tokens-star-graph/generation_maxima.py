@@ -18,7 +18,7 @@ def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
     """Maxima `(N, V / BLOCK)` of the blocks of `(N, V)`; None where they are of no use."""
     if values.device.type != "cpu" or values.shape[-1] % BLOCK != 0:
         return None
-    return _blocks(values).amax(-1)
+    return values.unflatten(-1, (-1, BLOCK)).amax(-1)
 
 
 def row_maxima(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tensor:
@@ -31,7 +31,7 @@ def most_likely(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tens
     if maxima is None:
         return values.argmax(-1)
     best = maxima.argmax(-1)
-    return best * BLOCK + _pick(values, best[:, None]).argmax(-1)
+    return _pick(values, best).argmax(-1).add_(best, alpha=BLOCK)
 
 
 def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,17 +44,14 @@ def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tu
     # Each of the largest values is in one of the blocks with the largest maxima.
     best = maxima.topk(count, sorted=False).indices
     found, index = _pick(values, best).topk(count)
-    return found, best.gather(1, index // BLOCK) * BLOCK + index % BLOCK
+    return found, (index % BLOCK).add_(best.gather(1, index // BLOCK), alpha=BLOCK)
 
 
 def _pick(values: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """The values of `blocks` `(N, K)`: `(N, K * BLOCK)`."""
-    rows = torch.arange(len(values), device=values.device)[:, None]
-    return _blocks(values)[rows, blocks].flatten(1)
-
-
-def _blocks(values: torch.Tensor) -> torch.Tensor:
-    return values.unflatten(-1, (-1, BLOCK))
+    """The values of `blocks` `(N,)` or `(N, K)`: `(N, K * BLOCK)`."""
+    first = torch.arange(0, values.numel() // BLOCK, values.shape[-1] // BLOCK, device=values.device)
+    places = blocks + first.view(-1, *[1] * (blocks.dim() - 1))
+    return values.reshape(-1, BLOCK)[places].flatten(1)
 
 
 __all__ = ["BLOCK", "FEWER", "block_maxima", "largest", "most_likely", "row_maxima"]

@@ -9,7 +9,7 @@ together in this step). `choose` turns them into a decision, between a floor and
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -54,31 +54,54 @@ class CommitRule:
 
 def ranks(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     """Rank of every position by falling `score` among the `masked` of its row, 0 first, ties to the left."""
-    order = score.masked_fill(~masked, float("-inf")).argsort(dim=-1, descending=True, stable=True)
-    # A masked position whose own score is -inf must still come before every position that is not masked.
-    order = order.gather(-1, (~masked.gather(-1, order)).long().argsort(dim=-1, stable=True))
+    order = _order(score, masked)
     positions = torch.arange(score.shape[-1], device=score.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, positions)
 
 
 def choose(
-    score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor, floor: torch.Tensor, ceiling: torch.Tensor
+    score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor, floor: list[int], ceiling: list[int]
 ) -> torch.Tensor:
     """
     The eligible positions up to the `ceiling` best, and in any case the `floor` best.
 
-    score: `(B, L)` float; eligible, masked: `(B, L)` bool; floor, ceiling: `(B,)` int. Returns `(B, L)` bool.
+    score: `(B, L)` float; eligible, masked: `(B, L)` bool; floor, ceiling: of each row. Returns `(B, L)` bool.
     """
     rank = ranks(score, masked)
-    return masked & ((eligible & (rank < ceiling[:, None])) | (rank < floor[:, None]))
+    least, most = per_row(floor, rank.device), per_row(ceiling, rank.device)
+    return masked & ((eligible & (rank < most)) | (rank < least))
+
+
+def choose_best(score: torch.Tensor, masked: torch.Tensor, quota: list[int]) -> torch.Tensor:
+    """What `choose` gives where all are eligible and `quota` is both floor and ceiling."""
+    best = _order(score, masked)[:, : max(0, *quota)]
+    taken: torch.Tensor | bool = True
+    if len(set(quota)) > 1:
+        taken = torch.arange(best.shape[1], device=best.device) < per_row(quota, best.device)
+    return masked & torch.zeros_like(masked).scatter_(-1, best, taken)
 
 
 def choose_freely(score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     """What `choose` gives with a floor of one and no ceiling, without ranking every position."""
-    # A masked position whose own score is -inf must still come before every position that is not masked.
-    reachable = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~masked, float("-inf"))
-    best = reachable.argmax(-1, keepdim=True)  # the first of several
+    best = _reachable(score, masked).argmax(-1, keepdim=True)  # the first of several
     return masked & eligible.scatter(-1, best, True)
+
+
+def per_row(values: list[Any], device: torch.device) -> Any:
+    """A value for each row as what broadcasts with `(B, L)`: itself where all rows share one, else `(B, 1)`."""
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.tensor(values, device=device)[:, None]
+
+
+def _reachable(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    # A masked position whose own score is -inf must still come before every position that is not masked.
+    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~masked, float("-inf"))
+
+
+def _order(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Columns `(B, L)` by falling score, the masked ones first, ties to the left."""
+    return _reachable(score, masked).argsort(dim=-1, descending=True, stable=True)
 
 
 def by_statistic(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,4 +169,14 @@ RULES: dict[str, CommitRule] = {
     )
 }
 
-__all__ = ["RULES", "CommitRule", "RuleInputs", "Statistic", "choose", "choose_freely", "ranks"]
+__all__ = [
+    "RULES",
+    "CommitRule",
+    "RuleInputs",
+    "Statistic",
+    "choose",
+    "choose_best",
+    "choose_freely",
+    "per_row",
+    "ranks",
+]

@@ -45,5 +45,10 @@ class DenoisingSettings:
         """Whether blocks start with forwards that commit nothing."""
         return self.refinement is not None and self.refinement.refines
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether a schedule bounds how much an adaptive rule may have written by a step."""
+        return self.pace_to_schedule and self.max_denoising_steps is not None
+
 
 __all__ = ["ANSWER_REDUCTIONS", "AnswerReduction", "DenoisingSettings"]

@@ -59,14 +59,13 @@ def distribution_of(logits: torch.Tensor, maxima: torch.Tensor | None) -> Distri
     """The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores."""
     weight = torch.empty_like(logits)
     totals, means = [], []
-    for row, target, best in zip(
-        _split(logits), _split(weight), row_maxima(logits, maxima).split(_rows(logits.shape[-1])), strict=True
-    ):
+    bests = _split(row_maxima(logits, maxima), logits.shape[-1])
+    for row, target, best in zip(_split(logits), _split(weight), bests, strict=True):
         torch.exp(row.sub_(best), out=target)
         totals.append(total := target.sum(-1))
         means.append(_mean_score(target, row, total))
-    total = torch.cat(totals)
-    return Distribution(logits, weight, total, total.log(), torch.cat(means), maxima)
+    total = join(totals)
+    return Distribution(logits, weight, total, total.log(), join(means), maxima)
 
 
 def entropy_of(logits: torch.Tensor, maxima: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,12 +76,12 @@ def entropy_of(logits: torch.Tensor, maxima: torch.Tensor | None = None) -> torc
     """
     entropies = []
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
-    for row, best in zip(_split(logits), row_maxima(logits, maxima).split(_rows(logits.shape[-1])), strict=True):
+    for row, best in zip(_split(logits), _split(row_maxima(logits, maxima), logits.shape[-1]), strict=True):
         score = row - best
         weight = score.exp()
         total = weight.sum(-1)
         entropies.append(total.log() - _mean_score(weight, score, total))
-    return torch.cat(entropies)
+    return join(entropies)
 
 
 def divergence(now: Distribution, score: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
@@ -95,12 +94,18 @@ def _mean_score(weight: torch.Tensor, score: torch.Tensor, total: torch.Tensor) 
     return torch.linalg.vecdot(weight, score.clamp_(min=LEAST_LOG_PROBABILITY)) / total
 
 
+def join(parts: list[torch.Tensor]) -> torch.Tensor:
+    """`torch.cat(parts)`, without a copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _rows(vocabulary: int) -> int:
     return max(1, ELEMENTS_AT_ONCE // vocabulary)
 
 
 def _split(values: torch.Tensor, vocabulary: int | None = None) -> tuple[torch.Tensor, ...]:
-    return values.split(_rows(vocabulary or values.shape[-1]))
+    size = _rows(vocabulary or values.shape[-1])
+    return (values,) if 0 < len(values) <= size else values.split(size)
 
 
-__all__ = ["Distribution", "distribution_of", "divergence", "entropy_of"]
+__all__ = ["Distribution", "distribution_of", "divergence", "entropy_of", "join"]

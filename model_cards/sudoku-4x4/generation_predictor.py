@@ -78,9 +78,7 @@ class Predictor:
         self.cache = WindowCache() if settings.block_cache is not None else None
         self._cached_blocks: list[int] = []  # of each row: the block at whose start its cache was filled, else -1
         self._ages: list[int] = []  # forwards since
-        self._planned: list[int] | None = None  # blocks of the rows for which the following was found
-        self._ends: list[int] = []  # columns that exist
-        self._window: Window | None = None
+        self._view: _View | None = None  # of the last forward
         if self.cache is not None and not self.selects:
             raise ValueError(
                 f"`block_cache`={settings.block_cache!r} needs a model of hf-latent, got {type(model).__name__}: load "
@@ -103,26 +101,29 @@ class Predictor:
         """
         return []
 
-    def _plan(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> None:
-        """Find what there is and what is read of each row, anew only when a row has entered a block."""
-        if reading.blocks == self._planned and not canvas.has_answer:
-            return
-        self._planned = reading.blocks
+    def _plan(self, canvas: Canvas, reading: Reading) -> "_View":
+        """What there is and what is read of each row: found anew only when a row has entered a block, or left."""
+        view = self._view
+        if view is None or view.canvas is not canvas or view.blocks != reading.blocks or canvas.has_answer:
+            view = self._view = self._look(canvas, reading)
+        return view
+
+    def _look(self, canvas: Canvas, reading: Reading) -> "_View":
+        exists, ends, window = canvas.valid, [canvas.ids.shape[1]], None
+        if self.settings.append_blocks or self.settings.block_cache is not None:
+            block = torch.tensor(reading.blocks, device=canvas.ids.device)
         if self.settings.append_blocks:
+            exists = canvas.valid & (canvas.block_index <= block[:, None])
             columns = torch.arange(1, canvas.ids.shape[1] + 1, device=block.device)
-            self._ends = (columns * self._exists(canvas, block)).amax(-1).tolist()
+            ends = (columns * exists).amax(-1).tolist()
         if self.settings.block_cache is not None:
             positions = find_window(canvas, block, reading.positions, self.settings.block_cache, self.shifted)
-            if self.settings.append_blocks:
-                positions = positions & self._exists(canvas, block)
-            self._window = Window.of(positions)
-
-    def _exists(self, canvas: Canvas, block: torch.Tensor) -> torch.Tensor:
-        return canvas.valid & (canvas.block_index <= block[:, None])
+            window = Window.of(positions & exists, canvas.position_ids)
+        hides = canvas.padded or min(ends) < max(ends)
+        return _View(canvas, reading.blocks, max(ends), exists, hides, window)
 
     def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows `(A',)`, given on the device and on the host."""
-        self._planned = None
         if self.cache is None or not self._ages:
             return
         self.cache.batch_select_indices(self._doubled(rows, len(self._ages)))
@@ -133,35 +134,29 @@ class Predictor:
         """None: what is cached of a model that reads every position at once is of no use to another run."""
         return None
 
-    def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
+    def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
         """Logits `(N, V)`."""
-        self._plan(canvas, block, reading)
-        ends = self._ends if self.settings.append_blocks else [canvas.ids.shape[1]]
-        exists = self._exists(canvas, block) if self.settings.append_blocks else canvas.valid
-        view = _View(canvas, max(ends), exists, hides=canvas.padded or min(ends) < max(ends))
+        view = self._plan(canvas, reading)
         if self.cache is None:
             return self._guided(view, reading.at, reading.memory, None, None)
         return self._cached(view, reading)
 
     def _cached(self, view: "_View", reading: Reading) -> torch.Tensor:
         """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
-        assert self._window is not None
+        window = view.window
+        assert window is not None
         stale = self._age(reading.blocks)
-        if all(stale):
-            return self._guided(view, reading.at, reading.memory, None, None)
-        widths = [width for width, flag in zip(self._window.widths, stale, strict=True) if not flag]
-        columns = self._window.columns[:, : max(widths)]
-        if not any(stale):
-            return self._guided(view, reading.at, reading.memory, None, columns)
+        if len(set(stale)) == 1:
+            return self._guided(view, reading.at, reading.memory, None, None if stale[0] else window)
         logits: torch.Tensor | None = None
-        device = columns.device
+        device = window.columns.device
         ranges = torch.arange(sum(reading.counts), device=device).split(reading.counts)
         for flag in (True, False):
             members = [i for i, s in enumerate(stale) if s == flag]
             rows = torch.tensor(members, device=device)
             index = torch.cat([ranges[i] for i in members])
             at = reading.at[0][index], reading.at[1][index]
-            part = self._guided(view, at, reading.memory, rows, None if flag else columns[rows])
+            part = self._guided(view, at, reading.memory, rows, None if flag else window.select(members, rows))
             if logits is None:
                 logits = part.new_empty(sum(reading.counts), part.shape[-1])
             logits[index] = part
@@ -186,19 +181,18 @@ class Predictor:
         at: tuple[torch.Tensor, torch.Tensor],
         memory: Memory | None,
         rows: torch.Tensor | None,
-        columns: torch.Tensor | None,
+        window: Window | None,
     ) -> torch.Tensor:
-        """Logits of positions `at`, all within `rows` (None: every row), of a forward of `columns` (None: all)."""
-        inputs = self._inputs(view, memory, rows, columns)
-        at_row, at_column = self._locate(view, at, rows, columns)
+        """Logits of positions `at`, all within `rows` (None: every row), of a forward of a `window` (None: all)."""
+        inputs = self._inputs(view, memory, rows, window)
+        at_row, at_column = self._locate(view, at, rows, window)
         if self.copies == 2:
             num_rows = len(view.canvas.ids) if rows is None else len(rows)
             at_row, at_column = torch.cat([at_row, at_row + num_rows]), at_column.repeat(2)
         if self.cache is not None:
             cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
-            repeated = None if columns is None else self._copied(columns)
-            start = self._window.start if self._window is not None and rows is None and columns is not None else None
-            self.cache.place(cached_rows, repeated, view.length, start)
+            repeated = None if window is None else self._copied(window.columns)
+            self.cache.place(cached_rows, repeated, view.length, None if window is None else window.start)
         logits = self._forward(inputs, (at_row, at_column))
         if self.copies == 1:
             return logits
@@ -206,23 +200,25 @@ class Predictor:
         return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
 
     def _inputs(
-        self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, columns: torch.Tensor | None
+        self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, window: Window | None
     ) -> dict[str, torch.Tensor]:
         """What the model is given: ids or embeddings, where they stand, and what they may see."""
-        canvas, length = view.canvas, view.length
-        contents = [canvas.ids[:, :length]]
+        canvas = view.canvas
+        contents = [view.cut(canvas.ids)]
         if self.copies == 2:
-            contents.append(torch.where(canvas.writable[:, :length], contents[0], self.settings.mask_token_id))
+            contents.append(torch.where(view.cut(canvas.writable), contents[0], self.settings.mask_token_id))
         name = "input_ids"
         if memory is not None and memory.mixes:
             name = "inputs_embeds"
-            contents = [memory.embeddings(ids, canvas.masked[:, :length]) for ids in contents]
-        contents = [_pick(content, rows, columns) for content in contents]
+            contents = [memory.embeddings(ids, view.cut(canvas.masked)) for ids in contents]
+        contents = [_pick(content, rows, window) for content in contents]
         inputs = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
-        if columns is not None or view.hides:
-            inputs["position_ids"] = self._copied(_pick(canvas.position_ids[:, :length], rows, columns))
+        if window is not None:
+            inputs["position_ids"] = self._copied(window.position_ids)
+        elif view.hides:
+            inputs["position_ids"] = self._copied(_pick(view.cut(canvas.position_ids), rows, None))
         if view.hides:
-            inputs["attention_mask"] = self._copied(_pick(view.exists[:, :length], rows, None).long())
+            inputs["attention_mask"] = self._copied(_pick(view.cut(view.exists), rows, None).long())
         return inputs
 
     def _locate(
@@ -230,13 +226,12 @@ class Predictor:
         view: "_View",
         at: tuple[torch.Tensor, torch.Tensor],
         rows: torch.Tensor | None,
-        columns: torch.Tensor | None,
+        window: Window | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the positions `at` of the canvas are in a forward of `rows` and `columns`."""
+        """Where the positions `at` of the canvas are in a forward of `rows` and a `window`."""
         at_row, at_column = at
-        if columns is not None:
-            assert self._window is not None
-            at_column = self._window.places[at]
+        if window is not None:
+            at_column = window.places[at]
         if rows is not None:
             number = torch.empty_like(view.canvas.row)
             number[rows] = torch.arange(len(rows), device=rows.device)
@@ -280,20 +275,28 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _View:
-    """The canvas as a forward sees it: `length` columns, of which only those in `exists` `(A, L)` are not hidden."""
+    """The canvas as the forwards of a block see it."""
 
     canvas: Canvas
-    length: int
-    exists: torch.Tensor
-    hides: bool  # whether any column is hidden
+    blocks: list[int]  # the block each row is at
+    length: int  # columns
+    exists: torch.Tensor  # (A, L) bool: only those that are not hidden
+    hides: bool  # whether any of the columns is
+    window: Window | None  # what is read while the block's cache is filled
+
+    def cut(self, values: torch.Tensor) -> torch.Tensor:
+        """The columns of `(A, L)` that are there."""
+        return values if self.length == values.shape[1] else values[:, : self.length]
 
 
-def _pick(values: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
-    """`(A, L, ...)` at `rows` `(A',)` and their `columns` `(A', Q)`; None takes all."""
+def _pick(values: torch.Tensor, rows: torch.Tensor | None, window: Window | None) -> torch.Tensor:
+    """`(A, L, ...)` at `rows` `(A',)` and the columns of a `window` of them; None takes all."""
     values = values if rows is None else values[rows]
-    if columns is None:
+    if window is None:
         return values
-    return values[torch.arange(len(values), device=values.device)[:, None], columns]
+    if values.dim() == 2:
+        return values.gather(1, window.columns)
+    return torch.take_along_dim(values, window.columns[..., None], dim=1)
 
 
 __all__ = ["Predictor", "PredictorSettings", "Reading"]

@@ -1,103 +1,187 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
-"""Where each row of a denoising run is: its block, its step, its forwards."""
+"""
+Where each row of a denoising run is: its block, its step, its forwards.
+
+The host keeps the books. What a forward decides on the device (`Verdicts`) reaches it with the next step's `survey`,
+in the one sync that a step needs anyway, so that counting costs no device operation.
+"""
 
 from dataclasses import dataclass
 
 import torch
 
 from .generation_canvas import Canvas
-from .generation_progress import Progress
 from .generation_schedule import steps_of_block
 from .generation_settings import DenoisingSettings
+
+# A step past any schedule: a decided block takes no idle steps.
+PAST_ALL_STEPS = 2**31 - 1
+
+
+@dataclass
+class Row:
+    """
+    A row that is still being written.
+
+    Args:
+        num_blocks: its blocks.
+        num_steps: its current block's share of `max_denoising_steps`; 0 without.
+        refining: whether the block is in its first phase.
+        block: the block it is at.
+        step: steps done in the block; forwards that only refine are none.
+        num_open: masks of the block.
+        num_at_start: masks that the block had at its start.
+        refined: forwards of the block that only refined.
+        moved: whether the last forward of the block committed something.
+    """
+
+    num_blocks: int
+    num_steps: int
+    refining: bool
+    block: int = 0
+    step: int = 0
+    num_open: int = 0
+    num_at_start: int = 0
+    refined: int = 0
+    moved: bool = False
+
+    @property
+    def at_last_step(self) -> bool:
+        """Whether the coming step is the last of the block's schedule, or later; never without a schedule."""
+        return 0 < self.num_steps <= self.step + 1
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be written."""
+        return self.block >= self.num_blocks
+
+    def count(self, held: bool, stopped: bool, left: bool) -> None:
+        """Book a forward, as `Verdicts` say."""
+        self.refined += held
+        self.refining = self.refining and held
+        self.step = PAST_ALL_STEPS if stopped else self.step + (not held)
+        if left:
+            self.block = self.num_blocks
+
+    def see(self, num_open: int) -> None:
+        """Take notice of how many positions of the block are open; once between two forwards."""
+        if self.step == self.refined == 0:
+            self.num_at_start = num_open
+        self.moved, self.num_open = num_open < self.num_open, num_open
+
+    def enter_next_block(self, settings: DenoisingSettings) -> None:
+        """Start anew, behind the block that is written."""
+        self.block += 1
+        self.step = self.refined = self.num_open = 0
+        self.refining = settings.refines
+        self.num_steps = _share_of_steps(self.block, self.num_blocks, settings)
+
+    def is_written(self, settings: DenoisingSettings) -> bool:
+        """Whether its block is."""
+        if self.done or self.num_open > 0:
+            return False
+        # A schedule with more steps than tokens runs all its steps, as the reference does.
+        return settings.rule.adaptive or self.step >= self.num_steps
+
+
+@dataclass
+class Verdicts:
+    """
+    What the last forward decided for each row, `(A,)` bool each; None: for no row.
+
+    Args:
+        held: it only refined, nothing was committed.
+        stopped: its block was committed as a whole.
+        left: the row ended, or left its reasoning with its answer.
+    """
+
+    held: torch.Tensor | None = None
+    stopped: torch.Tensor | None = None
+    left: torch.Tensor | None = None
+
+    def leave(self, rows: torch.Tensor) -> "Verdicts":
+        """These, and that `rows` `(A,)` leave."""
+        held = None if self.held is None else self.held & ~rows
+        return Verdicts(held, self.stopped, rows if self.left is None else self.left | rows)
 
 
 @dataclass
 class Rows:
-    """State of the rows that are still being written, `(A,)` each: `A` of the batch's `B` rows."""
+    """
+    The rows that are still being written: `A` of the batch's `B` rows, with `L` columns.
 
-    index: torch.Tensor  # where the row is in the batch
-    block: torch.Tensor  # block it is at
-    step: torch.Tensor  # steps done in that block; forwards that only refine are none
-    num_steps: torch.Tensor  # its share of `max_denoising_steps`; 0 without
-    num_at_start: torch.Tensor  # masks the block had at its start
-    total_steps: torch.Tensor  # forwards so far
-    drawn: torch.Tensor  # those of them that did not only refine: the clock of the noise
-    refined: torch.Tensor  # forwards of the block that only refined
-    refining: torch.Tensor  # bool: whether the block is in its first phase
-    moved: torch.Tensor  # bool: whether the last forward of the block committed something
+    Args:
+        each: what the host knows of them.
+        index (`torch.LongTensor` of shape `(A,)`): where they are in the batch.
+        here (`torch.BoolTensor` of shape `(A, L)`): columns of the block each row is at, written or not.
+        num_forwards: forwards so far, the same for all.
+        num_held (`torch.LongTensor` of shape `(A,)`, *optional*):
+            those of them that only refined; None while there is none.
+        verdicts: not yet booked.
+    """
 
-    def select(self, rows: torch.Tensor) -> "Rows":
-        """These of the rows."""
-        return Rows(*(value[rows] for value in vars(self).values()))
+    each: list[Row]
+    index: torch.Tensor
+    here: torch.Tensor
+    num_forwards: int = 0
+    num_held: torch.Tensor | None = None
+    verdicts: Verdicts | None = None
+
+    @property
+    def drawn(self) -> torch.Tensor:
+        """The clock of the noise, int64 `(A,)`: forwards that did not only refine."""
+        held = torch.zeros_like(self.index) if self.num_held is None else self.num_held
+        return self.num_forwards - held
+
+    @property
+    def blocks(self) -> list[int]:
+        """The block each row is at."""
+        return [row.block for row in self.each]
+
+    def select(self, numbers: list[int], rows: torch.Tensor) -> None:
+        """Keep these rows, given on the host and on the device; their forwards are booked."""
+        self.each = [self.each[i] for i in numbers]
+        self.index, self.here = self.index[rows], self.here[rows]
+        self.num_held = None if self.num_held is None else self.num_held[rows]
+
+    def advance(self, verdicts: Verdicts) -> None:
+        """Count a forward."""
+        self.num_forwards += 1
+        self.verdicts = verdicts
+        if verdicts.held is not None:
+            self.num_held = verdicts.held.long() if self.num_held is None else self.num_held + verdicts.held
+
+    def facts(self) -> list[torch.Tensor]:
+        """What the host has to be told before it can book the last forward."""
+        return [] if self.verdicts is None else [v for v in vars(self.verdicts).values() if v is not None]
+
+    def book(self, facts: list[list[int]]) -> None:
+        """Book the last forward, with `facts` as the host knows them."""
+        if self.verdicts is None:
+            return
+        told = iter(facts)
+        values = [next(told) if v is not None else [0] * len(self.each) for v in vars(self.verdicts).values()]
+        for row, *flags in zip(self.each, *values, strict=True):
+            row.count(*map(bool, flags))
+        self.verdicts = None
 
 
 def first_rows(canvas: Canvas, settings: DenoisingSettings) -> Rows:
     """Every row of the batch at its first block."""
-    zeros = torch.zeros(canvas.ids.shape[0], dtype=torch.long, device=canvas.ids.device)
-    in_first_block = (canvas.masked & (canvas.block_index == 0)).sum(-1)
-    return Rows(
-        index=torch.arange(len(zeros), device=zeros.device),
-        block=zeros,
-        step=zeros.clone(),
-        num_steps=_share_of_steps(canvas, zeros, settings),
-        num_at_start=in_first_block,
-        total_steps=zeros.clone(),
-        drawn=zeros.clone(),
-        refined=zeros.clone(),
-        refining=zeros == (0 if settings.refines else 1),
-        moved=zeros > 0,
-    )
+    each = [Row(count, _share_of_steps(0, count, settings), settings.refines) for count in canvas.num_blocks.tolist()]
+    index = torch.arange(len(each), device=canvas.ids.device)
+    return Rows(each, index, columns_of_blocks(canvas, [0] * len(each)))
 
 
-def in_current_block(canvas: Canvas, rows: Rows) -> torch.Tensor:
-    """Positions `(A, L)` that are still open in the block each row is at."""
-    return canvas.masked & (canvas.block_index == rows.block[:, None])
+def columns_of_blocks(canvas: Canvas, blocks: list[int]) -> torch.Tensor:
+    """Columns `(A, L)`, bool, of one block of each row."""
+    return canvas.block_index == torch.tensor(blocks, device=canvas.ids.device)[:, None]
 
 
-def find_finished(in_block: torch.Tensor, rows: Rows, settings: DenoisingSettings) -> torch.Tensor:
-    """Rows `(A,)` whose block is written; `in_block` `(A, L)`: what is open in it."""
-    finished = ~in_block.any(-1)
-    if settings.max_denoising_steps is not None and not settings.rule.adaptive:
-        # A schedule with more steps than tokens runs all its steps, as the reference does.
-        finished = finished & (rows.step >= rows.num_steps)
-    return finished
-
-
-def enter_next_blocks(canvas: Canvas, rows: Rows, finished: torch.Tensor, settings: DenoisingSettings) -> None:
-    """Move the rows `finished` to their next block."""
-    rows.block = rows.block + finished
-    rows.step = torch.where(finished, 0, rows.step)
-    rows.num_steps = _share_of_steps(canvas, rows.block, settings)
-    rows.num_at_start = torch.where(finished, in_current_block(canvas, rows).sum(-1), rows.num_at_start)
-    rows.refined = torch.where(finished, 0, rows.refined)
-    rows.refining = (rows.refining | finished) if settings.refines else rows.refining
-    rows.moved = rows.moved & ~finished
-
-
-def _share_of_steps(canvas: Canvas, block: torch.Tensor, settings: DenoisingSettings) -> torch.Tensor:
+def _share_of_steps(block: int, num_blocks: int, settings: DenoisingSettings) -> int:
     if settings.max_denoising_steps is None:
-        return torch.zeros_like(block)
-    return steps_of_block(block, canvas.num_blocks, settings.max_denoising_steps)
+        return 0
+    return steps_of_block(block, num_blocks, settings.max_denoising_steps)
 
 
-def advance(
-    rows: Rows, commit: torch.Tensor, hold: torch.Tensor | None, stop: torch.Tensor | None, progress: Progress
-) -> None:
-    """Count the forward."""
-    stepped: torch.Tensor | int = 1
-    if hold is not None and stop is not None:
-        stepped = (~hold).long()
-        rows.refined = rows.refined + hold
-        rows.refining = rows.refining & hold
-        progress.num_refinement_passes.index_add_(0, rows.index, hold.long())
-        rows.moved = commit.any(-1)
-    rows.step = rows.step + stepped
-    if stop is not None:
-        # Past any schedule: a decided block takes no idle steps.
-        rows.step = torch.where(stop, torch.iinfo(torch.int32).max, rows.step)
-    rows.drawn = rows.drawn + stepped
-    rows.total_steps = rows.total_steps + 1
-    progress.put("num_forward_passes", rows.index, rows.total_steps)
-
-
-__all__ = ["Rows", "advance", "enter_next_blocks", "find_finished", "first_rows", "in_current_block"]
+__all__ = ["PAST_ALL_STEPS", "Row", "Rows", "Verdicts", "columns_of_blocks", "first_rows"]

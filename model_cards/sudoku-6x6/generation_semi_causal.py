@@ -143,7 +143,7 @@ class SemiCausalPredictor(Predictor):
         self._ids, self._new, self._read = self._ids[rows], self._new[rows], self._read[rows]
         self.cache.batch_select_indices(rows)
 
-    def __call__(self, canvas: Canvas, block: torch.Tensor, reading: Reading) -> torch.Tensor:
+    def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
         """Logits `(N, V)`."""
         assert self._order is not None and self._new is not None and self._read is not None
         (widths,) = reading.facts

@@ -1,0 +1,44 @@
+# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
+"""How many tokens each row commits in a step: by its schedule, or within bounds that leave the rest to the belief."""
+
+from .generation_rows import Row
+from .generation_schedule import dream_quota, uniform_quota
+from .generation_settings import DenoisingSettings
+
+
+def quotas(rows: list[Row], settings: DenoisingSettings) -> list[int]:
+    """Tokens that each row commits under a rule that leaves their number to the schedule."""
+    return [_quota(row, settings) for row in rows]
+
+
+def bounds(rows: list[Row], settings: DenoisingSettings) -> tuple[list[int], list[int]]:
+    """Least and most tokens that each row commits under a rule that finds their number itself."""
+    floors, ceilings = [], []
+    for row in rows:
+        floor, ceiling = 1, row.num_open
+        if settings.is_paced:
+            due = row.num_at_start
+            if not row.at_last_step:
+                due = row.num_at_start // row.num_steps * (row.step + 1)
+            ceiling = due - (row.num_at_start - row.num_open)
+        elif row.at_last_step:
+            floor = row.num_open
+        if settings.max_tokens_per_step is not None:
+            ceiling = min(ceiling, settings.max_tokens_per_step)
+        floors.append(floor)
+        ceilings.append(ceiling)
+    return floors, ceilings
+
+
+def _quota(row: Row, settings: DenoisingSettings) -> int:
+    if row.num_steps == 0:
+        return 1
+    if settings.dream_schedule:
+        return dream_quota(row.num_open, row.step, row.num_steps, settings.schedule_epsilon)
+    if row.step < row.num_steps:
+        return uniform_quota(row.num_at_start, row.step, row.num_steps)
+    # Of fewer candidates than the quota some masks are left when the schedule is over.
+    return row.num_open
+
+
+__all__ = ["bounds", "quotas"]
