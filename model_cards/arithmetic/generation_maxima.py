@@ -10,8 +10,8 @@ import torch
 
 # Vocabularies are padded to multiples of 64 nearly everywhere.
 BLOCK = 64
-# `largest` looks into blocks if those it looks into are an eighth of all or fewer.
-FEWER = 8
+# `largest` looks into blocks if those it looks into are a quarter of all or fewer.
+FEWER = 4
 
 
 def block_maxima(values: torch.Tensor) -> torch.Tensor | None:

@@ -8,8 +8,8 @@ import torch
 
 from .generation_canvas import Canvas
 
-# Of so many steps the statistics of choices are added up together.
-STEPS_AT_ONCE = 64
+# The statistics of choices are added up for steps with so many positions together.
+POSITIONS_AT_ONCE = 2**18
 
 
 @dataclass
@@ -83,7 +83,8 @@ class Progress:
 
     def count_choices(self, rows: torch.Tensor, selected: torch.Tensor, chosen: torch.Tensor) -> None:
         """Add what a rule has `chosen` among the `selected` `(A, L)` to the statistics of the batch's `rows`."""
-        if (self._chosen and self._chosen[-1][0] is not rows) or len(self._chosen) == STEPS_AT_ONCE:
+        is_full = len(self._chosen) * selected.numel() >= POSITIONS_AT_ONCE
+        if self._chosen and (is_full or self._chosen[-1][0] is not rows):
             self._add_up_choices()
         self._chosen.append((rows, selected, chosen))
 
@@ -91,7 +92,8 @@ class Progress:
         """Of several steps at once: a dozen operations are a lot for each."""
         if not self._chosen:
             return
-        rows, (selected, chosen) = self._chosen[-1][0], (torch.stack([s[i] for s in self._chosen]) for i in (1, 2))
+        rows, *_ = self._chosen[-1]
+        _, selected, chosen = (torch.stack(tensors) for tensors in zip(*self._chosen, strict=True))
         self._chosen.clear()
         columns = torch.arange(selected.shape[-1], device=selected.device)
         leftmost = torch.where(selected, columns, len(columns)).amin(-1, keepdim=True)

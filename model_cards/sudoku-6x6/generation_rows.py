@@ -184,4 +184,4 @@ def _share_of_steps(block: int, num_blocks: int, settings: DenoisingSettings) ->
     return steps_of_block(block, num_blocks, settings.max_denoising_steps)
 
 
-__all__ = ["PAST_ALL_STEPS", "Row", "Rows", "Verdicts", "columns_of_blocks", "first_rows"]
+__all__ = ["Row", "Rows", "Verdicts", "columns_of_blocks", "first_rows"]
