@@ -198,7 +198,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xticks(TICKS, map(str, TICKS))
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 

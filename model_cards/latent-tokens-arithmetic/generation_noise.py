@@ -1,6 +1,8 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
 """Random numbers that are a function of (seed, row, step, position), never of the batch around a row."""
 
+from functools import lru_cache
+
 import torch
 
 # Odd 63-bit constants of the splitmix64 generator (Steele, Lea, Flood 2014); int64 arithmetic wraps as it does.
@@ -28,10 +30,17 @@ def uniform(seed: int, stream: int, *counters: torch.Tensor) -> torch.Tensor:
     The same counters give the same number on every device and in every batch. `stream` separates independent uses.
     Returns float32 with 23 random bits: with 24, the largest would round to 1.
     """
-    state = mix(torch.full((), seed, dtype=torch.int64, device=counters[0].device) + (stream + 1) * 0x2545F491)
-    for counter in counters:
+    first, *others = counters
+    state = mix(first + _start(seed, stream))
+    for counter in others:
         state = mix(state + GOLDEN + counter)
     return (_shift_right(state, 41).float() + 0.5) * 2.0**-23
+
+
+@lru_cache
+def _start(seed: int, stream: int) -> int:
+    """What the first counter is added to; by tensors, whose arithmetic wraps."""
+    return int(mix(torch.tensor(seed) + (stream + 1) * 0x2545F491) + GOLDEN)
 
 
 __all__ = ["GOLDEN", "mix", "uniform"]

@@ -156,21 +156,23 @@ class SemiCausalPredictor(Predictor):
         columns = columns_of(window, max(widths))
         rows = torch.arange(len(columns), device=columns.device)
         at_row, at_column = reading.at[0], (window.cumsum(-1) - 1)[reading.at]
-        if min(widths) == 0:  # an idle row costs nothing, and none of its keys is computed again
-            rows = torch.tensor([i for i, width in enumerate(widths) if width > 0], device=columns.device)
-            at_row = torch.searchsorted(rows, at_row)
-        at = rows[:, None], columns[rows]
         group = _rank(self._noise, self._read) // self.group_size
         keys = of_canvas(self._order < NOWHERE, self._read, self._order, group, canvas.position_ids)
+        idles = min(widths) == 0
+        if idles:  # an idle row costs nothing, and none of its keys is computed again
+            rows = torch.tensor([i for i, width in enumerate(widths) if width > 0], device=columns.device)
+            at_row, columns = torch.searchsorted(rows, at_row), columns[rows]
+        at = rows[:, None], columns
+        queries, keys = keys.select(at), keys.select((rows,)) if idles else keys
         memory = reading.memory
         if memory is not None and memory.mixes:
             inputs = {"inputs_embeds": memory.embeddings(canvas.ids, canvas.masked)[at]}
         else:
             inputs = {"input_ids": canvas.ids[at]}
-        self.cache.place(rows if min(widths) == 0 else None, at[1], canvas.ids.shape[1])
+        self.cache.place(rows if idles else None, columns, canvas.ids.shape[1])
         return self.model(
             **inputs,
-            attention_mask=self.masks(keys.select(at), keys.select((rows,)), at[1], self.model.dtype),
+            attention_mask=self.masks(queries, keys, columns, self.model.dtype),
             position_ids=canvas.position_ids[at],
             past_key_values=self.cache,
             logits_to_keep=(at_row, at_column),

@@ -11,8 +11,11 @@ import torch
 
 from .generation_maxima import row_maxima
 
-# Rows of the vocabulary are worked on so many elements at a time, which stay in a processor's cache.
-ELEMENTS_AT_ONCE = 2**18
+# Rows of the vocabulary are worked on so many elements at a time: on a CPU as many as stay in its cache, elsewhere as
+# many as there is room for.
+ELEMENTS_AT_ONCE, ELEMENTS_ELSEWHERE = 2**16, 2**24
+# Those of a part of a `Distribution`, with which dozens of operations are done.
+ELEMENTS_OF_A_PART = 2**18
 # Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
 LEAST_LOG_PROBABILITY = -1e4
 
@@ -48,9 +51,10 @@ class Distribution:
 
     def split(self) -> "list[Distribution]":
         """Views of a few positions each."""
-        if len(self) <= _rows(self.score.shape[-1]):
+        size = _rows(self.score, self.score.shape[-1], ELEMENTS_OF_A_PART)
+        if len(self) <= size:
             return [self]
-        fields = [None if value is None else _split(value, self.score.shape[-1]) for value in vars(self).values()]
+        fields = [None if value is None else value.split(size) for value in vars(self).values()]
         count = len(fields[0] or ())
         return [Distribution(*(None if field is None else field[i] for field in fields)) for i in range(count)]
 
@@ -99,13 +103,13 @@ def join(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _rows(vocabulary: int) -> int:
-    return max(1, ELEMENTS_AT_ONCE // vocabulary)
-
-
 def _split(values: torch.Tensor, vocabulary: int | None = None) -> tuple[torch.Tensor, ...]:
-    size = _rows(vocabulary or values.shape[-1])
+    size = _rows(values, vocabulary or values.shape[-1], ELEMENTS_AT_ONCE)
     return (values,) if 0 < len(values) <= size else values.split(size)
+
+
+def _rows(values: torch.Tensor, vocabulary: int, num_elements: int) -> int:
+    return max(1, (num_elements if values.device.type == "cpu" else ELEMENTS_ELSEWHERE) // vocabulary)
 
 
 __all__ = ["Distribution", "distribution_of", "divergence", "entropy_of", "join"]
