@@ -13,7 +13,7 @@ from .generation_maxima import row_maxima
 
 # Rows of the vocabulary are worked on so many elements at a time: on a CPU as many as stay in its cache, elsewhere as
 # many as there is room for.
-ELEMENTS_AT_ONCE, ELEMENTS_ELSEWHERE = 2**16, 2**24
+ELEMENTS_AT_ONCE, ELEMENTS_ELSEWHERE = 2**17, 2**24
 # Those of a part of a `Distribution`, with which dozens of operations are done.
 ELEMENTS_OF_A_PART = 2**18
 # Log-probabilities below are as good as impossible; a floor spares the arithmetic of infinities.
