@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_latent.generation.maxima import BLOCK, FEWER, block_maxima, largest, most_likely, row_maxima
+from hf_latent.generation import maxima
+from hf_latent.generation.maxima import BLOCK, FEWER, MANY, block_maxima, find_best, largest
 
 WIDE = BLOCK * FEWER * 8  # so many values that the eight largest are looked for in blocks
 
@@ -16,10 +17,21 @@ def test_the_most_likely_token_is_the_first_of_the_largest(size: int) -> None:
     first = torch.tensor([row.index(max(row)) for row in logits.tolist()])
     strided = torch.cat([logits, logits], dim=-1)[:, :size]
     for values in (logits, strided):
-        maxima = block_maxima(values)
-        assert (maxima is None) == (size % BLOCK != 0)
-        assert torch.equal(most_likely(values, maxima), first)
-        assert torch.equal(row_maxima(values, maxima), values.amax(-1, keepdim=True))
+        blocks = block_maxima(values)
+        assert (blocks is None) == (size % BLOCK != 0)
+        for given in (None, blocks):
+            best, place = find_best(values, given)
+            assert torch.equal(place, first)
+            assert torch.equal(best, values.amax(-1, keepdim=True))
+
+
+def test_many_values_are_looked_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(maxima, "block_maxima", lambda values: looked.append(len(values)) or block_maxima(values))
+    for num_rows in (MANY // WIDE - 1, MANY // WIDE):
+        values = torch.randn(num_rows, WIDE)
+        assert torch.equal(find_best(values, None)[1], values.argmax(-1))
+    assert looked == [MANY // WIDE]
 
 
 @pytest.mark.parametrize("size", [100, WIDE - BLOCK, WIDE, WIDE + 1, WIDE + BLOCK])

@@ -14,7 +14,7 @@ WIDE = BLOCK * FEWER * 8  # a vocabulary whose eight most likely tokens are look
 
 
 def read(logits: torch.Tensor) -> Distribution:
-    return distribution_of(logits.clone(), block_maxima(logits))
+    return distribution_of(logits.clone(), logits.amax(-1, keepdim=True), block_maxima(logits))
 
 
 def smallest_set(p: torch.Tensor, top_p: float) -> list[int]:

@@ -37,7 +37,7 @@ def settings_of(top_p: float = 0.9, ratio: float = 0.15) -> RefinementSettings:
 
 
 def read(logits: torch.Tensor) -> Distribution:
-    return distribution_of(logits.clone(), block_maxima(logits))
+    return distribution_of(logits.clone(), logits.amax(-1, keepdim=True), block_maxima(logits))
 
 
 def mix(logits: torch.Tensor, table: torch.Tensor, mask: int, knobs: RefinementSettings) -> torch.Tensor:
