@@ -11,7 +11,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from .generation_distribution import Distribution, distribution_of, entropy_of
-from .generation_maxima import block_maxima, most_likely
+from .generation_maxima import block_maxima, find_best
 from .generation_rules import Statistic
 
 
@@ -105,21 +105,26 @@ class BeliefReader:
         if self.processors:
             logits = self.processors(canvas_ids, logits)
             self._suppress(logits, offset)  # one that writes all scores anew does not bring them back
-        maxima = block_maxima(logits)
-        tempered = logits / self.temperature if self.temperature > 0 else logits
-        distribution = likeliest = None
+        greedy = self.temperature == 0
+        tempered = logits if greedy else logits / self.temperature
+        best = token = distribution = likeliest = None
         if self.with_distribution:
-            distribution = distribution_of(logits if self._may_shift else logits.clone(), maxima)
-            likeliest = most_likely(logits, maxima) if self.temperature > 0 else None
+            maxima = block_maxima(logits)
+            best, token = find_best(logits, maxima)
+            distribution = distribution_of(logits if self._may_shift else logits.clone(), best, maxima)
+            likeliest = None if greedy else token
         if self.filters:
             filtered = self.filters(canvas_ids, tempered)
             logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
-            tempered, maxima = filtered, None
-        token = sample(tempered, noise) if self.temperature > 0 else most_likely(logits, maxima)
+            tempered, best, token = filtered, None, None
+        if not greedy:
+            token = sample(tempered, noise)
+        elif token is None:
+            best, token = find_best(logits, None)
         entropy = None
         if self.with_entropy or self.reads == "entropy":
             shared = distribution is not None and not self.filters
-            entropy = distribution.entropy if shared else entropy_of(logits, maxima)
+            entropy = distribution.entropy if shared else entropy_of(logits, best, self._may_shift)
         belief = self._with_statistics(logits, token, entropy)
         return replace(belief, distribution=distribution, most_likely=likeliest)
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .generation_maxima import row_maxima
-
 # Rows of the vocabulary are worked on so many elements at a time: on a CPU as many as stay in its cache, elsewhere as
 # many as there is room for.
 ELEMENTS_AT_ONCE, ELEMENTS_ELSEWHERE = 2**17, 2**24
@@ -59,29 +57,37 @@ class Distribution:
         return [Distribution(*(None if field is None else field[i] for field in fields)) for i in range(count)]
 
 
-def distribution_of(logits: torch.Tensor, maxima: torch.Tensor | None) -> Distribution:
-    """The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores."""
+def distribution_of(logits: torch.Tensor, best: torch.Tensor, maxima: torch.Tensor | None) -> Distribution:
+    """
+    The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores, given the
+    rows' largest `(N, 1)` and `block_maxima(logits)`.
+    """
     weight = torch.empty_like(logits)
     totals, means = [], []
-    bests = _split(row_maxima(logits, maxima), logits.shape[-1])
-    for row, target, best in zip(_split(logits), _split(weight), bests, strict=True):
-        torch.exp(row.sub_(best), out=target)
+    bests = _split(best, logits.shape[-1])
+    for row, target, largest in zip(_split(logits), _split(weight), bests, strict=True):
+        torch.exp(row.sub_(largest), out=target)
         totals.append(total := target.sum(-1))
         means.append(_mean_score(target, row, total))
     total = join(totals)
     return Distribution(logits, weight, total, total.log(), join(means), maxima)
 
 
-def entropy_of(logits: torch.Tensor, maxima: torch.Tensor | None = None) -> torch.Tensor:
+def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite: bool = False) -> torch.Tensor:
     """
-    Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`, given `block_maxima(logits)`.
+    Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`.
 
     `log Z - sum_v e^v v / Z`: half to two thirds of the time of a log-softmax and a softmax.
+
+    Args:
+        best: the rows' largest `(N, 1)`, if known.
+        overwrite: whether `logits` may become scores, as in a `Distribution`; the same entropies to the bit.
     """
     entropies = []
+    best = logits.amax(-1, keepdim=True) if best is None else best
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
-    for row, best in zip(_split(logits), _split(row_maxima(logits, maxima), logits.shape[-1]), strict=True):
-        score = row - best
+    for row, largest in zip(_split(logits), _split(best, logits.shape[-1]), strict=True):
+        score = row.sub_(largest) if overwrite else row - largest
         weight = score.exp()
         total = weight.sum(-1)
         entropies.append(total.log() - _mean_score(weight, score, total))

@@ -55,33 +55,32 @@ class WindowLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put `(A', H, Q, D)` in their slots; returns the keys and values `(A', H, length, D)` of these rows."""
-        rows, columns = self.slots.rows, self.slots.columns
-        if rows is None and columns is None:
+        if self.slots.rows is None and self.slots.columns is None:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
         self._grow()
-        device = self.keys.device
-        kept: list[torch.Tensor] = []
-        for states, new in ((self.keys, key_states), (self.values, value_states)):
-            states = states[:, :, : self.slots.length]
-            by_row = states.transpose(1, 2)
-            if rows is None and self.slots.start is not None:
-                states[:, :, self.slots.start : self.slots.start + new.shape[2]] = new
-                kept.append(states)
-                continue
-            if rows is None:
-                by_row[torch.arange(len(states), device=device)[:, None], columns.to(device)] = new.transpose(1, 2)
-                kept.append(states)
-                continue
-            at = rows.to(device)
-            if columns is None:
-                by_row[at.squeeze(-1)] = new.transpose(1, 2)
-                kept.append(new)
-            else:
-                by_row[at, columns.to(device)] = new.transpose(1, 2)
-                kept.append(states[at.squeeze(-1)])
+        kept = [self._put(states, new) for states, new in ((self.keys, key_states), (self.values, value_states))]
         return kept[0], kept[1]
+
+    def _put(self, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Put `new` `(A', H, Q, D)` into `states` `(A, H, L, D)`, in place; what the forward sees of them."""
+        rows, columns, start = self.slots.rows, self.slots.columns, self.slots.start
+        states = states[:, :, : self.slots.length]
+        if rows is None and start is not None:
+            states[:, :, start : start + new.shape[2]] = new
+            return states
+        by_row, new_by_row = states.transpose(1, 2), new.transpose(1, 2)
+        if rows is None:
+            every = torch.arange(len(states), device=states.device)
+            by_row[every[:, None], columns.to(states.device)] = new_by_row
+            return states
+        at = rows.to(states.device)
+        if columns is None:
+            by_row[at.squeeze(-1)] = new_by_row
+            return new
+        by_row[at, columns.to(states.device)] = new_by_row
+        return states[at.squeeze(-1)]
 
     def _grow(self) -> None:
         assert self.keys is not None and self.values is not None

@@ -12,6 +12,8 @@ import torch
 BLOCK = 64
 # `largest` looks into blocks if those it looks into are a quarter of all or fewer.
 FEWER = 4
+# Of fewer values, the largest of each row is found sooner one by one: a handful of operations costs more.
+MANY = 2**18
 
 
 def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
@@ -21,17 +23,19 @@ def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
     return values.unflatten(-1, (-1, BLOCK)).amax(-1)
 
 
-def row_maxima(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tensor:
-    """`values.amax(-1, keepdim=True)`, given `block_maxima(values)`."""
-    return (values if maxima is None else maxima).amax(-1, keepdim=True)
-
-
-def most_likely(values: torch.Tensor, maxima: torch.Tensor | None) -> torch.Tensor:
-    """`values.argmax(-1)`, the first of several, given `block_maxima(values)`."""
+def find_best(values: torch.Tensor, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The largest value of each row `(N, 1)` and the first place that has it `(N,)`, given `block_maxima(values)`; if not
+    given, they are used where there are many values.
+    """
+    if maxima is None and values.numel() >= MANY:
+        maxima = block_maxima(values)
     if maxima is None:
-        return values.argmax(-1)
-    best = maxima.argmax(-1)
-    return _pick(values, best).argmax(-1).add_(best, alpha=BLOCK)
+        best, place = values.max(-1, keepdim=True)
+        return best, place.squeeze(-1)
+    best, block = maxima.max(-1, keepdim=True)
+    block = block.squeeze(-1)
+    return best, _pick(values, block).argmax(-1).add_(block, alpha=BLOCK)
 
 
 def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,4 +58,4 @@ def _pick(values: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     return values.reshape(-1, BLOCK)[places].flatten(1)
 
 
-__all__ = ["BLOCK", "FEWER", "block_maxima", "largest", "most_likely", "row_maxima"]
+__all__ = ["BLOCK", "FEWER", "MANY", "block_maxima", "find_best", "largest"]
