@@ -19,13 +19,16 @@ from generation_overhead import build_model
 from report import describe_run, write_result
 
 NEW_TOKENS, BLOCK_LENGTH, NUM_FORWARDS = 64, 32, 16
-# (model, prompt tokens, rows): 8 million parameters, where a step's fixed cost counts, and a real checkpoint's shape.
+# (model, prompt tokens, rows): 8 million parameters, where the fixed cost of a forward counts, and SmolLM2's shape.
 CASES = (
     ("8M", 256, 1),
     ("8M", 512, 1),
     ("8M", 512, 4),
     ("8M", 1024, 1),
+    ("8M", 1024, 4),
+    ("8M", 2048, 1),
     ("SmolLM2-135M", 512, 1),
+    ("SmolLM2-135M", 512, 4),
     ("SmolLM2-135M", 1024, 1),
 )
 
