@@ -20,20 +20,18 @@ LEAST_LOG_PROBABILITY = -1e4
 @dataclass(frozen=True)
 class Distribution:
     """
-    Probabilities `weight / total` and log-probabilities `score - log_total`, in float32.
+    Probabilities `p` and log-probabilities `score - log_total`, in float32.
 
     Args:
         score (`torch.FloatTensor` of shape `(N, V)`): logits less the row's maximum, bounded from below.
-        weight (`torch.FloatTensor` of shape `(N, V)`): their exponentials.
-        total (`torch.FloatTensor` of shape `(N,)`): sums of the weights.
-        log_total (`torch.FloatTensor` of shape `(N,)`): their logarithms, in nats.
+        p (`torch.FloatTensor` of shape `(N, V)`): their softmax.
+        log_total (`torch.FloatTensor` of shape `(N,)`): logarithm of the sum of their exponentials, in nats.
         mean_score (`torch.FloatTensor` of shape `(N,)`): expectation of the score, in nats.
         maxima (`torch.FloatTensor` of shape `(N, V / 64)`, *optional*): see `block_maxima`; of the logits.
     """
 
     score: torch.Tensor
-    weight: torch.Tensor
-    total: torch.Tensor
+    p: torch.Tensor
     log_total: torch.Tensor
     mean_score: torch.Tensor
     maxima: torch.Tensor | None
@@ -61,22 +59,21 @@ def distribution_of(logits: torch.Tensor, best: torch.Tensor, maxima: torch.Tens
     The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores, given the
     rows' largest `(N, 1)` and `block_maxima(logits)`.
     """
-    weight = torch.empty_like(logits)
-    totals, means = [], []
+    p = torch.empty_like(logits)
+    log_totals, means = [], []
     bests = _split(best, logits.shape[-1])
-    for row, target, largest in zip(_split(logits), _split(weight), bests, strict=True):
-        torch.exp(row.sub_(largest), out=target)
-        totals.append(total := target.sum(-1))
-        means.append(_mean_score(target, row, total))
-    total = join(totals)
-    return Distribution(logits, weight, total, total.log(), join(means), maxima)
+    for row, target, largest in zip(_split(logits), _split(p), bests, strict=True):
+        torch.softmax(row, -1, out=target)
+        log_totals.append(_log_total(target))
+        means.append(_mean_score(target, row.sub_(largest)))
+    return Distribution(logits, p, join(log_totals), join(means), maxima)
 
 
 def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite: bool = False) -> torch.Tensor:
     """
     Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`.
 
-    `log Z - sum_v e^v v / Z`: half to two thirds of the time of a log-softmax and a softmax.
+    `log Z - sum_v p_v s_v` with scores `s` that are 0 at the largest: no second exponential, as of a log-softmax.
 
     Args:
         best: the rows' largest `(N, 1)`, if known.
@@ -86,21 +83,25 @@ def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite
     best = logits.amax(-1, keepdim=True) if best is None else best
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
     for row, largest in zip(_split(logits), _split(best, logits.shape[-1]), strict=True):
+        p = row.softmax(-1)  # one pass in a cache's reach; `exp` alone takes longer on a CPU
         score = row.sub_(largest) if overwrite else row - largest
-        weight = score.exp()
-        total = weight.sum(-1)
-        entropies.append(total.log() - _mean_score(weight, score, total))
+        entropies.append(_log_total(p) - _mean_score(p, score))
     return join(entropies)
 
 
 def divergence(now: Distribution, score: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
     """KL(`now` || another) in nats `(N,)`, of another's score `(N, V)` and log_total `(N,)`; 0 of the same."""
-    cross = torch.linalg.vecdot(now.weight, score) / now.total
+    cross = torch.linalg.vecdot(now.p, score)
     return (now.mean_score - cross + (log_total - now.log_total)).clamp_(min=0.0)
 
 
-def _mean_score(weight: torch.Tensor, score: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vecdot(weight, score.clamp_(min=LEAST_LOG_PROBABILITY)) / total
+def _log_total(p: torch.Tensor) -> torch.Tensor:
+    # The score of the most likely token is 0: its probability is 1 / total.
+    return p.amax(-1).log_().neg_()
+
+
+def _mean_score(p: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vecdot(p, score.clamp_(min=LEAST_LOG_PROBABILITY))
 
 
 def join(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -35,7 +35,7 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: f
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
         now = read(logits)
-        share, tokens, lacking = small_nucleus(now.weight, now.total[:, None], now.maxima, top_p, size)
+        share, tokens, lacking = small_nucleus(now.p, now.maxima, top_p, size)
         large = large_nucleus(logits.softmax(-1), top_p)
         for i, row in enumerate(logits.double()):
             p = row.softmax(-1)
