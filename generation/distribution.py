@@ -46,7 +46,7 @@ class Distribution:
 
     def split(self) -> "list[Distribution]":
         """Views of a few positions each."""
-        size = _rows(self.score, self.score.shape[-1], ELEMENTS_OF_A_PART)
+        size = _rows(self.score, ELEMENTS_OF_A_PART)
         if len(self) <= size:
             return [self]
         fields = [None if value is None else value.split(size) for value in vars(self).values()]
@@ -61,11 +61,11 @@ def distribution_of(logits: torch.Tensor, best: torch.Tensor, maxima: torch.Tens
     """
     p = torch.empty_like(logits)
     log_totals, means = [], []
-    bests = _split(best, logits.shape[-1])
-    for row, target, largest in zip(_split(logits), _split(p), bests, strict=True):
-        torch.softmax(row, -1, out=target)
+    for part, target, largest in zip(*_split(logits, p, best), strict=True):
+        torch.softmax(part, -1, out=target)
+        score = part.sub_(largest).clamp_(min=LEAST_LOG_PROBABILITY)
         log_totals.append(_log_total(target))
-        means.append(_mean_score(target, row.sub_(largest)))
+        means.append((target * score).sum(-1))
     return Distribution(logits, p, join(log_totals), join(means), maxima)
 
 
@@ -79,13 +79,14 @@ def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite
         best: the rows' largest `(N, 1)`, if known.
         overwrite: whether `logits` may become scores, as in a `Distribution`; the same entropies to the bit.
     """
-    entropies = []
     best = logits.amax(-1, keepdim=True) if best is None else best
+    entropies = []
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
-    for row, largest in zip(_split(logits), _split(best, logits.shape[-1]), strict=True):
-        p = row.softmax(-1)  # one pass in a cache's reach; `exp` alone takes longer on a CPU
-        score = row.sub_(largest) if overwrite else row - largest
-        entropies.append(_log_total(p) - _mean_score(p, score))
+    for part, largest in zip(*_split(logits, best), strict=True):
+        p = part.softmax(-1)  # on a CPU quicker than `exp` alone
+        score = part.sub_(largest) if overwrite else part - largest
+        log_total = _log_total(p)
+        entropies.append(log_total - p.mul_(score.clamp_(min=LEAST_LOG_PROBABILITY)).sum(-1))
     return join(entropies)
 
 
@@ -100,22 +101,22 @@ def _log_total(p: torch.Tensor) -> torch.Tensor:
     return p.amax(-1).log_().neg_()
 
 
-def _mean_score(p: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vecdot(p, score.clamp_(min=LEAST_LOG_PROBABILITY))
-
-
 def join(parts: list[torch.Tensor]) -> torch.Tensor:
     """`torch.cat(parts)`, without a copy of a single one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _split(values: torch.Tensor, vocabulary: int | None = None) -> tuple[torch.Tensor, ...]:
-    size = _rows(values, vocabulary or values.shape[-1], ELEMENTS_AT_ONCE)
-    return (values,) if 0 < len(values) <= size else values.split(size)
+def _split(values: torch.Tensor, *others: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Tensors `(N, ...)`, the first `(N, V)`, in parts of a few rows each."""
+    size = _rows(values, ELEMENTS_AT_ONCE)
+    if values.shape[0] <= size:
+        return [(tensor,) for tensor in (values, *others)]
+    return [tensor.split(size) for tensor in (values, *others)]
 
 
-def _rows(values: torch.Tensor, vocabulary: int, num_elements: int) -> int:
-    return max(1, (num_elements if values.device.type == "cpu" else ELEMENTS_ELSEWHERE) // vocabulary)
+def _rows(values: torch.Tensor, num_elements: int) -> int:
+    """How many rows of `(N, V)` have so many elements."""
+    return max(1, (num_elements if values.is_cpu else ELEMENTS_ELSEWHERE) // values.shape[-1])
 
 
 __all__ = ["Distribution", "distribution_of", "divergence", "entropy_of", "join"]

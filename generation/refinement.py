@@ -131,7 +131,7 @@ def mix_embeddings(
 
 def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values[index]` `(N, V)`; on a CPU a view if the indices are a run, as where nothing was written in between."""
-    if index.device.type == "cpu" and len(index) > 0:
+    if index.is_cpu and len(index) > 0:
         numbers = index.tolist()
         run = range(numbers[0], numbers[0] + len(numbers))
         if numbers == list(run):

@@ -1,6 +1,6 @@
 """What a step of the denoising loop is about: where its rows are, and what the host must know of them."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -10,8 +10,7 @@ from hf_latent.generation.rows import Rows, columns_of_blocks
 from hf_latent.generation.settings import DenoisingSettings
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What the coming step is about. Lists have an entry for each of the `A` rows and are known to the host."""
 
     selected: torch.Tensor  # (A, L) bool: positions of the rows' blocks that may be written
@@ -34,9 +33,11 @@ def survey(canvas: Canvas, rows: Rows, predictor: Predictor, settings: Denoising
     The one host sync of most steps; where a row enters a block, there is another.
     """
     view = _look(canvas, rows, predictor)
-    for row, num_open in zip(rows.each, view.num_open, strict=True):
+    written = []
+    for i, (row, num_open) in enumerate(zip(rows.each, view.num_open, strict=True)):
         row.see(num_open)
-    written = [i for i, row in enumerate(rows.each) if row.is_written(settings)]
+        if row.is_written(settings):
+            written.append(i)
     if not written:
         return view
     for i in written:
@@ -66,7 +67,7 @@ def _look(canvas: Canvas, rows: Rows, predictor: Predictor) -> Survey:
 
 def indices_of(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
-    if selected.device.type == "cpu":
+    if selected.is_cpu:
         rows, columns = selected.nonzero(as_tuple=True)
         return rows, columns
     return sorted_indices(selected, count)
