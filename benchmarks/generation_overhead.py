@@ -1,27 +1,30 @@
 """
-Wall time of `generate` against that of its model calls, and against a loop that computes all logits.
+Wall time of `generate` against that of its forwards, and against a loop that computes all logits.
 
-Every model call is timed inside the run that makes it, so that a machine which slows down slows both sides of the
-ratio. What remains is what the canvas, the belief, the rule and the bookkeeping cost, and what latent refinement, the
-answer's entropy, the report and the caches add. `least` is what no decoder can do without: the softmax of each call's
-logits and their maxima, timed behind the calls of the run that warms up. With a large vocabulary, `generate` is
-compared to a plain loop that computes the logits of every position at every step and softmaxes them, as reference code
-does.
+The forwards of a run are called once more, bare: inputs of the same shapes and the same cached columns, logits of
+every position that is read, nothing between them. What `generate` takes beyond them is what canvas, belief, rule and
+books cost, and what latent refinement, the answer's entropy, the report and the caches add; it computes the logits of
+open positions only, so that it may take less. `own` leaves that out: the same against its own model calls, timed
+inside the run, so that a machine which slows down slows both sides. `least` is what no decoder can do without: the
+softmax of each call's logits and their maxima, timed behind the calls of the run that warms up. With a large
+vocabulary, `generate` is compared to a plain loop that computes the logits of every position at every step and
+softmaxes them, as reference code does.
 
     python benchmarks/generation_overhead.py --repeats 3 --json benchmarks/generation_overhead.json \\
         --plot benchmarks/generation_overhead.png
 
-Prints a table, then the same content as one JSON line; with `--plot`, draws the ratio over the time of a call. Times
-are wall seconds; ratios are medians over the repeats.
+Prints a table, then the same content as one JSON line; with `--plot`, draws both ratios over the time of a forward.
+Times are wall seconds; ratios are medians over the repeats, in which runs and bare forwards take turns.
 """
 
 import argparse
+import json
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from bare_forwards import Stopwatch
 from matplotlib.figure import Figure
 from report import describe_run, timed, write_result
 
@@ -41,6 +44,7 @@ SHAPES = {
         "vocab_size": 49_152,
     },
 }
+MAX_STEPS = {"8M": 64, "31M": 32, "SmolLM2-135M": 16}  # steps of a run
 LIMIT = 1.03  # what is wanted; what is above it is named in the picture
 BESIDE: dict[str, Any] = {"xytext": (5, 2), "rotation": 25, "textcoords": "offset points", "fontsize": 8}
 TICKS = (10, 20, 50, 100, 200, 500)  # ms
@@ -65,30 +69,6 @@ def build_model(shape: str, vocab_size: int = 4096) -> LladaForMaskedDiffusion:
     with torch.no_grad():
         model.lm_head.weight.mul_(PEAK)
     return model
-
-
-class Stopwatch:
-    """Seconds that a model's forwards take, and how many there are; if asked, also of the softmax of their logits."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.seconds, self.forwards, self.softmax_seconds, self._start = 0.0, 0, 0.0, 0.0
-        self._with_softmax = False
-        model.register_forward_pre_hook(self._begin)
-        model.register_forward_hook(self._end)
-
-    def _begin(self, *_: object) -> None:
-        self._start = time.perf_counter()
-
-    def _end(self, _model: torch.nn.Module, _inputs: object, output: Any) -> None:
-        self.seconds += time.perf_counter() - self._start
-        self.forwards += 1
-        if self._with_softmax:
-            self.softmax_seconds += timed(lambda: output.logits.softmax(-1).max(-1))
-
-    def reset(self, with_softmax: bool = False) -> None:
-        """Start anew."""
-        self.seconds, self.forwards, self.softmax_seconds = 0.0, 0, 0.0
-        self._with_softmax = with_softmax
 
 
 def knobs(decoding: str, num_steps: int) -> dict:
@@ -117,24 +97,31 @@ def overhead(
         answer[:, -10:] = True
         settings = {k: v for k, v in settings.items() if k != "max_new_tokens"}
         settings |= {"answer_mask": answer, "early_exit_threshold": 0.0}
-    stopwatch.reset(with_softmax=True)
+    stopwatch.reset(examine=True)
     model.generate(prompt, **settings)  # warms up
     least = 1 + stopwatch.softmax_seconds / stopwatch.seconds
     runs = []
     for _ in range(repeats):
         stopwatch.reset()
-        runs.append((timed(lambda: model.generate(prompt, **settings)), stopwatch.seconds))
-    ratios = [whole / forwards for whole, forwards in runs]
+        whole = timed(lambda: model.generate(prompt, **settings))
+        own, num_forwards = stopwatch.seconds, stopwatch.forwards
+        runs.append((whole, own, stopwatch.repeat()))
+    ratios = [whole / bare for whole, _, bare in runs]
+    own_ratios = [whole / own for whole, own, _ in runs]
     return {
         "batch": batch_size,
         "decoding": decoding,
         "feature": feature,
-        "forwards": stopwatch.forwards,
-        "forwards_s": statistics.median(forwards for _, forwards in runs),
-        "generate_s": statistics.median(whole for whole, _ in runs),
+        "forwards": num_forwards,
+        "bare_s": statistics.median(bare for *_, bare in runs),
+        "own_s": statistics.median(own for _, own, _ in runs),
+        "generate_s": statistics.median(whole for whole, *_ in runs),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "own": statistics.median(own_ratios),
+        "own_min": min(own_ratios),
+        "own_max": max(own_ratios),
         "least": least,
     }
 
@@ -176,61 +163,83 @@ def against_all_logits(model: LladaForMaskedDiffusion, num_steps: int, repeats: 
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """What is more than the model's calls, over how long one takes; the line is at 3 %."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for number, shape in enumerate(SHAPES):
-        for batch, marker in ((1, "o"), (8, "s")):
-            found = [row for row in rows if row["model"] == shape and row["batch"] == batch]
-            if not found:
-                continue
-            milliseconds = [1000 * row["forwards_s"] / row["forwards"] for row in found]
-            style: dict[str, Any] = {"color": f"C{number}", "marker": marker, "s": 20}
-            axes.scatter(
-                milliseconds, [100 * (r["ratio"] - 1) for r in found], label=f"{shape}, batch {batch}", **style
-            )
-            for row, x in zip(found, milliseconds, strict=True):
-                if row["ratio"] > LIMIT:
-                    axes.annotate(row["feature"] or row["decoding"], (x, 100 * (row["ratio"] - 1)), **BESIDE)
-    axes.margins(y=0.15)
-    axes.axhline(100 * (LIMIT - 1), color="grey", linestyle="--", linewidth=1)
-    axes.set(xlabel="ms per model call", ylabel="generate beside its calls, %", xscale="log", ylim=(0, None))
-    axes.set_xticks(TICKS, map(str, TICKS))
-    axes.xaxis.set_minor_formatter("")
-    axes.grid(alpha=0.3, which="both")
+    """What `generate` takes beyond its forwards, over how long one takes; the line is at 3 %."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name, title in zip(
+        panels, ("ratio", "own"), ("beside bare forwards of the same shapes", "beside its own calls"), strict=True
+    ):
+        for number, shape in enumerate(SHAPES):
+            for batch, marker in ((1, "o"), (8, "s")):
+                found = [row for row in rows if row["model"] == shape and row["batch"] == batch]
+                if not found:
+                    continue
+                milliseconds = [1000 * row["own_s"] / row["forwards"] for row in found]
+                percent = [100 * (row[name] - 1) for row in found]
+                label = f"{shape}, batch {batch}" if name == "own" else None
+                axes.scatter(milliseconds, percent, color=f"C{number}", marker=marker, s=20, label=label)
+                for row, x, y in zip(found, milliseconds, percent, strict=True):
+                    if row[name] > LIMIT:
+                        axes.annotate(row["feature"] or row["decoding"], (x, y), **BESIDE)
+        axes.margins(y=0.15)
+        axes.axhline(100 * (LIMIT - 1), color="grey", linestyle="--", linewidth=1)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set(xlabel="ms per model call", xscale="log", title=title)
+        axes.set_xticks(TICKS, map(str, TICKS))
+        axes.xaxis.set_minor_formatter("")
+        axes.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel("more than the forwards, %")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def measure(shape: str, repeats: int) -> list[dict[str, Any]]:
+    """Every rule and feature with a model of that shape, printed row by row."""
+    batches = (1, 8) if shape == "8M" else (1,)
+    cases = [(batch, rule, None) for batch in batches for rule in ("low_confidence", "entropy", "med")]
+    cases += [(batch, "med", feature) for batch in batches for feature in (*FEATURES, "answer entropy")]
+    model = build_model(shape)
+    stopwatch = Stopwatch(model)
+    rows = []
+    for batch_size, decoding, feature in cases:
+        r = overhead(model, stopwatch, batch_size, decoding, repeats, feature, MAX_STEPS[shape])
+        rows.append({"model": shape} | r)
+        print(
+            f"{shape:>12} {r['batch']:>5} {r['decoding']:>15} {r['feature'] or '':>18} {r['forwards']:>8} "
+            f"{r['bare_s']:>7.3f} {r['generate_s']:>10.3f} {r['ratio']:>6.3f}  {r['ratio_min']:.3f}-"
+            f"{r['ratio_max']:.3f} {r['own']:>6.3f}  {r['own_min']:.3f}-{r['own_max']:.3f} {r['least']:.3f}",
+            flush=True,
+        )
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=SHAPES,
+        default=list(SHAPES),
+        help="the others keep their rows in --json",
+    )
     parser.add_argument("--json", help="also write the JSON line to this file")
     parser.add_argument("--plot", type=Path, help="also draw the ratios to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    kept: dict[str, Any] = {"overhead": []}
+    if set(args.shapes) < set(SHAPES) and args.json and Path(args.json).is_file():
+        kept = json.loads(Path(args.json).read_text(encoding="utf-8"))
 
     print(
-        f"{'model':>12} {'batch':>5} {'decoding':>15} {'feature':>18} {'forwards':>8} {'forwards s':>10} "
-        f"{'generate s':>10} {'ratio':>6}  {'min-max':<11}  least"
+        f"{'model':>12} {'batch':>5} {'decoding':>15} {'feature':>18} {'forwards':>8} {'bare s':>7} "
+        f"{'generate s':>10} {'ratio':>6}  {'min-max':<11} {'own':>6}  {'min-max':<11} least"
     )
-    rows = []
-    for shape, max_steps in (("8M", 64), ("31M", 32), ("SmolLM2-135M", 16)):
-        batches = (1, 8) if shape == "8M" else (1,)
-        cases = [(batch, rule, None) for batch in batches for rule in ("low_confidence", "entropy", "med")]
-        cases += [(batch, "med", feature) for batch in batches for feature in (*FEATURES, "answer entropy")]
-        model = build_model(shape)
-        stopwatch = Stopwatch(model)
-        for batch_size, decoding, feature in cases:
-            r = overhead(model, stopwatch, batch_size, decoding, args.repeats, feature, max_steps)
-            rows.append({"model": shape} | r)
-            print(
-                f"{shape:>12} {r['batch']:>5} {r['decoding']:>15} {r['feature'] or '':>18} {r['forwards']:>8} "
-                f"{r['forwards_s']:>10.3f} {r['generate_s']:>10.3f} {r['ratio']:>6.3f}  "
-                f"{r['ratio_min']:.3f}-{r['ratio_max']:.3f}  {r['least']:.3f}",
-                flush=True,
-            )
+    rows: list[dict[str, Any]] = []
+    for shape in SHAPES:
+        earlier = [row for row in kept["overhead"] if row["model"] == shape]
+        rows += measure(shape, args.repeats) if shape in args.shapes else earlier
     large = against_all_logits(build_model("8M", 126_464), num_steps=16, repeats=max(3, args.repeats // 2))
     print(
         f"vocabulary {large['vocab_size']}: generate {large['generate_s']:.2f} s, all logits "
