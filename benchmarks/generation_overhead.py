@@ -48,7 +48,7 @@ MAX_STEPS = {"8M": 64, "31M": 32, "SmolLM2-135M": 16}  # steps of a run
 LIMIT = 1.03  # what is wanted; what is above it is named in the picture
 BESIDE: dict[str, Any] = {"xytext": (5, 2), "rotation": 25, "textcoords": "offset points", "fontsize": 8}
 TICKS = (10, 20, 50, 100, 200, 500)  # ms
-# Random weights believe nothing; a head this many times as large makes beliefs as peaked as a trained model's.
+# Random weights believe nothing; a head this many times as large makes beliefs peaked.
 PEAK = 20.0
 # Beside the plain rules: what may be plugged in, with thresholds that never fire, so that the forwards are the same.
 FEATURES = {
