@@ -5,7 +5,8 @@ What the loop reads from logits: candidate, confidence, entropy, margin.
 `N` selected positions, `V` vocabulary. Only what a rule reads is computed, in float32, for positions that are read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import LogitsProcessorList
@@ -15,8 +16,7 @@ from .generation_maxima import block_maxima, find_best
 from .generation_rules import Statistic
 
 
-@dataclass(frozen=True)
-class Belief:
+class Belief(NamedTuple):
     """
     The model's prediction at `N` positions.
 
@@ -125,8 +125,9 @@ class BeliefReader:
         if self.with_entropy or self.reads == "entropy":
             shared = distribution is not None and not self.filters
             entropy = distribution.entropy if shared else entropy_of(logits, best, self._may_shift)
-        belief = self._with_statistics(logits, token, entropy)
-        return replace(belief, distribution=distribution, most_likely=likeliest)
+        confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
+        statistic = self._statistic(logits, token, entropy)
+        return Belief(token, statistic, entropy, confidence, distribution, likeliest)
 
     @property
     def _may_shift(self) -> bool:
@@ -141,23 +142,26 @@ class BeliefReader:
             early = (offset < self.min_new_tokens)[:, None]
             logits[:, self.ends] = logits[:, self.ends].masked_fill(early, float("-inf"))
 
-    def _with_statistics(self, logits: torch.Tensor, token: torch.Tensor, entropy: torch.Tensor | None) -> Belief:
-        confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
-        statistic = is_deferred = None
+    def _statistic(
+        self, logits: torch.Tensor, token: torch.Tensor, entropy: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """What the rule reads `(N,)`, given the entropies, if known, of `logits`; those may be overwritten."""
+        is_deferred = None
         if self.deferred is not None:
             is_deferred = torch.isin(token, self.deferred)
             logits[:, self.deferred] = float("-inf")
-        if self.reads == "confidence":
-            statistic = _at(logits.softmax(-1), token)
-        elif self.reads == "entropy":
+        if self.reads == "entropy":
             statistic = entropy if is_deferred is None else entropy_of(logits)
+        elif self.reads == "confidence":
+            statistic = _at(logits.softmax(-1), token)
         elif self.reads == "margin":
             best = logits.topk(2, dim=-1).values
             statistic = (best - logits.logsumexp(-1, keepdim=True)).exp().diff(dim=-1).squeeze(-1).neg()
-        if is_deferred is not None and statistic is not None:
-            last = float("inf") if self.reads == "entropy" else 0.0
-            statistic = statistic.masked_fill(is_deferred, last)
-        return Belief(token, statistic, entropy, confidence)
+        else:
+            return None
+        if is_deferred is None:
+            return statistic
+        return statistic.masked_fill(is_deferred, float("inf") if self.reads == "entropy" else 0.0)
 
 
 def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

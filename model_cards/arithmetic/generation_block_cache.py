@@ -140,7 +140,7 @@ class Window:
     position_ids: torch.Tensor  # (A, Q): theirs
     places: torch.Tensor  # (A, L): where a position is among its row's
     widths: list[int]  # how many there are of each row
-    start: int | None  # the first column, where all rows have one run of columns: that spares the cache an index
+    start: int | None  # the first column, where all rows have one run of columns: a slice is quicker than an index
 
     @classmethod
     def of(cls, positions: torch.Tensor, position_ids: torch.Tensor) -> "Window":

@@ -132,7 +132,7 @@ def _decide(
     if rule.reads == "noise":
         statistic = uniform(settings.seed, RULE_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
     elif belief.statistic is not None:
-        statistic = torch.zeros(selected.shape, device=selected.device).masked_scatter_(view.read, belief.statistic)
+        statistic = belief.statistic.new_zeros(selected.shape).masked_scatter_(view.read, belief.statistic)
     score, eligible = rule.decide(RuleInputs(selected, statistic, settings.threshold))
     if not rule.adaptive:
         return choose_best(score, selected, quotas(rows.each, settings))

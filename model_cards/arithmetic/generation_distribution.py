@@ -21,20 +21,18 @@ LEAST_LOG_PROBABILITY = -1e4
 @dataclass(frozen=True)
 class Distribution:
     """
-    Probabilities `weight / total` and log-probabilities `score - log_total`, in float32.
+    Probabilities `p` and log-probabilities `score - log_total`, in float32.
 
     Args:
         score (`torch.FloatTensor` of shape `(N, V)`): logits less the row's maximum, bounded from below.
-        weight (`torch.FloatTensor` of shape `(N, V)`): their exponentials.
-        total (`torch.FloatTensor` of shape `(N,)`): sums of the weights.
-        log_total (`torch.FloatTensor` of shape `(N,)`): their logarithms, in nats.
+        p (`torch.FloatTensor` of shape `(N, V)`): their softmax.
+        log_total (`torch.FloatTensor` of shape `(N,)`): logarithm of the sum of their exponentials, in nats.
         mean_score (`torch.FloatTensor` of shape `(N,)`): expectation of the score, in nats.
         maxima (`torch.FloatTensor` of shape `(N, V / 64)`, *optional*): see `block_maxima`; of the logits.
     """
 
     score: torch.Tensor
-    weight: torch.Tensor
-    total: torch.Tensor
+    p: torch.Tensor
     log_total: torch.Tensor
     mean_score: torch.Tensor
     maxima: torch.Tensor | None
@@ -49,7 +47,7 @@ class Distribution:
 
     def split(self) -> "list[Distribution]":
         """Views of a few positions each."""
-        size = _rows(self.score, self.score.shape[-1], ELEMENTS_OF_A_PART)
+        size = _rows(self.score, ELEMENTS_OF_A_PART)
         if len(self) <= size:
             return [self]
         fields = [None if value is None else value.split(size) for value in vars(self).values()]
@@ -62,46 +60,46 @@ def distribution_of(logits: torch.Tensor, best: torch.Tensor, maxima: torch.Tens
     The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores, given the
     rows' largest `(N, 1)` and `block_maxima(logits)`.
     """
-    weight = torch.empty_like(logits)
-    totals, means = [], []
-    bests = _split(best, logits.shape[-1])
-    for row, target, largest in zip(_split(logits), _split(weight), bests, strict=True):
-        torch.exp(row.sub_(largest), out=target)
-        totals.append(total := target.sum(-1))
-        means.append(_mean_score(target, row, total))
-    total = join(totals)
-    return Distribution(logits, weight, total, total.log(), join(means), maxima)
+    p = torch.empty_like(logits)
+    log_totals, means = [], []
+    for part, target, largest in zip(*_split(logits, p, best), strict=True):
+        torch.softmax(part, -1, out=target)
+        score = part.sub_(largest).clamp_(min=LEAST_LOG_PROBABILITY)
+        log_totals.append(_log_total(target))
+        means.append((target * score).sum(-1))
+    return Distribution(logits, p, join(log_totals), join(means), maxima)
 
 
 def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite: bool = False) -> torch.Tensor:
     """
     Entropy in nats of softmax(`logits`), `(N, V)` float32 with possible -inf to `(N,)`.
 
-    `log Z - sum_v e^v v / Z`: half to two thirds of the time of a log-softmax and a softmax.
+    `log Z - sum_v p_v s_v` with scores `s` that are 0 at the largest: no second exponential, as of a log-softmax.
 
     Args:
         best: the rows' largest `(N, 1)`, if known.
         overwrite: whether `logits` may become scores, as in a `Distribution`; the same entropies to the bit.
     """
-    entropies = []
     best = logits.amax(-1, keepdim=True) if best is None else best
+    entropies = []
     # A few rows at a time: temporaries of a 126k vocabulary would cost more than the arithmetic.
-    for row, largest in zip(_split(logits), _split(best, logits.shape[-1]), strict=True):
-        score = row.sub_(largest) if overwrite else row - largest
-        weight = score.exp()
-        total = weight.sum(-1)
-        entropies.append(total.log() - _mean_score(weight, score, total))
+    for part, largest in zip(*_split(logits, best), strict=True):
+        p = part.softmax(-1)  # on a CPU quicker than `exp` alone
+        score = part.sub_(largest) if overwrite else part - largest
+        log_total = _log_total(p)
+        entropies.append(log_total - p.mul_(score.clamp_(min=LEAST_LOG_PROBABILITY)).sum(-1))
     return join(entropies)
 
 
 def divergence(now: Distribution, score: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
     """KL(`now` || another) in nats `(N,)`, of another's score `(N, V)` and log_total `(N,)`; 0 of the same."""
-    cross = torch.linalg.vecdot(now.weight, score) / now.total
+    cross = torch.linalg.vecdot(now.p, score)
     return (now.mean_score - cross + (log_total - now.log_total)).clamp_(min=0.0)
 
 
-def _mean_score(weight: torch.Tensor, score: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vecdot(weight, score.clamp_(min=LEAST_LOG_PROBABILITY)) / total
+def _log_total(p: torch.Tensor) -> torch.Tensor:
+    # The score of the most likely token is 0: its probability is 1 / total.
+    return p.amax(-1).log_().neg_()
 
 
 def join(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -109,13 +107,17 @@ def join(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _split(values: torch.Tensor, vocabulary: int | None = None) -> tuple[torch.Tensor, ...]:
-    size = _rows(values, vocabulary or values.shape[-1], ELEMENTS_AT_ONCE)
-    return (values,) if 0 < len(values) <= size else values.split(size)
+def _split(values: torch.Tensor, *others: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Tensors `(N, ...)`, the first `(N, V)`, in parts of a few rows each."""
+    size = _rows(values, ELEMENTS_AT_ONCE)
+    if values.shape[0] <= size:
+        return [(tensor,) for tensor in (values, *others)]
+    return [tensor.split(size) for tensor in (values, *others)]
 
 
-def _rows(values: torch.Tensor, vocabulary: int, num_elements: int) -> int:
-    return max(1, (num_elements if values.device.type == "cpu" else ELEMENTS_ELSEWHERE) // vocabulary)
+def _rows(values: torch.Tensor, num_elements: int) -> int:
+    """How many rows of `(N, V)` have so many elements."""
+    return max(1, (num_elements if values.is_cpu else ELEMENTS_ELSEWHERE) // values.shape[-1])
 
 
 __all__ = ["Distribution", "distribution_of", "divergence", "entropy_of", "join"]

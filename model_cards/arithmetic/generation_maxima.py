@@ -18,7 +18,7 @@ MANY = 2**18
 
 def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
     """Maxima `(N, V / BLOCK)` of the blocks of `(N, V)`; None where they are of no use."""
-    if values.device.type != "cpu" or values.shape[-1] % BLOCK != 0:
+    if not values.is_cpu or values.shape[-1] % BLOCK != 0:
         return None
     return values.unflatten(-1, (-1, BLOCK)).amax(-1)
 

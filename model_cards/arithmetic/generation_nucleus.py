@@ -26,47 +26,41 @@ def expected_embedding(now: Distribution, embed: nn.Module, top_p: float) -> tor
         embed: the input embeddings, `(...)` to `(..., D)`.
     """
     if len(now) == 0:  # an idle step of a schedule with more steps than tokens
-        return now.weight.new_zeros(0, embed.weight.shape[-1])
-    return _expect(now.weight, now.total[:, None], now.maxima, embed, top_p, SMALL_NUCLEI)
+        return now.p.new_zeros(0, embed.weight.shape[-1])
+    return _expect(now.p, now.maxima, embed, top_p, SMALL_NUCLEI)
 
 
 def _expect(
-    weight: torch.Tensor,
-    total: torch.Tensor,
-    maxima: torch.Tensor | None,
-    embed: nn.Module,
-    top_p: float,
-    sizes: tuple[int, ...],
+    p: torch.Tensor, maxima: torch.Tensor | None, embed: nn.Module, top_p: float, sizes: tuple[int, ...]
 ) -> torch.Tensor:
     """Of a `Distribution`'s fields, with the sizes of a set that are tried before the whole vocabulary."""
     if not sizes:
-        share = large_nucleus(weight / total, top_p)
+        share = large_nucleus(p, top_p)
         every = torch.arange(share.shape[-1], device=share.device)
         table = embed.weight if type(embed) is nn.Embedding else embed(every)
         return (share.to(table.dtype) @ table).float()
-    share, tokens, lacking = small_nucleus(weight, total, maxima, top_p, sizes[0])
+    share, tokens, lacking = small_nucleus(p, maxima, top_p, sizes[0])
     mean = torch.bmm(share[:, None], embed(tokens).float()).squeeze(1)
     larger = lacking.nonzero().squeeze(-1)
     if len(larger) > 0:
         rest = None if maxima is None else maxima[larger]
-        mean[larger] = _expect(weight[larger], total[larger], rest, embed, top_p, sizes[1:])
+        mean[larger] = _expect(p[larger], rest, embed, top_p, sizes[1:])
     return mean
 
 
 def small_nucleus(
-    weight: torch.Tensor, total: torch.Tensor, maxima: torch.Tensor | None, top_p: float, size: int
+    p: torch.Tensor, maxima: torch.Tensor | None, top_p: float, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`, with `K` of at most
     `size`, and whether `K` tokens lack that mass `(N,)`. What is beyond a position's set has share 0.
 
-    `weight` `(N, V)`, `total` `(N, 1)` and `maxima` are a `Distribution`'s.
+    `p` `(N, V)` and `maxima` are a `Distribution`'s.
     """
-    found, tokens = largest(weight, min(size, weight.shape[-1]), maxima)
-    share = found / total
+    share, tokens = largest(p, min(size, p.shape[-1]), maxima)
     reached = share.cumsum(-1)
     lacking = reached[:, -1] < top_p
-    if size >= weight.shape[-1]:  # rounding may leave the sum of all below a mass of 1
+    if size >= p.shape[-1]:  # rounding may leave the sum of all below a mass of 1
         lacking = torch.zeros_like(lacking)
     share = share * (reached - share < top_p)
     return share / share.sum(-1, keepdim=True), tokens, lacking

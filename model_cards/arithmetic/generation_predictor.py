@@ -7,8 +7,9 @@ latent refinement replaces the embeddings of open positions. `A` rows, `L` colum
 """
 
 import inspect
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,8 +40,7 @@ class PredictorSettings:
     append_blocks: bool = False
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """
     What a forward is to read.
 
@@ -57,7 +57,7 @@ class Reading:
     positions: torch.Tensor
     blocks: list[int]
     counts: list[int]
-    facts: list[list[int]] = field(default_factory=list)
+    facts: Sequence[list[int]] = ()
     memory: Memory | None = None
 
 
@@ -231,7 +231,7 @@ class Predictor:
         """Where the positions `at` of the canvas are in a forward of `rows` and a `window`."""
         at_row, at_column = at
         if window is not None:
-            at_column = window.places[at]
+            at_column = window.places[at] if window.start is None else at_column - window.start
         if rows is not None:
             number = torch.empty_like(view.canvas.row)
             number[rows] = torch.arange(len(rows), device=rows.device)
@@ -294,6 +294,8 @@ def _pick(values: torch.Tensor, rows: torch.Tensor | None, window: Window | None
     values = values if rows is None else values[rows]
     if window is None:
         return values
+    if window.start is not None:
+        return values[:, window.start : window.start + window.columns.shape[1]]
     if values.dim() == 2:
         return values.gather(1, window.columns)
     return torch.take_along_dim(values, window.columns[..., None], dim=1)

@@ -97,7 +97,7 @@ class Memory:
 
     def _divergence(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
         if slots is None or self._score is None or self._log_total is None:
-            return torch.full((len(now),), float("nan"), device=now.total.device)
+            return torch.full((len(now),), float("nan"), device=now.score.device)
         known = slots.clamp(min=0)
         return divergence(now, _pick(self._score, known), self._log_total[known]).masked_fill(slots < 0, float("nan"))
 
@@ -126,13 +126,13 @@ def mix_embeddings(
     alpha = ratio (1 - H / log V) with the entropy H over the whole vocabulary; p is renormalised on the nucleus, the
     smallest set of tokens with a mass of at least top_p. arXiv 2510.11052, section 3.
     """
-    alpha = settings.ratio - now.entropy * (settings.ratio / math.log(now.weight.shape[-1]))
+    alpha = settings.ratio - now.entropy * (settings.ratio / math.log(now.p.shape[-1]))
     return torch.lerp(mask, expected_embedding(now, embed, settings.top_p), alpha[:, None])
 
 
 def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values[index]` `(N, V)`; on a CPU a view if the indices are a run, as where nothing was written in between."""
-    if index.device.type == "cpu" and len(index) > 0:
+    if index.is_cpu and len(index) > 0:
         numbers = index.tolist()
         run = range(numbers[0], numbers[0] + len(numbers))
         if numbers == list(run):

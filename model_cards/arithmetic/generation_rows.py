@@ -7,6 +7,7 @@ in the one sync that a step needs anyway, so that counting costs no device opera
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -84,8 +85,7 @@ class Row:
         return settings.rule.adaptive or self.step >= self.num_steps
 
 
-@dataclass
-class Verdicts:
+class Verdicts(NamedTuple):
     """
     What the last forward decided for each row, `(A,)` bool each; None: for no row.
 
@@ -153,16 +153,16 @@ class Rows:
 
     def facts(self) -> list[torch.Tensor]:
         """What the host has to be told before it can book the last forward."""
-        return [] if self.verdicts is None else [v for v in vars(self.verdicts).values() if v is not None]
+        return [] if self.verdicts is None else [v for v in self.verdicts if v is not None]
 
     def book(self, facts: list[list[int]]) -> None:
         """Book the last forward, with `facts` as the host knows them."""
         if self.verdicts is None:
             return
         told = iter(facts)
-        values = [next(told) if v is not None else [0] * len(self.each) for v in vars(self.verdicts).values()]
-        for row, *flags in zip(self.each, *values, strict=True):
-            row.count(*map(bool, flags))
+        values = [next(told) if v is not None else [0] * len(self.each) for v in self.verdicts]
+        for row, held, stopped, left in zip(self.each, *values, strict=True):
+            row.count(bool(held), bool(stopped), bool(left))
         self.verdicts = None
 
 

@@ -9,15 +9,15 @@ together in this step). `choose` turns them into a decision, between a floor and
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 Statistic = Literal["confidence", "entropy", "margin", "noise"]
+LEAST_SCORE = torch.finfo(torch.float32).min
 
 
-@dataclass(frozen=True)
-class RuleInputs:
+class RuleInputs(NamedTuple):
     """
     What a rule may read.
 
@@ -96,7 +96,7 @@ def per_row(values: list[Any], device: torch.device) -> Any:
 
 def _reachable(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     # A masked position whose own score is -inf must still come before every position that is not masked.
-    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~masked, float("-inf"))
+    return score.clamp(min=LEAST_SCORE).masked_fill(~masked, float("-inf"))
 
 
 def _order(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

@@ -36,14 +36,19 @@ def hold_or_stop(
     total = zeros.index_add(0, at[0], kl.masked_fill(unknown, 0.0))
     mean = total / zeros.index_add(0, at[0], (~unknown).float())  # nan where nothing was compared
     progress.trace(progress.belief_kl, rows.index, mean)
-    verdicts = Verdicts()
+    held = stopped = None
     refining = [row.refining and row.refined < knobs.max_steps for row in rows.each]
     if any(refining):
-        verdicts.held = ~(mean < knobs.refinement_kl) & torch.tensor(refining, device=mean.device)
+        held = ~(mean < knobs.refinement_kl) & _of_rows(refining, mean.device)
     moved = [row.moved for row in rows.each]  # never while a row is in its first phase
     if any(moved):
-        verdicts.stopped = (mean < knobs.stop_kl) & torch.tensor(moved, device=mean.device)
-    return verdicts
+        stopped = (mean < knobs.stop_kl) & _of_rows(moved, mean.device)
+    return Verdicts(held, stopped)
+
+
+def _of_rows(flags: list[bool], device: torch.device) -> torch.Tensor | bool:
+    """`(A,)` bool, or what all rows share."""
+    return flags[0] if len(set(flags)) == 1 else torch.tensor(flags, device=device)
 
 
 def find_exits(

@@ -1,7 +1,7 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
 """What a step of the denoising loop is about: where its rows are, and what the host must know of them."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +11,7 @@ from .generation_rows import Rows, columns_of_blocks
 from .generation_settings import DenoisingSettings
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What the coming step is about. Lists have an entry for each of the `A` rows and are known to the host."""
 
     selected: torch.Tensor  # (A, L) bool: positions of the rows' blocks that may be written
@@ -35,9 +34,11 @@ def survey(canvas: Canvas, rows: Rows, predictor: Predictor, settings: Denoising
     The one host sync of most steps; where a row enters a block, there is another.
     """
     view = _look(canvas, rows, predictor)
-    for row, num_open in zip(rows.each, view.num_open, strict=True):
+    written = []
+    for i, (row, num_open) in enumerate(zip(rows.each, view.num_open, strict=True)):
         row.see(num_open)
-    written = [i for i, row in enumerate(rows.each) if row.is_written(settings)]
+        if row.is_written(settings):
+            written.append(i)
     if not written:
         return view
     for i in written:
@@ -67,7 +68,7 @@ def _look(canvas: Canvas, rows: Rows, predictor: Predictor) -> Survey:
 
 def indices_of(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of the true elements of `(A, L)` in row-major order; `count`, known, spares a sync."""
-    if selected.device.type == "cpu":
+    if selected.is_cpu:
         rows, columns = selected.nonzero(as_tuple=True)
         return rows, columns
     return sorted_indices(selected, count)
