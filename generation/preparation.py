@@ -14,7 +14,7 @@ from transformers.generation import (
 
 from hf_latent.generation.belief import BeliefReader
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
-from hf_latent.generation.inputs import check_attention_mask, check_input_ids, check_token_ids
+from hf_latent.generation.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.predictor import Predictor, PredictorSettings
 from hf_latent.generation.refinement import RefinementSettings
 from hf_latent.generation.rules import RULES
@@ -30,7 +30,7 @@ def resolve_config(
     model: PreTrainedModel, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
 ) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
     """The configuration of this call, validated, and the keywords that are inputs."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in HARMLESS_ARGUMENTS}
+    kwargs = {name: value for name, value in rename_cache(kwargs).items() if name not in HARMLESS_ARGUMENTS}
     if kwargs.pop("synced_gpus", None):
         raise ValueError(
             "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "

@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, TextStreamer
 
 from hf_latent import DiffusionGenerationConfig
+from hf_latent.generation.inputs import rename_cache
 
 MASK = 47
 PROMPT = torch.tensor([[1, 2, 3]])
@@ -286,6 +287,14 @@ def test_negative_pad_tokens_of_old_configs_are_no_token(make_model: Callable) -
     ids = torch.tensor([[1, 2, 3], [1, 2, 0]])
     out = model.generate(ids, attention_mask=mask([1, 1, 1], [1, 1, 0]), max_new_tokens=4, eos_token_id=None)
     assert (out >= 0).all()
+
+
+def test_a_cache_by_both_of_its_names_is_refused() -> None:
+    """transformers renamed `past_key_values` to `cache` in 5.24; of two caches neither may be lost in silence."""
+    assert rename_cache({"cache": "a", "x": 1}) == rename_cache({"past_key_values": "a", "x": 1})
+    assert rename_cache({"cache": None, "past_key_values": "a"}) == {"past_key_values": "a"}
+    with pytest.raises(ValueError, match="`cache` and `past_key_values` are two names of one argument"):
+        rename_cache({"cache": "a", "past_key_values": "b"})
 
 
 @pytest.mark.parametrize("knobs", [{"max_new_tokens": 125}, {"max_length": 128}])

@@ -179,12 +179,13 @@ def test_a_second_turn_goes_on_from_the_cache_of_the_first(
     assert torch.equal(alone.sequences[0], on[0].sequences[1])
 
 
-def test_left_to_right_turns_write_what_one_prompt_does(model: Any) -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # since transformers 5.24 the second
+def test_left_to_right_turns_write_what_one_prompt_does(model: Any, name: str) -> None:
     """There the order of writing is that of a prompt: with the cache or without, the text goes on alike."""
     ids = torch.tensor([[5, 9, 2], [4, 7, 8]])
     knobs = KNOBS | {"decoding": "left_to_right", "num_candidates": None, "eos_token_id": None}
     first = model.generate(ids, max_new_tokens=5, **knobs)
-    on = model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=4, **knobs)
+    on = model.generate(first.sequences, **{name: getattr(first, name)}, max_new_tokens=4, **knobs)
     assert torch.equal(on.sequences, model.generate(first.sequences, max_new_tokens=4, **knobs).sequences)
 
 

@@ -142,15 +142,15 @@ def test_the_statistics_add_up(trained: Any) -> None:
             assert all(later <= a for later, a in zip(judged[1:], accepted, strict=False))
 
 
-def test_the_cache_of_a_row_serves_the_next_turn(trained: Any) -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # since transformers 5.24 the second
+def test_the_cache_of_a_row_serves_the_next_turn(trained: Any, name: str) -> None:
     _, out = both(trained, batch(UNKNOWN + LOOP), max_new_tokens=7)
     assert out.past_key_values.get_seq_length() == out.sequences.shape[1] - 1
     following = torch.cat([out.sequences, torch.tensor([[3, 17]])], dim=1)
     fresh, _ = both(trained, {"input_ids": following})
     kwargs = {"max_new_tokens": 12, "eos_token_id": None, "do_sample": False}
-    on = trained.generate(
-        following, past_key_values=out.past_key_values, num_latent_tokens=3, self_speculative=True, **kwargs
-    )
+    past = {name: getattr(out, name)}
+    on = trained.generate(following, **past, num_latent_tokens=3, self_speculative=True, **kwargs)
     assert torch.equal(on, fresh)
 
 

@@ -233,15 +233,15 @@ def test_the_number_of_the_configuration_is_the_default(make_latent_token: Calla
         model.generate(**ROWS, num_latent_tokens=-1)
 
 
-def test_a_cache_serves_the_next_turn(model: Any) -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # since transformers 5.24 the second
+def test_a_cache_serves_the_next_turn(model: Any, name: str) -> None:
     first = model.generate(**ROWS, num_latent_tokens=2, return_dict_in_generate=True, **KNOBS)
     ids = torch.cat([first.sequences, torch.tensor([[4, 5], [6, 7]])], dim=1)
     mask = torch.cat([ROWS["attention_mask"], torch.ones(2, 8, dtype=torch.long)], dim=1)
     for k in (2, 0):  # the text's keys do not depend on the number
         again = model.generate(**ROWS, num_latent_tokens=2, return_dict_in_generate=True, **KNOBS)
-        on = model.generate(
-            ids, attention_mask=mask, past_key_values=again.past_key_values, num_latent_tokens=k, **KNOBS
-        )
+        past = {name: again.past_key_values}
+        on = model.generate(ids, attention_mask=mask, **past, num_latent_tokens=k, **KNOBS)
         assert torch.equal(on, model.generate(ids, attention_mask=mask, num_latent_tokens=k, **KNOBS))
 
 
