@@ -15,7 +15,7 @@ from transformers.generation import (
 
 from .generation_belief import BeliefReader
 from .configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
-from .generation_inputs import check_attention_mask, check_input_ids, check_token_ids
+from .generation_inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from .generation_predictor import Predictor, PredictorSettings
 from .generation_refinement import RefinementSettings
 from .generation_rules import RULES
@@ -31,7 +31,7 @@ def resolve_config(
     model: PreTrainedModel, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
 ) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
     """The configuration of this call, validated, and the keywords that are inputs."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in HARMLESS_ARGUMENTS}
+    kwargs = {name: value for name, value in rename_cache(kwargs).items() if name not in HARMLESS_ARGUMENTS}
     if kwargs.pop("synced_gpus", None):
         raise ValueError(
             "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "

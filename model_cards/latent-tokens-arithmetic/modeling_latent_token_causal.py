@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
+from .generation_inputs import rename_cache
 from .generation_speculative import SpeculativeOutput, speculate
 from .configuration_latent_token import LatentTokenConfig
 from .modeling_latent_token_lookahead import group_inputs, groups, stream
@@ -119,6 +120,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         num_latent_tokens: int | None = None,
         output_latent_logits: bool = False,
         targets: torch.LongTensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         r"""
@@ -146,11 +148,14 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                 Whether to return what the masks predict.
             targets (`torch.LongTensor` of shape `(N,)`, *optional*):
                 Tokens at the `N` selected positions, to be scored without keeping their logits. Without latent tokens.
+            cache (`Cache`, *optional*):
+                `past_key_values` by its name since transformers 5.24.
 
         Returns:
             `LatentTokenOutput` with `logits` `(B, S, V)`; with `targets` a `ScoredOutput`.
         """
         kwargs["use_cache"] = use_cache
+        past_key_values = cache if past_key_values is None else past_key_values
         if num_latent_tokens:
             if targets is not None or is_prepared(attention_mask):
                 raise ValueError(
@@ -290,6 +295,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         if num_latent_tokens < 0 or (num_latent_tokens == 0 and self_speculative):
             least = int(self_speculative)
             raise ValueError(f"`num_latent_tokens` must be at least {least} here, got {num_latent_tokens}.")
+        kwargs = rename_cache(kwargs)
         if num_latent_tokens == 0:
             return super().generate(inputs, generation_config, *args, **kwargs)
         if self.config.mask_token_id is None:

@@ -46,9 +46,9 @@ class DiffusionGenerateOutput(ModelOutput):
             The token `(B, L)` that every forward proposed where it was read; -1 elsewhere.
         confidence_history (`tuple[torch.FloatTensor]`, *optional*):
             The probability `(B, L)` of those; nan elsewhere.
-        past_key_values (`SemiCausalCache`, *optional*):
+        cache (`SemiCausalCache`, *optional*):
             Of a semi-causal model: the exact cache of the text, to go on from with `generate(sequences + more,
-            past_key_values=...)`.
+            past_key_values=...)`. Also there as `past_key_values`, its name before transformers 5.24.
     """
 
     sequences: torch.LongTensor | None = None
@@ -65,7 +65,12 @@ class DiffusionGenerateOutput(ModelOutput):
     history: tuple[torch.LongTensor, ...] | None = None
     candidate_history: tuple[torch.LongTensor, ...] | None = None
     confidence_history: tuple[torch.FloatTensor, ...] | None = None
-    past_key_values: Any | None = None
+    cache: Any | None = None
+
+    @property
+    def past_key_values(self) -> Any | None:
+        """`cache`."""
+        return self.cache
 
 
 __all__ = ["DiffusionGenerateOutput"]

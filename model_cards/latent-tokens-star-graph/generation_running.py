@@ -192,7 +192,7 @@ def _report(
         history=histories[0],
         candidate_history=histories[1],
         confidence_history=histories[2],
-        past_key_values=past_key_values,
+        cache=past_key_values,
     )
 
 

@@ -34,6 +34,8 @@ from transformers.generation import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
+from .generation_inputs import find_cache
+
 # Processors that look at scores only, not at the text.
 WARPERS = (
     EpsilonLogitsWarper,
@@ -59,7 +61,8 @@ class SpeculativeOutput(ModelOutput):
         tokens_per_forward (`torch.FloatTensor` of shape `(B,)`): tokens written by each of them, on average.
         num_judged (`torch.LongTensor` of shape `(B, K)`): how often the i-th draft was judged, those before it kept.
         num_accepted (`torch.LongTensor` of shape `(B, K)`): how often it was kept.
-        past_key_values (`Cache`, *optional*): of a single row, for the next turn.
+        cache (`Cache`, *optional*):
+            Of a single row, for the next turn. Also there as `past_key_values`, its name before transformers 5.24.
     """
 
     sequences: torch.LongTensor | None = None
@@ -67,7 +70,12 @@ class SpeculativeOutput(ModelOutput):
     tokens_per_forward: torch.FloatTensor | None = None
     num_judged: torch.LongTensor | None = None
     num_accepted: torch.LongTensor | None = None
-    past_key_values: Any | None = None
+    cache: Any | None = None
+
+    @property
+    def past_key_values(self) -> Any | None:
+        """`cache`."""
+        return self.cache
 
 
 @torch.no_grad()
@@ -188,7 +196,7 @@ class _Run:
         exists = torch.ones_like(input_ids).bool() if exists is None else exists.bool()
         num_latent_tokens = model_kwargs["num_latent_tokens"]
         counts = torch.zeros(batch_size, num_latent_tokens, dtype=torch.long, device=device)
-        cache = model_kwargs["past_key_values"]
+        cache = find_cache(model_kwargs)
         num_cached = cache.get_seq_length()
         return cls(
             cache=cache,
@@ -287,7 +295,7 @@ class _Run:
             tokens_per_forward=written / self.num_forward_passes,
             num_judged=self.num_judged,
             num_accepted=self.num_accepted,
-            past_key_values=self._whole_cache(),
+            cache=self._whole_cache(),
         )
 
     def _whole_cache(self) -> DynamicCache | None:

@@ -1,6 +1,9 @@
 # Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.
 """Checks of what a user passes to `generate` and `infill`, before any forward; every message names the argument."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 
@@ -118,6 +121,21 @@ def check_token_ids(name: str, token_ids: list[int | None] | None, vocab_size: i
             raise ValueError(f"`{name}` must lie below `vocab_size` ({vocab_size}), got {token}.")
 
 
+def find_cache(arguments: Mapping[str, Any]) -> Any:
+    """The cache among keyword arguments: `past_key_values` before transformers 5.24, `cache` since; None without."""
+    given = [arguments[name] for name in ("cache", "past_key_values") if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError("`cache` and `past_key_values` are two names of one argument, got both.")
+    return given[0] if given else None
+
+
+def rename_cache(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments with their cache as `past_key_values`, which transformers takes before and since 5.24."""
+    past = find_cache(arguments)
+    arguments = {name: value for name, value in arguments.items() if name != "cache"}
+    return arguments if past is None else {**arguments, "past_key_values": past}
+
+
 __all__ = [
     "check_answer_mask",
     "check_attention_mask",
@@ -126,4 +144,6 @@ __all__ = [
     "check_masks",
     "check_row_indices",
     "check_token_ids",
+    "find_cache",
+    "rename_cache",
 ]

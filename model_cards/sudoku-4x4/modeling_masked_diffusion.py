@@ -17,6 +17,8 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
+from .generation_inputs import find_cache
+
 # Logits that are held at a time while tokens are scored: 512 MiB in float32. Where there are more, all are computed
 # twice, which costs a fifth of a step.
 MAX_LOGITS = 2**27
@@ -125,7 +127,7 @@ class MaskedDiffusionHead:
         )
         # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
         # state is a row's first, even where the window is as wide as the mask.
-        mask = attention_mask if kwargs.get("past_key_values") is None else None
+        mask = attention_mask if find_cache(kwargs) is None else None
         hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
         hidden_states = select_positions(hidden_states, logits_to_keep)
         if targets is not None:
