@@ -245,6 +245,11 @@ def test_a_cache_serves_the_next_turn(model: Any, name: str) -> None:
         assert torch.equal(on, model.generate(ids, attention_mask=mask, num_latent_tokens=k, **KNOBS))
 
 
+def test_two_caches_are_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match="`cache` and `past_key_values` are two names of one argument"):
+        model(**ROWS, past_key_values=DynamicCache(), cache=DynamicCache())
+
+
 class Recorder(BaseStreamer):
     tokens: list[int]
 
