@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
-from .generation_inputs import rename_cache
+from .generation_inputs import find_cache, rename_cache
 from .generation_speculative import SpeculativeOutput, speculate
 from .configuration_latent_token import LatentTokenConfig
 from .modeling_latent_token_lookahead import group_inputs, groups, stream
@@ -155,7 +155,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             `LatentTokenOutput` with `logits` `(B, S, V)`; with `targets` a `ScoredOutput`.
         """
         kwargs["use_cache"] = use_cache
-        past_key_values = cache if past_key_values is None else past_key_values
+        past_key_values = find_cache({"past_key_values": past_key_values, "cache": cache})
         if num_latent_tokens:
             if targets is not None or is_prepared(attention_mask):
                 raise ValueError(
