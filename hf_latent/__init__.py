@@ -1,42 +1,73 @@
 """Language models that reason in positions they have not written yet, at home in transformers."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_latent import auto as _auto
-from hf_latent.data.template import ReasoningTemplate
-from hf_latent.data.traces_sampling import sample_posterior_traces
-from hf_latent.data.traces_scoring import score_traces
-from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
-from hf_latent.generation.output import DiffusionGenerateOutput
-from hf_latent.modeling.dream.configuration_dream import DreamConfig
-from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
-from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
-from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import LatentDiffusionGenerationConfig
-from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
-from hf_latent.modeling.latent_diffusion.modeling_latent_denoiser import LatentDenoiser
-from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
-from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
-from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
-from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
-from hf_latent.modeling.llada.configuration_llada import LladaConfig
-from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+from hf_latent.registration import register_when_needed as _register_when_needed
+
+if TYPE_CHECKING:
+    from hf_latent.data.template import ReasoningTemplate
+    from hf_latent.data.traces_sampling import sample_posterior_traces
+    from hf_latent.data.traces_scoring import score_traces
+    from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+    from hf_latent.generation.output import DiffusionGenerateOutput
+    from hf_latent.modeling.dream.configuration_dream import DreamConfig
+    from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
+    from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
+    from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import LatentDiffusionGenerationConfig
+    from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
+    from hf_latent.modeling.latent_diffusion.modeling_latent_denoiser import LatentDenoiser
+    from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
+    from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
+    from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
+    from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
+    from hf_latent.modeling.llada.configuration_llada import LladaConfig
+    from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+    from hf_latent.tasks import get_task, load_task
 
 __version__ = "0.1.0"
 
-_auto.register()
-
+# What is here and where it is defined: imported on first use, so that `import hf_latent` (and with it `--help` of a
+# command) does not wait for torch.
+_DEFINED_IN = {
+    "DiffusionGenerateOutput": "hf_latent.generation.output",
+    "DiffusionGenerationConfig": "hf_latent.generation.configuration_generation",
+    "DreamConfig": "hf_latent.modeling.dream.configuration_dream",
+    "DreamForMaskedDiffusion": "hf_latent.modeling.dream.modeling_dream",
+    "LatentAutoencoder": "hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder",
+    "LatentDenoiser": "hf_latent.modeling.latent_diffusion.modeling_latent_denoiser",
+    "LatentDiffusionConfig": "hf_latent.modeling.latent_diffusion.configuration_latent_diffusion",
+    "LatentDiffusionForConditionalGeneration": "hf_latent.modeling.latent_diffusion.modeling_latent_diffusion",
+    "LatentDiffusionGenerationConfig": "hf_latent.modeling.latent_diffusion.configuration_latent_sampling",
+    "LatentTokenConfig": "hf_latent.modeling.latent_token.configuration_latent_token",
+    "LatentTokenForCausalLM": "hf_latent.modeling.latent_token.modeling_latent_token_causal",
+    "LatentTokenForMaskedDiffusion": "hf_latent.modeling.latent_token.modeling_latent_token",
+    "LladaConfig": "hf_latent.modeling.llada.configuration_llada",
+    "LladaForMaskedDiffusion": "hf_latent.modeling.llada.modeling_llada",
+    "ReasoningTemplate": "hf_latent.data.template",
+    "get_task": "hf_latent.tasks",
+    "load_task": "hf_latent.tasks",
+    "sample_posterior_traces": "hf_latent.data.traces_sampling",
+    "score_traces": "hf_latent.data.traces_scoring",
+}
 # Rooms that are reached as attributes (`hf_latent.hub.bundle`) but loaded on first use only.
-_ROOMS = ("data", "evaluation", "hub", "tasks", "training", "viz")
-_TASK_FUNCTIONS = ("get_task", "load_task")
+_ROOMS = ("auto", "data", "evaluation", "generation", "hub", "modeling", "tasks", "training", "viz")
+
+_register_when_needed()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEFINED_IN:
+        value = getattr(importlib.import_module(_DEFINED_IN[name]), name)
+        globals()[name] = value
+        return value
     if name in _ROOMS:
         return importlib.import_module(f"hf_latent.{name}")
-    if name in _TASK_FUNCTIONS:
-        return getattr(importlib.import_module("hf_latent.tasks"), name)
     raise AttributeError(f"module 'hf_latent' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DEFINED_IN, *_ROOMS})
 
 
 __all__ = [

@@ -27,3 +27,29 @@ def test_rooms_are_attributes_loaded_on_first_use():
 def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'bundel'"):
         _ = hf_latent.bundel
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import transformers.models.auto, hf_latent",
+        "import hf_latent.auto",
+        "from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion",
+        "import hf_latent.tasks",
+    ],
+)
+def test_every_road_to_an_auto_class_leads_past_the_registration(first):
+    """The models are registered when they are needed, not by `import hf_latent`, which must not wait for torch."""
+    code = (
+        "import sys, hf_latent\n"
+        f"assert 'torch' not in sys.modules, 'loaded on import'\n{first}\n"
+        "from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM\n"
+        "for name, auto in (('llada', AutoModel), ('Dream', AutoModelForCausalLM), ('latent_token', AutoModel),\n"
+        "                   ('latent_diffusion', AutoModelForSeq2SeqLM)):\n"
+        "    print(auto._model_mapping[type(AutoConfig.for_model(name))])"
+    )
+    if first.startswith("import transformers"):
+        code = code.replace("import sys, hf_latent\n", "import sys\n", 1)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("hf_latent.modeling") >= 4
