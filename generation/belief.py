@@ -2,6 +2,8 @@
 What the loop reads from logits: candidate, confidence, entropy, margin.
 
 `N` selected positions, `V` vocabulary. Only what a rule reads is computed, in float32, for positions that are read.
+In float32 a probability above 1 - 3e-8 is 1, whether it is 18 nats sure or 30: rules read confidence and margin as log
+odds, which order what is nearly certain, too (the reference samplers take float64 for it).
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,10 @@ from hf_latent.generation.distribution import Distribution, distribution_of, ent
 from hf_latent.generation.maxima import block_maxima, find_best
 from hf_latent.generation.rules import Statistic
 
+# Nats by which a token is made less likely to read its log odds. They are exact to the rounding of the logits up to 40
+# nats and in order up to 46, beyond what float64's probabilities tell apart; more would cost precision everywhere.
+MADE_UNLIKELY = 30.0
+
 
 class Belief(NamedTuple):
     """
@@ -21,7 +27,8 @@ class Belief(NamedTuple):
 
     Args:
         token (`torch.LongTensor` of shape `(N,)`): candidate, greedy or sampled.
-        statistic (`torch.FloatTensor` of shape `(N,)`, *optional*): what the commit rule reads.
+        statistic (`torch.FloatTensor` of shape `(N,)`, *optional*):
+            what the commit rule reads, in nats: entropy, or the log odds log(x / (1 - x)) of confidence or margin x.
         entropy (`torch.FloatTensor` of shape `(N,)`, *optional*): nats, if asked for.
         confidence (`torch.FloatTensor` of shape `(N,)`, *optional*): probability of `token`, if asked for.
         distribution (`Distribution`, *optional*):
@@ -152,15 +159,41 @@ class BeliefReader:
         if self.reads == "entropy":
             statistic = entropy if is_deferred is None else entropy_of(logits)
         elif self.reads == "confidence":
-            statistic = _at(logits.softmax(-1), token)
+            statistic = confidence_log_odds(logits, token)
         elif self.reads == "margin":
-            best = logits.topk(2, dim=-1).values
-            statistic = (best - logits.logsumexp(-1, keepdim=True)).exp().diff(dim=-1).squeeze(-1).neg()
+            statistic = margin_log_odds(logits)
         else:
             return None
         if is_deferred is None:
             return statistic
-        return statistic.masked_fill(is_deferred, float("inf") if self.reads == "entropy" else 0.0)
+        return statistic.masked_fill(is_deferred, float("inf") if self.reads == "entropy" else float("-inf"))
+
+
+def confidence_log_odds(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """
+    log p - log(1 - p) `(N,)` in nats of the probability p of `token` `(N,)` under `(N, V)` logits, which are
+    overwritten.
+
+    One softmax, as p itself takes: that of logits whose token is `MADE_UNLIKELY`, so that its probability q does not
+    round to 1. log odds of p = log odds of q + `MADE_UNLIKELY`.
+    """
+    q = _at(logits.scatter_(-1, token[:, None], -MADE_UNLIKELY, reduce="add").softmax(-1), token)
+    return q.logit_().add_(MADE_UNLIKELY)
+
+
+def margin_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """
+    log m - log(1 - m) `(N,)` in nats of the margin m = p1 - p2 of the two likeliest tokens of `(N, V)` logits, which
+    are overwritten.
+
+    With the likeliest made as likely as the second, their probability q gives the rest: for the gap d of their logits
+    m / (1 - m) = (e^d - 1) q.
+    """
+    best, tokens = logits.topk(2, dim=-1)
+    q = _at(logits.scatter_(-1, tokens[:, :1], best[:, 1:]).softmax(-1), tokens[:, 0])
+    gap = best[:, 0] - best[:, 1]
+    odds = gap + gap.neg().expm1_().neg_().log_() + q.log_()
+    return odds.masked_fill_(best[:, 1] == float("-inf"), float("inf"))  # one candidate is left
 
 
 def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
@@ -174,4 +207,4 @@ def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None]).squeeze(-1)
 
 
-__all__ = ["Belief", "BeliefReader", "sample"]
+__all__ = ["Belief", "BeliefReader", "confidence_log_odds", "margin_log_odds", "sample"]

@@ -6,6 +6,7 @@ together in this step). `choose` turns them into a decision, between a floor and
 `B` rows, `L` canvas length. Ties go to the left.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -22,7 +23,8 @@ class RuleInputs(NamedTuple):
 
     Args:
         masked (`torch.BoolTensor` of shape `(B, L)`): positions that may be committed now.
-        statistic (`torch.FloatTensor` of shape `(B, L)`, *optional*): what the rule `reads`; looked at where `masked`.
+        statistic (`torch.FloatTensor` of shape `(B, L)`, *optional*):
+            what the rule `reads`, looked at where `masked`; confidence and margin as log odds in nats.
         threshold (`float`, *optional*): the rule's own knob, named by `knob`.
     """
 
@@ -119,8 +121,15 @@ def left_to_right(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def confidence_threshold(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """All with confidence of at least the threshold (Fast-dLLM, arXiv 2505.22618)."""
-    return inputs.statistic, inputs.statistic >= inputs.threshold
+    """All with confidence of at least the threshold, a probability (Fast-dLLM, arXiv 2505.22618)."""
+    return inputs.statistic, inputs.statistic >= log_odds(inputs.threshold)
+
+
+def log_odds(probability: float) -> float:
+    """log(p / (1 - p)) in nats: what a probability is as a statistic."""
+    if not 0 < probability < 1:
+        return math.inf if probability >= 1 else -math.inf
+    return math.log(probability) - math.log1p(-probability)
 
 
 def entropy_bound(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,6 +185,7 @@ __all__ = [
     "choose",
     "choose_best",
     "choose_freely",
+    "log_odds",
     "per_row",
     "ranks",
 ]

@@ -12,7 +12,9 @@ from hf_latent.generation.belief import (
     sample,
 )
 from hf_latent.generation.noise import uniform
+from hf_latent.generation.rules import log_odds
 
+INF = float("inf")
 MASK = 4
 # Probabilities 0.5, 0.25, 0.125, 0.125 behind a mask token that the model likes best.
 LOGITS = torch.tensor([[0.5, 0.25, 0.125, 0.125, 8.0]]).log()
@@ -35,8 +37,8 @@ def test_the_mask_is_never_a_candidate() -> None:
 
 
 def test_statistics_are_those_of_the_distribution_without_the_mask() -> None:
-    assert read(reads="confidence").statistic.item() == pytest.approx(0.5)
-    assert read(reads="margin").statistic.item() == pytest.approx(0.25)
+    assert read(reads="confidence").statistic.item() == pytest.approx(log_odds(0.5), abs=1e-5)
+    assert read(reads="margin").statistic.item() == pytest.approx(log_odds(0.25), abs=1e-5)
     assert read(reads="entropy").statistic.item() == pytest.approx(1.75 * math.log(2))
     assert read().entropy.item() == pytest.approx(1.75 * math.log(2))
     assert read(with_entropy=False).entropy is None
@@ -53,24 +55,51 @@ def test_statistics_are_those_before_temperature() -> None:
 def test_confidence_is_that_of_the_drawn_token() -> None:
     belief = read(reads="confidence", temperature=1.0, noise=0.7)
     assert belief.token.tolist() == [1]
-    assert belief.statistic.item() == pytest.approx(0.25)
+    assert belief.statistic.item() == pytest.approx(log_odds(0.25), abs=1e-5)
 
 
 def test_one_candidate_left_is_certain() -> None:
     """-inf - -inf and 0 x -inf are nan, and a nan is never committed."""
     filters = LogitsProcessorList([TopKLogitsWarper(top_k=1)])
     for temperature in (0.0, 0.7):
-        for reads, certain in {"confidence": 1.0, "margin": 1.0, "entropy": 0.0}.items():
+        for reads, certain in {"confidence": INF, "margin": INF, "entropy": 0.0}.items():
             belief = read(reads=reads, filters=filters, temperature=temperature)
             assert belief.statistic.item() == certain
             assert belief.entropy.item() == 0.0
             assert belief.token.tolist() == [0]
 
 
+@pytest.mark.parametrize("vocab_size", [6, 1000])
+@pytest.mark.parametrize("reads", ["confidence", "margin"])
+def test_what_is_nearly_certain_has_an_order(reads: str, vocab_size: int) -> None:
+    """
+    In float32 the softmax is 1 from 17 nats on: positions 20 and 30 nats sure were a tie, and the left one went first.
+    Against float64, whose probabilities of the others are exact far beyond.
+    """
+    gaps = torch.tensor([0.5, 3.0, 16.0, 18.0, 20.0, 24.0, 30.0, 36.0, 42.0], dtype=torch.float64)
+    logits = 0.5 * torch.randn(len(gaps), vocab_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits[:, 1] = logits[:, :].amax(-1) + gaps
+    p = logits.index_fill(-1, torch.tensor([MASK]), -INF).softmax(-1)
+    rest = p.index_fill(-1, torch.tensor([1]), 0.0)
+    second = rest.amax(-1) if reads == "margin" else torch.zeros(len(gaps), dtype=torch.float64)
+    exact = (p[:, 1] - second).log() - (rest.sum(-1) + second).log()
+    statistic = read(logits.float(), reads=reads).statistic
+    torch.testing.assert_close(statistic.double(), exact, atol=3e-2, rtol=0)
+    assert (statistic.diff() > 0.1).all()
+
+
+@pytest.mark.parametrize("reads", ["confidence", "margin"])
+def test_equal_positions_stay_a_tie(reads: str) -> None:
+    """So that the left one goes first, as before."""
+    statistic = read(torch.cat([LOGITS, LOGITS * 30, LOGITS, LOGITS * 30]), reads=reads).statistic
+    assert statistic[0] == statistic[2] < statistic[1] == statistic[3]
+    assert read(torch.zeros(1, 5), reads="margin").statistic.item() == -INF  # no margin at all
+
+
 def test_suppressed_tokens_leave_distribution_and_candidates() -> None:
     belief = read(reads="confidence", suppressed=torch.tensor([0]))
     assert belief.token.tolist() == [1]
-    assert belief.statistic.item() == pytest.approx(0.5)
+    assert belief.statistic.item() == pytest.approx(log_odds(0.5), abs=1e-5)
 
 
 def test_a_processor_cannot_bring_back_what_is_suppressed() -> None:
@@ -90,7 +119,7 @@ def test_deferred_tokens_are_written_last_but_stay_candidates(temperature: float
     """The reference's `confidence_eos_eot_inf`: the token is written, when nothing else is left."""
     logits = torch.cat([LOGITS, LOGITS.roll(1, -1).index_fill(-1, torch.tensor([0]), -20.0)])
     deferred = torch.tensor([0])
-    for reads, last in {"confidence": 0.0, "margin": 0.0, "entropy": float("inf")}.items():
+    for reads, last in {"confidence": -INF, "margin": -INF, "entropy": INF}.items():
         belief = read(logits, reads=reads, deferred=deferred, temperature=temperature, noise=0.2)
         assert belief.token[0] == 0
         assert belief.statistic[0] == last
@@ -102,10 +131,10 @@ def test_deferred_tokens_have_no_part_in_the_statistics_of_others() -> None:
     """Of 1/4, 1/2, 1/8, 1/8 with the first deferred, the rule reads 2/3, 1/6, 1/6; reported is the whole entropy."""
     logits = torch.tensor([[0.25, 0.5, 0.125, 0.125, 8.0]]).log()
     entropy = -(2 / 3 * math.log(2 / 3) + 2 / 6 * math.log(1 / 6))
-    for reads, value in {"confidence": 2 / 3, "margin": 1 / 2, "entropy": entropy}.items():
+    for reads, value in {"confidence": log_odds(2 / 3), "margin": log_odds(1 / 2), "entropy": entropy}.items():
         belief = read(logits, reads=reads, deferred=torch.tensor([0]))
         assert belief.token.tolist() == [1]
-        assert belief.statistic.item() == pytest.approx(value)
+        assert belief.statistic.item() == pytest.approx(value, abs=1e-5)
         assert belief.entropy.item() == pytest.approx(1.75 * math.log(2))
 
 

@@ -1,6 +1,7 @@
 """Commit rules on hand-written statistics, and the one decision between floor and ceiling."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -37,7 +38,14 @@ def test_left_to_right_ignores_the_belief() -> None:
 
 
 def test_confidence_of_exactly_the_threshold_is_enough() -> None:
-    assert decide("confidence_threshold", [0.875, 0.9, 0.75], threshold=0.875) == [1, 0]
+    """The statistic is log odds: of 7/8, 9/10 and 3/4."""
+    assert decide("confidence_threshold", [math.log(7), math.log(9), math.log(3)], threshold=0.875) == [1, 0]
+
+
+def test_a_threshold_of_one_takes_what_is_certain_and_a_threshold_of_zero_everything() -> None:
+    """In float32 20 nats are a probability of 1, and were "certain"."""
+    assert decide("confidence_threshold", [20.0, INF, 60.0], threshold=1.0) == [1]
+    assert decide("confidence_threshold", [-INF, -3.0], threshold=0.0) == [1, 0]
 
 
 def test_entropy_of_exactly_lambda_is_too_much_for_med() -> None:
