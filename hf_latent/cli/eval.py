@@ -235,6 +235,7 @@ def read_knobs(options: dict[str, str | None], assignments: list[str]) -> dict[s
 def open_session(given: dict[str, Any]) -> "Session":
     """Load the model and say what all results have in common."""
     from hf_latent.cli.loading import load
+    from hf_latent.evaluation.report import model_label
     from hf_latent.evaluation.running import process_state
     from hf_latent.evaluation.session import Session, shown_command
     from hf_latent.training.report import describe_environment
@@ -249,7 +250,7 @@ def open_session(given: dict[str, Any]) -> "Session":
         device_map="auto" if state.num_processes == 1 else {"": state.device},
         autoregressive=True,
     )
-    folder = given["output"] or Path("eval") / Path(name).name
+    folder = given["output"] or Path("eval") / model_label({"name": name, "adapter": adapter})
     commit = getattr(loaded.config, "_commit_hash", None)
     header = {
         "command": shown_command(sys.argv),
@@ -314,11 +315,12 @@ def report(session: "Session", entries: list[dict[str, Any]], card: Path | None)
     for path in paths:
         typer.echo(path)
     if card is not None and session.is_main and entries:
+        from hf_latent.evaluation.report import model_label, plot_stem
         from hf_latent.hub.card import refresh_card
         from hf_latent.hub.card_results import put_results
 
-        tasks = {Path(entry["task"]).stem for entry in entries}
-        plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in tasks]
+        stems = {plot_stem(entry["task"], label) for entry in entries for label in (None, model_label(entry["model"]))}
+        plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in stems]
         typer.echo(put_results(card, entries, plots))
         typer.echo(refresh_card(card))
 

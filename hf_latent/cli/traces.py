@@ -93,6 +93,7 @@ def traces(
     from hf_latent.cli.generate import parse_knobs
     from hf_latent.cli.loading import load
     from hf_latent.cli.view import template_parts
+    from hf_latent.data.identity import identify
     from hf_latent.data.traces_sampling import check_questions
     from hf_latent.data.traces_shards import TraceFolder, check_format, fingerprint
     from hf_latent.data.traces_sources import questions_of_task, read_questions
@@ -129,17 +130,19 @@ def traces(
         device_map = "auto" if state.num_processes == 1 else {"": state.device}
         hub: dict[str, Any] = {"adapter": adapter, "revision": revision, "trust_remote_code": trust_remote_code}
         loaded, tokenizer = load(model, device_map=device_map, **hub)
+    # Read once, and by one process: a path is no identity, and its weights may have changed since the last run.
+    identity = identify(loaded, tokenizer) if state.is_main_process else {}
     settings = {
-        "model": model,
-        "revision": getattr(loaded.config, "_commit_hash", None) or revision,
-        "adapter": adapter,
+        "model": identity,
         "template": parts,
         "sampling": sampling,
         "questions": fingerprint(found.questions, found.answers),
     }
+    commit = getattr(loaded.config, "_commit_hash", None)
+    about = {"model": model, "commit": commit, "revision": revision, "adapter": adapter, "data": data or task}
     template = ReasoningTemplate(**parts)
     check_questions(loaded, tokenizer, found.questions, found.answers, template, chat=sampling["chat"])
-    folder = TraceFolder(output, settings, len(found.questions), shard_size)
+    folder = TraceFolder(output, settings, len(found.questions), shard_size, about)
     share_work(folder, state, make_sampler(loaded, tokenizer, found, template, batch_size, sampling), num_traces)
     if state.is_main_process:
         merged = folder.merge()

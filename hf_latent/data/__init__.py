@@ -1,5 +1,6 @@
 """What goes into a model: templates, and reasoning traces sampled from its own posterior."""
 
+from hf_latent.data.identity import identify, keep_to
 from hf_latent.data.template import ReasonedAnswer, ReasoningTemplate
 from hf_latent.data.traces_filtering import keep_best, keep_scored, keep_top_share, keep_verified, separation
 from hf_latent.data.traces_layout import fill_template, format_traces
@@ -13,8 +14,10 @@ __all__ = [
     "TraceScore",
     "fill_template",
     "format_traces",
+    "identify",
     "keep_best",
     "keep_scored",
+    "keep_to",
     "keep_top_share",
     "keep_verified",
     "questions_of_task",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_latent.data.identity import keep_to
 from hf_latent.modeling.travel import write_atomically
 
 if TYPE_CHECKING:
@@ -30,13 +31,22 @@ class TraceFolder:
     Args:
         folder: where; made if missing.
         settings: what the traces are a function of, as JSON. A folder that was begun with others is refused.
+        about: for the reader of `run.json`; not compared.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], num_questions: int, shard_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        num_questions: int,
+        shard_size: int,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         if shard_size < 1:
             raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
         self.folder, self.num_questions, self.shard_size = folder, num_questions, shard_size
-        self.settings = json.loads(json.dumps({**settings, "num_questions": num_questions, "shard_size": shard_size}))
+        self.settings = {**settings, "num_questions": num_questions, "shard_size": shard_size}
+        self.about = about or {}
 
     @property
     def num_shards(self) -> int:
@@ -44,19 +54,15 @@ class TraceFolder:
         return -(-self.num_questions // self.shard_size)
 
     def begin(self) -> None:
-        """Write `run.json`, or raise `ValueError` if the folder belongs to other settings."""
-        path = self.folder / "run.json"
-        if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            names = sorted(name for name in {*known, *self.settings} if known.get(name) != self.settings.get(name))
-            if names:
-                told = "; ".join(f"{name} {known.get(name)!r}, now {self.settings.get(name)!r}" for name in names)
-                raise ValueError(
-                    f"`output` ({self.folder}) was begun with other settings: {told}. Give another folder."
-                )
-            return
-        (self.folder / "shards").mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(self.settings, indent=1) + "\n")
+        """Write `run.json`, or raise `ValueError` if the folder belongs to another model or other settings."""
+        path, shards = self.folder / "run.json", self.folder / "shards"
+        if not path.is_file() and shards.is_dir() and any(shards.glob("*.jsonl")):
+            raise ValueError(
+                f"`output` ({self.folder}) holds shards but no run.json that says what they are of. Give another "
+                "folder."
+            )
+        keep_to(path, self.settings, about=self.about, what="checkpoint or other settings")
+        shards.mkdir(parents=True, exist_ok=True)
 
     def missing(self) -> list[int]:
         """Shards that are not written yet."""
@@ -78,7 +84,7 @@ class TraceFolder:
             raise ValueError(f"`{self.folder}` lacks {len(missing)} of {self.num_shards} shards, e.g. {missing[0]}.")
         rows = []
         for number in range(self.num_shards):
-            rows += [json.loads(line) for line in self._path(number).read_text(encoding="utf-8").splitlines()]
+            rows += [json.loads(line) for line in self._path(number).read_bytes().splitlines()]
         return Dataset.from_list(rows)
 
     def export(self, traces: Dataset, formats: Sequence[str]) -> list[Path]:

@@ -8,22 +8,25 @@ is the harness's own command line with the model `hf_latent` in its registry: lm
 by itself. In Python, importing this module registers it: `lm_eval.simple_evaluate(model="hf_latent", ...)`.
 """
 
+import json
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.identity import changes, identify
 from hf_latent.evaluation.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.estimators import check_estimator, would_write
 from hf_latent.evaluation.grid import check_settings
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "hf_latent"
+CACHED_FACTS = "hf_latent: what the answers are a function of"  # a key beside lm-eval's, which are digests
 # Said by each task, so that a value here would be ignored.
 SAID_BY_TASKS = ("temperature", "do_sample", "max_new_tokens", "max_length")
 
@@ -124,6 +128,31 @@ class HfLatentLM(TemplateLM):
         self.seed = seed
         self.num_requests = self.num_generations = self.num_forward_passes = self.num_committed = 0
         self.seconds = 0.0
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the model's output; see `identify`."""
+        return identify(self.model, self.tokenizer)
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """
+        As lm-eval calls it with `--use_cache`. Its cache knows answers by their request alone: what else they are a
+        function of is kept in it, too, and another is refused.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is None:
+            return
+        knobs = {**self.generation_kwargs, **self.sampling, "max_length": self.max_length}
+        facts = json.loads(json.dumps({"model": self.identity, "settings": knobs, "max_gen_toks": self.max_gen_toks}))
+        known = cache_hook.dbdict.get(CACHED_FACTS)
+        if known is None and next(iter(cache_hook.dbdict), None) is not None:
+            raise ValueError("`use_cache` holds answers, but not of which weights and settings: give another path.")
+        if known is not None and (told := changes(known, facts)):
+            raise ValueError(
+                f"`use_cache` holds answers of another checkpoint or other settings. Changed: {'; '.join(told)}. Give "
+                "another path."
+            )
+        cache_hook.dbdict[CACHED_FACTS] = facts
 
     # What lm-eval asks for
 

@@ -41,7 +41,7 @@ def measure_with_harness(
         generates = any(task.get_config("output_type") == "generate_until" for task in tasks)
         for knobs in grid if generates else [{}]:
             settings = {**knobs, "seed": seed} if generates else {**samples, "seed": seed}
-            key = digest([session.fingerprint, settings, samples, seed, [_content(task) for task in tasks]])
+            key = digest([session.identity, settings, samples, seed, [_content(task) for task in tasks]])
             options = {"limit": limit, "num_fewshot": num_fewshot, "apply_chat_template": chat}
             done = _find(session, name, settings, key, options)
             if done:
@@ -111,6 +111,7 @@ def _run_harness(
         said["do_sample"] = True
     own = {knob: value for knob, value in knobs.items() if knob not in SAID_BY_TASKS}
     lm = HfLatentLM(session.model, session.tokenizer, batch_size=session.batch_size, seed=seed, **samples, **own)
+    lm.identity = session.identity  # which it would find out by reading all weights again
     results = simple_evaluate(
         model=lm,
         tasks=[name],

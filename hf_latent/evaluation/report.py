@@ -1,5 +1,6 @@
 """Results of `hf-latent eval`: one JSON file that only grows, a Markdown table, and plots."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,13 +50,21 @@ def describe_settings(settings: Mapping[str, Any]) -> str:
     return ", ".join([*first, *(f"{name}={value}" for name, value in settings.items() if name not in hidden)])
 
 
+def model_label(about: Mapping[str, Any] | None) -> str:
+    """Short name of a model, and of its adapter if it has one: of what an entry has as `model`."""
+    about = about or {}
+    names = [Path(str(about[name])).resolve().name for name in ("name", "adapter") if about.get(name)]
+    return "+".join(names) or "model"
+
+
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Every entry a row, as Markdown."""
-    lines = [
-        "| task | measure | settings | metric | value | n | forwards | tokens per forward | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for e in entries:
+    """Every entry a row, as Markdown; with a column for the model where there are several."""
+    labels = [model_label(e.get("model")) for e in entries]
+    heads = ["task", "measure", "settings", "metric", "value", "n", "forwards", "tokens per forward", "seconds"]
+    several = len(set(labels)) > 1
+    heads = ["model", *heads] if several else heads
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for label, e in zip(labels, entries, strict=True):
         scale, digits, unit = (100, 1, " %") if e["metric"] in SHARES else (1, 4, "")
         value = f"{scale * e['value']:.{digits}f}"
         if e.get("standard_error") is not None:
@@ -64,6 +73,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
         per_example = e["seconds"] / e["num_examples"] if "seconds" in e else e.get("seconds_per_request")
         seconds = "" if per_example is None else f"{per_example:.3f}"
         cells = [e["task"], e["measure"], describe_settings(e["settings"]), e["metric"], value + unit]
+        cells = [label, *cells] if several else cells
         lines.append("| " + " | ".join([*cells, str(e["num_examples"]), *costs, seconds]) + " |")
     return "\n".join(lines)
 
@@ -71,6 +81,11 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 def results_of(entries: Sequence[Mapping[str, Any]], task: str) -> list[DecodingResult]:
     """The exact matches of a task by decoder, for plots and cards."""
     return [DecodingResult.from_dict(e) for e in entries if e["task"] == task and e["measure"] == "exact_match"]
+
+
+def plot_stem(task: str, label: str | None) -> str:
+    """What the names of a task's plots begin with; with a model's label in a folder of several."""
+    return Path(task).stem if label is None else f"{Path(task).stem}_{label}"
 
 
 def write_report(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -82,13 +97,24 @@ def write_report(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Pat
     path = folder / "results.md"
     write_atomically(path, text + "".join(f"    {command}\n" for command in commands))
     written = [path]
-    for task in dict.fromkeys(e["task"] for e in entries):
-        results = results_of(entries, task)
+    labels = dict.fromkeys(model_label(e.get("model")) for e in entries)
+    for task, label in itertools.product(dict.fromkeys(e["task"] for e in entries), labels):
+        results = results_of([e for e in entries if model_label(e.get("model")) == label], task)
         if len(results) > 1:
             for name, draw in (("forwards", plot_accuracy_over_forwards), ("seconds", plot_accuracy_over_seconds)):
-                plot = folder / f"{Path(task).stem}_accuracy_over_{name}.png"
+                stem = plot_stem(task, label if len(labels) > 1 else None)
+                plot = folder / f"{stem}_accuracy_over_{name}.png"
                 written.append(draw(results, plot, f"{task}, {results[0].num_examples} examples", unit="example"))
     return written
 
 
-__all__ = ["describe_settings", "put_entry", "read_entries", "results_of", "table", "write_report"]
+__all__ = [
+    "describe_settings",
+    "model_label",
+    "plot_stem",
+    "put_entry",
+    "read_entries",
+    "results_of",
+    "table",
+    "write_report",
+]

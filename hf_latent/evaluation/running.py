@@ -1,9 +1,7 @@
 """Run measures: share the examples among processes, keep every record, go on where an earlier run was interrupted."""
 
-import hashlib
 import os
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_latent.evaluation.measures import Measure, Record, Settings
 from hf_latent.evaluation.records import RecordStore, digest
 
-PROBED = 64
 PATIENCE = timedelta(days=7)  # shares differ in length, and the first to be done waits
 
 
@@ -39,30 +36,9 @@ def process_state() -> PartialState:
     return PartialState(cpu=is_launched and not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
-@torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> str:
-    """
-    16 hexadecimal digits that change with the weights: of their names, shapes, and 64 values spread over each.
-
-    Retrained weights in the same folder, or another adapter, are another model; a copy of the folder is the same.
-    """
-    found = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if weight.is_meta:  # offloaded to disk
-            continue
-        flat = weight.flatten()
-        step = max(1, flat.numel() // PROBED)
-        values = flat[::step][:PROBED].float().cpu().tolist()
-        found.update(struct.pack(f"{len(values)}f", *values))
-    return found.hexdigest()[:16]
-
-
-def run_key(model_fingerprint: str, measure: Measure, settings: Settings) -> str:
-    """Identity of a measurement: what its records are a function of, beside the examples."""
-    from hf_latent import __version__
-
-    return digest([__version__, model_fingerprint, measure.identity, settings])
+def run_key(identity: Mapping[str, Any], measure: Measure, settings: Settings) -> str:
+    """Digest of what the records of a measurement are a function of, beside the examples; see `identify`."""
+    return digest([identity, measure.identity, settings])
 
 
 def example_keys(measure: Measure) -> list[str]:
@@ -141,7 +117,6 @@ __all__ = [
     "collect",
     "count_missing",
     "example_keys",
-    "fingerprint",
     "process_state",
     "run",
     "run_key",

@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.identity import identify, keep_to
 from hf_latent.evaluation.measures import Measure, Settings
-from hf_latent.evaluation.report import describe_settings, put_entry, write_report
+from hf_latent.evaluation.report import describe_settings, model_label, put_entry, write_report
 from hf_latent.evaluation.running import (
     Share,
     collect,
     count_missing,
-    fingerprint,
     process_state,
     run,
     run_key,
@@ -30,8 +30,11 @@ class Session:
     """
     What all measurements of a call share.
 
+    Under one name (and adapter) a folder holds results of one model: `models/NAME.json` says what decides its output,
+    and a session with other weights, settings or versions is refused by a `ValueError` that names them.
+
     Args:
-        folder: for `results.json`, `results.md`, plots and `records/`.
+        folder: for `models/`, `results.json`, `results.md`, plots and `records/`.
         header: of every entry: command, model, environment.
         batch_size: rows of a forward.
         entries: of the results file, after each measurement.
@@ -48,16 +51,29 @@ class Session:
     def __post_init__(self) -> None:
         self.state = process_state()
         self.share = Share(self.state.process_index, self.state.num_processes)
-        self.fingerprint = fingerprint(self.model)
+        self.identity = identify(self.model, self.tokenizer)
+        if self.is_main:
+            self._keep_to_the_model()
+        self.state.wait_for_everyone()
 
     @property
     def is_main(self) -> bool:
         """Whether this process reports."""
         return self.state.is_main_process
 
+    def _keep_to_the_model(self) -> None:
+        about = self.header.get("model") or {}
+        known = self.folder / "models"
+        if not known.is_dir() and (self.folder / "results.json").is_file():
+            raise ValueError(
+                f"`output` ({self.folder}) holds results but not of which weights: it was begun by an earlier "
+                "version, and results of two models do not mix. Give another folder."
+            )
+        keep_to(known / f"{model_label(about)}.json", {"model": self.identity}, about=about)
+
     def measure(self, measure: Measure, settings: Settings) -> dict[str, Any] | None:
         """Make what is missing, wait for the other processes, report. The entry; None but in the main process."""
-        key = run_key(self.fingerprint, measure, settings)
+        key = run_key(self.identity, measure, settings)
         store = store_of(self.folder, key, self.share)
         missing = count_missing(measure, store, self.share)
         title = f"{measure.name} {describe_settings(settings)}"

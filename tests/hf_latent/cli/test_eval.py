@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import hf_latent.cli as cli
@@ -178,6 +180,34 @@ def test_an_adapter_is_merged_and_is_another_model(checkpoint, sudoku_model, tmp
     bare, adapted = read_entries(tmp_path / "out" / "results.json")
     assert bare["run"] != adapted["run"] and bare["value"] != adapted["value"]
     assert adapted["model"]["adapter"] == str(tmp_path / "adapter")
+    lines = (tmp_path / "out" / "results.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| tiny", "| tiny+adapter"]
+
+
+def test_other_weights_settings_or_versions_under_the_same_name_are_refused(checkpoint, tmp_path):
+    """A model that was trained on, or whose files were edited, must neither take nor join the old one's results."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    command = (folder, "--tasks", "sudoku-4x4", "--limit", 2, "--output", tmp_path / "out")
+    assert run(*command).exit_code == 0
+    weights = load_file(folder / "model.safetensors")
+    name = min(weights)
+    was = weights[name].flatten()[-1].item()
+    weights[name].view(-1)[-1] += 0.5
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert re.search(r'Changed: model\.weights "\w+" -> "\w+"\. Give', str(run(*command).exception))
+    weights[name].view(-1)[-1] = was
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"cfg_scale": 0.5}))
+    assert "Changed: model.generation_config.cfg_scale" in str(run(*command).exception)
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    known = tmp_path / "out" / "models" / "model.json"
+    facts = json.loads(known.read_text())
+    facts["model"]["versions"]["transformers"] = "5.0.0"
+    known.write_text(json.dumps(facts))
+    assert 'Changed: model.versions.transformers "5.0.0" -> ' in str(run(*command).exception)
+    shutil.rmtree(known.parent)
+    assert "holds results but not of which weights" in str(run(*command).exception)
 
 
 def test_tasks_of_the_harness_go_into_the_same_results(checkpoint, file, tmp_path):

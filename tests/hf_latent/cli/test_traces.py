@@ -1,6 +1,7 @@
 """`hf-latent traces`: what it writes, that nothing is lost, that processes share the work."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -183,8 +184,33 @@ def test_a_bad_row_is_found_before_the_first_shard(checkpoint, questions, tmp_pa
 
 def test_a_folder_of_other_settings_is_refused(checkpoint, questions, tmp_path):
     run(*command(checkpoint, questions, tmp_path / "out"))
-    with pytest.raises(ValueError, match="begun with other settings: sampling"):
+    with pytest.raises(ValueError, match=r"begun with another .*Changed: sampling\.temperature 1\.0 -> 0\.5\."):
         run(*command(checkpoint, questions, tmp_path / "out", "--temperature", 0.5))
+
+
+def test_other_weights_in_the_same_folder_are_refused(checkpoint, questions, tmp_path):
+    """A path is no identity: traces of a model that was trained on in the meantime do not mix with the old ones."""
+    moved, other = tmp_path / "moved", tmp_path / "model"
+    shutil.copytree(checkpoint, moved)
+    run(*command(moved, questions, tmp_path / "out"))
+    moved.rename(other)
+    run(*command(other, questions, tmp_path / "out"))  # a copy is the same model
+    model = LladaForMaskedDiffusion.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight[5, 3] += 1e-3
+    model.save_pretrained(other)
+    with pytest.raises(
+        ValueError, match=r"begun with another checkpoint.*Changed: model\.weights \"\w+\" -> \"\w+\"\."
+    ):
+        run(*command(other, questions, tmp_path / "out"))
+
+
+def test_a_folder_that_knows_its_model_by_path_alone_is_refused(checkpoint, questions, tmp_path):
+    """As written by an earlier version: whether the weights are the same cannot be told."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps({"model": str(checkpoint), "num_questions": 7}))
+    with pytest.raises(ValueError, match="whether it is the same cannot be told"):
+        run(*command(checkpoint, questions, tmp_path / "out"))
 
 
 @pytest.mark.slow

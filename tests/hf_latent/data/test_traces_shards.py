@@ -52,10 +52,14 @@ def test_every_format_holds_the_same_rows(tmp_path):
 def test_other_settings_are_refused_and_named(tmp_path):
     TraceFolder(tmp_path, {"seed": 1, "template": {"a": (1, 2)}}, num_questions=7, shard_size=3).begin()
     TraceFolder(tmp_path, {"seed": 1, "template": {"a": (1, 2)}}, num_questions=7, shard_size=3).begin()
-    with pytest.raises(ValueError, match=r"was begun with other settings: seed 1, now 2. Give another folder"):
+    with pytest.raises(ValueError, match=r"Changed: seed 1 -> 2. Give another folder"):
         TraceFolder(tmp_path, {"seed": 2, "template": {"a": (1, 2)}}, num_questions=7, shard_size=3).begin()
-    with pytest.raises(ValueError, match="num_questions 7, now 8"):
+    with pytest.raises(ValueError, match="num_questions 7 -> 8"):
         TraceFolder(tmp_path, {"seed": 1, "template": {"a": (1, 2)}}, num_questions=8, shard_size=3).begin()
+    (tmp_path / "shards" / "00000.jsonl").touch()
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"holds shards but no run\.json"):
+        TraceFolder(tmp_path, {"seed": 1}, num_questions=7, shard_size=3).begin()
     with pytest.raises(ValueError, match="`shard_size` must be at least 1, got 0"):
         TraceFolder(tmp_path, {}, num_questions=7, shard_size=0)
     with pytest.raises(ValueError, match=r"`format` must be one of .*, got 'pickle'"):

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from hf_latent.evaluation.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.estimators import estimate, would_write
@@ -79,6 +80,26 @@ def test_an_oracle_is_right_wherever_it_is(oracle, tokenizer, tasks):
     ]  # fmt: skip
     limited = lm_eval.simple_evaluate(model=lm, tasks=["tiny_generate"], task_manager=manager_of(tasks), limit=2)
     assert limited["results"]["tiny_generate"]["exact_match,none"] == pytest.approx(1 / 2)
+
+
+def test_answers_that_lm_eval_keeps_are_not_those_of_another_model_or_decoder(oracle, tokenizer, tasks, tmp_path):
+    """lm-eval's cache knows an answer by its request alone: weights and decoder are ours to look at."""
+    model = oracle({1, 3})
+    options = {"tasks": ["tiny_generate"], "task_manager": manager_of(tasks), "use_cache": str(tmp_path / "cache")}
+
+    def evaluate(**knobs):
+        lm = HfLatentLM(model, tokenizer, batch_size=2, **{"decoding": "med", "entropy_threshold": 0.1, **knobs})
+        return lm, lm_eval.simple_evaluate(model=lm, **options)["results"]["tiny_generate"]["exact_match,none"]
+
+    first, again = evaluate(), evaluate()
+    assert first[1] == again[1] == pytest.approx(3 / 5)
+    assert (first[0].num_generations, again[0].num_generations) == (5, 0)
+    with pytest.raises(ValueError, match=r"`use_cache` .* Changed: settings\.entropy_threshold 0\.1 -> 0\.2\. Give"):
+        evaluate(entropy_threshold=0.2)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2, 2] += 1
+    with pytest.raises(ValueError, match=r"Changed: model\.weights"):
+        evaluate()
 
 
 def test_choices_are_those_of_the_likelihood(sudoku_model, tokenizer, tasks, puzzles):
