@@ -34,6 +34,7 @@ class Belief(NamedTuple):
         distribution (`Distribution`, *optional*):
             after suppression and processors, before filters and temperature, if asked for.
         most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
+        total (`torch.FloatTensor` of shape `(N,)`): finite where the scores were a distribution; see `score_check`.
     """
 
     token: torch.Tensor
@@ -42,6 +43,7 @@ class Belief(NamedTuple):
     confidence: torch.Tensor | None = None
     distribution: Distribution | None = None
     most_likely: torch.Tensor | None = None
+    total: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,18 @@ class BeliefReader:
             logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
             tempered, best, token = filtered, None, None
         if not greedy:
-            token = sample(tempered, noise)
-        elif token is None:
-            best, token = find_best(logits, None)
+            token, total = draw(tempered, noise)
+        else:
+            if token is None:
+                best, token = find_best(logits, None)
+            total = best.squeeze(-1).clone()
         entropy = None
         if self.with_entropy or self.reads == "entropy":
             shared = distribution is not None and not self.filters
             entropy = distribution.entropy if shared else entropy_of(logits, best, self._may_shift)
         confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
         statistic = self._statistic(logits, token, entropy)
-        return Belief(token, statistic, entropy, confidence, distribution, likeliest)
+        return Belief(token, statistic, entropy, confidence, distribution, likeliest, total)
 
     @property
     def _may_shift(self) -> bool:
@@ -202,9 +206,16 @@ def _at(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
 
 def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution of softmax(`logits`), `(N, V)`, at `noise`, `(N,)` in (0, 1)."""
+    return draw(logits, noise)[0]
+
+
+def draw(logits: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sample`, and the sum of the probabilities `(N,)`, nan where the logits are no distribution."""
     cumulative = logits.softmax(-1).cumsum(-1)
-    # The first index that reaches a positive target has positive probability.
-    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None]).squeeze(-1)
+    total = cumulative[:, -1].clone()  # not a view, which would keep the whole of it
+    # The first index that reaches a positive target has positive probability; there is none of nan.
+    place = torch.searchsorted(cumulative, (noise * total)[:, None]).squeeze(-1)
+    return place.clamp_(max=logits.shape[-1] - 1), total
 
 
-__all__ = ["Belief", "BeliefReader", "confidence_log_odds", "margin_log_odds", "sample"]
+__all__ = ["Belief", "BeliefReader", "confidence_log_odds", "draw", "margin_log_odds", "sample"]

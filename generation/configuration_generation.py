@@ -279,7 +279,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         check_integer("seed", self.seed, low=0, high=LARGEST_SEED)
         check_integer("mask_token_id", self.mask_token_id, low=0)
         if not isinstance(self.eos_token_id, list | tuple):
-            check_integer("eos_token_id", self.eos_token_id)
+            check_integer("eos_token_id", self.eos_token_id, low=0)
         else:
             check_ids("eos_token_id", self.eos_token_id)
         check_integer("pad_token_id", self.pad_token_id)

@@ -35,7 +35,8 @@ def denoise(
     4. Choose what to commit; leave the reasoning of rows whose answer is decided; commit.
     5. End rows that have written an end-of-sequence token with nothing open before it.
 
-    A row takes the same steps, with the same noise, alone and in any batch.
+    A row takes the same steps, with the same noise, alone and in any batch. Scores of which no token can be chosen
+    raise `ValueError`: the host is told of them with the next step's counts, before anything is returned.
     """
     progress = Progress.of(canvas)
     rows = first_rows(canvas, settings)
@@ -62,6 +63,7 @@ def denoise(
         logits = predictor(canvas, Reading(at, view.read, rows.blocks, view.counts, view.facts, memory))
         # 3.
         belief = _read(canvas, rows, at, logits, read_belief, settings)
+        rows.watch(at, belief.total, greedy=read_belief.temperature == 0)
         verdicts = Verdicts()
         if memory is not None:
             verdicts = hold_or_stop(rows, view, at, belief, memory, settings, progress)
@@ -92,6 +94,8 @@ def denoise(
         rows.advance(verdicts)
         progress.put("masked", rows.index, canvas.masked)
         if on_step is not None:
+            if rows.faults is not None:  # whoever watches waits for the device anyway
+                rows.check(rows.faults.tolist())
             _show(canvas, rows, at, belief, verdicts.left, progress)
             on_step(progress)
 

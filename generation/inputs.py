@@ -16,10 +16,18 @@ def check_input_ids(input_ids: torch.Tensor | None, vocab_size: int) -> torch.Te
         raise ValueError(f"`input_ids` must hold integers, got {input_ids.dtype}.")
     if input_ids.numel() == 0:
         raise ValueError(f"`input_ids` must not be empty, got shape {tuple(input_ids.shape)}: give a prompt.")
-    low, high = int(input_ids.min()), int(input_ids.max())
-    if low < 0 or high >= vocab_size:
-        raise ValueError(f"`input_ids` must lie in [0, {vocab_size - 1}], got values from {low} to {high}.")
+    check_range("input_ids", input_ids, vocab_size)
     return input_ids.long()
+
+
+def check_range(name: str, ids: torch.Tensor, vocab_size: int) -> None:
+    """Raise `ValueError` if one of `ids` is no token."""
+    low, high = (int(value) for value in ids.aminmax())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"`{name}` must lie in [0, {vocab_size - 1}], got values from {low} to {high}. If the tokenizer has more "
+            "tokens than the model: `model.resize_token_embeddings(len(tokenizer))`, then train them."
+        )
 
 
 def check_attention_mask(
@@ -141,6 +149,7 @@ __all__ = [
     "check_input_ids",
     "check_length",
     "check_masks",
+    "check_range",
     "check_row_indices",
     "check_token_ids",
     "find_cache",

@@ -183,10 +183,16 @@ def make_belief_reader(
         return torch.tensor(token_ids, device=model.device) if token_ids else None
 
     mask_token_id = find_mask_token_id(model, config)
-    if len({*(config.suppress_tokens or ()), mask_token_id}) == model.config.vocab_size:
-        raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
     ends = eos_list(config.eos_token_id) or eos_list(_model_token_id(model, "eos_token_id"))
     check_token_ids("eos_token_id", ends, model.config.vocab_size)
+    never = {*(config.suppress_tokens or ()), mask_token_id}
+    if len(never) == model.config.vocab_size:
+        raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
+    if config.min_new_tokens and len({*never, *ends}) == model.config.vocab_size:
+        raise ValueError(
+            f"`suppress_tokens` leaves no token but the end of the sequence, which `min_new_tokens`="
+            f"{config.min_new_tokens} forbids: leave one of the two out."
+        )
     return BeliefReader(
         mask_token_id=mask_token_id,
         temperature=config.effective_temperature,

@@ -12,6 +12,7 @@ import torch
 
 from hf_latent.generation.canvas import Canvas
 from hf_latent.generation.schedule import steps_of_block
+from hf_latent.generation.score_check import first_fault, refuse_fault
 from hf_latent.generation.settings import DenoisingSettings
 
 # A step past any schedule: a decided block takes no idle steps.
@@ -117,6 +118,9 @@ class Rows:
         num_held (`torch.LongTensor` of shape `(A,)`, *optional*):
             those of them that only refined; None while there is none.
         verdicts: not yet booked.
+        faults (`torch.LongTensor` of shape `(A,)`, *optional*):
+            of the last forward, the first column at which no token could be chosen, `L` without; not yet looked at.
+        total: what it read these from, and where: for the message.
     """
 
     each: list[Row]
@@ -125,6 +129,8 @@ class Rows:
     num_forwards: int = 0
     num_held: torch.Tensor | None = None
     verdicts: Verdicts | None = None
+    faults: torch.Tensor | None = None
+    total: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, bool] | None = None
 
     @property
     def drawn(self) -> torch.Tensor:
@@ -150,15 +156,35 @@ class Rows:
         if verdicts.held is not None:
             self.num_held = verdicts.held.long() if self.num_held is None else self.num_held + verdicts.held
 
+    def watch(self, at: tuple[torch.Tensor, torch.Tensor], total: torch.Tensor | None, greedy: bool) -> None:
+        """Note at which of the positions `at` no token could be chosen; `total` `(N,)` is a `Belief`'s."""
+        if total is None or total.numel() == 0:
+            return
+        self.faults = first_fault(at, total, *self.here.shape)
+        self.total = at, total, greedy
+
+    def check(self, columns: list[int]) -> None:
+        """Raise `ValueError` for the first of the `faults` as the host knows them."""
+        self.faults = None
+        length = self.here.shape[1]
+        for number, column in enumerate(columns):
+            if column < length and self.total is not None:
+                (at_row, at_column), total, greedy = self.total
+                place = ((at_row == number) & (at_column == column)).nonzero()[0]
+                refuse_fault(int(self.index[number]), column, float(total[place]), greedy)
+
     def facts(self) -> list[torch.Tensor]:
         """What the host has to be told before it can book the last forward."""
-        return [] if self.verdicts is None else [v for v in self.verdicts if v is not None]
+        verdicts = [] if self.verdicts is None else [v for v in self.verdicts if v is not None]
+        return verdicts if self.faults is None else [self.faults, *verdicts]
 
     def book(self, facts: list[list[int]]) -> None:
         """Book the last forward, with `facts` as the host knows them."""
+        told = iter(facts)
+        if self.faults is not None:
+            self.check(next(told))
         if self.verdicts is None:
             return
-        told = iter(facts)
         values = [next(told) if v is not None else [0] * len(self.each) for v in self.verdicts]
         for row, held, stopped, left in zip(self.each, *values, strict=True):
             row.count(bool(held), bool(stopped), bool(left))

@@ -34,6 +34,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from hf_latent.generation.inputs import find_cache
+from hf_latent.generation.score_check import refuse_fault
 
 # Processors that look at scores only, not at the text.
 WARPERS = (
@@ -115,8 +116,8 @@ def speculate(
         text = states.text[:, -1:] if drafts is None else states.text
         logits = model.project(text).float()  # [A, 1 + drafts, V]
         prefixes = run.prefixes(drafts)
-        accepted, token = scoring.judge(logits, drafts, draft_p, prefixes)
-        ended = run.write(drafts, accepted, token, streamer)
+        accepted, token, total = scoring.judge(logits, drafts, draft_p, prefixes)
+        ended = run.write(drafts, accepted, token, total, streamer)
         at = torch.arange(len(accepted), device=accepted.device)
         latent = states.latent[:, -1] if drafts is None else states.latent[at, accepted]
         run.forget(accepted, 0 if drafts is None else drafts.shape[1])
@@ -232,17 +233,26 @@ class _Run:
         drafts: torch.Tensor | None,
         accepted: torch.Tensor,
         token: torch.Tensor,
+        total: torch.Tensor,
         streamer: BaseStreamer | None,
     ) -> torch.Tensor:
-        """Append to the texts what is kept, up to where a row ends; gives the rows `(A,)` that have."""
+        """
+        Append to the texts what is kept, up to where a row ends; gives the rows `(A,)` that have.
+
+        Args:
+            total: `(A,)`, not finite where `token` could not be chosen: `ValueError`, unless the row ends before it.
+        """
         self.num_forward_passes[self.rows] += 1
         ended, lengths = [], []
-        for i, (row, count) in enumerate(zip(self.rows.tolist(), accepted.tolist(), strict=True)):
+        told = torch.stack([self.rows, accepted, (~total.isfinite()).long()]).tolist()
+        for i, (row, count, is_bad) in enumerate(zip(*told, strict=True)):
             new = token[i : i + 1]
             if drafts is not None:
                 new = torch.cat([drafts[i, :count], new])
             for length in range(1, len(new) + 1):
                 text = torch.cat([self.texts[row], new[:length]])
+                if is_bad and length == len(new):
+                    refuse_fault(row, len(text) - 1, float(total[i]), greedy=not self.config.do_sample)
                 stops = bool(self.stopping_criteria(text[None], None).any())
                 if stops:
                     break
@@ -324,7 +334,7 @@ class _Scoring:
         # Any proposal keeps the distribution; one that is warped like the target is kept more often.
         warpers = LogitsProcessorList(p for p in self.processors if isinstance(p, WARPERS))
         p = warpers(None, logits.flatten(0, 1)).softmax(-1)
-        return torch.multinomial(p, 1).view(logits.shape[:2]), p.view(logits.shape)
+        return choose_from(p).view(logits.shape[:2]), p.view(logits.shape)
 
     def judge(
         self,
@@ -332,27 +342,32 @@ class _Scoring:
         drafts: torch.Tensor | None,
         draft_p: torch.Tensor | None,
         prefixes: list[tuple[int, torch.Tensor]],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """How many drafts each row keeps, `(A,)`, and the token behind them, `(A,)`; `logits` `(A, 1 + drafts, V)`."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        How many drafts each row keeps, `(A,)`, the token behind them, `(A,)`, and what is finite where that token
+        could be chosen, `(A,)`; `logits` `(A, 1 + drafts, V)`.
+        """
         scores = self._process(logits, prefixes)
         rows = torch.arange(len(scores), device=scores.device)
         none = torch.zeros_like(rows)
         if not self.do_sample:
-            best = scores.argmax(-1)
-            accepted = none if drafts is None else (best[:, :-1] == drafts).long().cumprod(-1).sum(-1)
-            return accepted, best[rows, accepted]
+            highest, best = scores.max(-1)
+            agrees = none if drafts is None else (best[:, :-1] == drafts) & highest[:, :-1].isfinite()
+            accepted = none if drafts is None else agrees.long().cumprod(-1).sum(-1)
+            return accepted, best[rows, accepted], highest[rows, accepted]
         p = scores.softmax(-1)
+        total = p[..., 0]  # nan as all of a row is that is no distribution
         if drafts is None or draft_p is None:
-            return none, torch.multinomial(p[:, -1], 1).squeeze(-1)
+            return none, choose_from(p[:, -1]), total[:, -1]
         # Keep a draft with probability min(1, p / q); behind the last one kept draw from max(0, p - q), and behind
         # all of them from p.
         ratio = _at(p[:, :-1], drafts) / _at(draft_p, drafts)
         accepted = (torch.rand_like(ratio) < ratio).long().cumprod(-1).sum(-1)
         q = torch.cat([draft_p, torch.zeros_like(draft_p[:, :1])], dim=1)[rows, accepted]
-        p = p[rows, accepted]
+        p, total = p[rows, accepted], total[rows, accepted]
         rest = (p - q).clamp(min=0)
         rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)  # equal but for rounding
-        return accepted, torch.multinomial(rest, 1).squeeze(-1)
+        return accepted, choose_from(rest), total
 
     def _process(self, logits: torch.Tensor, prefixes: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
         """Scores of `(A, N, V)`: processors see the text up to each token, and the row where it is in the batch."""
@@ -369,6 +384,11 @@ class _Scoring:
             ]
             rows.append(torch.stack([each[number] for each in scores]))
         return torch.stack(rows)
+
+
+def choose_from(p: torch.Tensor) -> torch.Tensor:
+    """Draw from `p` `(N, V)`; any token where it holds nan, of which a device would die."""
+    return torch.multinomial(torch.where(p[:, :1].isnan(), 1.0, p), 1).squeeze(-1)
 
 
 def _at(p: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -30,9 +30,9 @@ class DraftStream:
         """Send the state after a step."""
         if hasattr(self.streamer, "put_progress"):
             self.streamer.put_progress(progress)
-        end = int(progress.current_block_end[0])
-        open_columns = progress.masked[0].nonzero().flatten()
-        first_open = int(open_columns[0]) if len(open_columns) else end
+        columns = torch.arange(progress.ids.shape[1], device=progress.ids.device)
+        first = torch.where(progress.masked[0], columns, len(columns)).amin()
+        end, first_open = torch.stack([progress.current_block_end[0], first]).tolist()
         if first_open >= end:
             self._put_until(progress.ids, end)
         elif hasattr(self.streamer, "put_draft"):

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_latent.generation.noise import mix
+from hf_latent.generation.stock_generate import check_stock_ids, watch_scores
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import (
     SAMPLERS,
@@ -157,8 +158,23 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
                 "context_ids": inputs.repeat_interleave(num_sequences, dim=0),
                 "context_mask": mask.repeat_interleave(num_sequences, dim=0),
             }
-        decoder_kwargs["generation_config"] = config.of_the_decoder()
-        output.sequences = self.autoencoder.decode(output.latents, **context, **decoder_kwargs)
+        decoding = config.of_the_decoder()
+        check, processors, criteria = watch_scores(
+            decoder_kwargs.pop("logits_processor", None),
+            decoder_kwargs.pop("stopping_criteria", None),
+            streams=decoder_kwargs.get("streamer") is not None,
+            num_beams=decoding.num_beams,
+            eos_token_id=decoding.eos_token_id,
+        )
+        output.sequences = self.autoencoder.decode(
+            output.latents,
+            **context,
+            **decoder_kwargs,
+            generation_config=decoding,
+            logits_processor=processors,
+            stopping_criteria=criteria,
+        )
+        check.raise_fault()
         return output if config.return_dict_in_generate else output.sequences
 
     @torch.no_grad()
@@ -203,6 +219,7 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
             latents = scheduler.step(output, timestep, latents, **extra, return_dict=False)[0]
             if config.output_history:
                 history.append(estimate)
+        refuse_bad_latents(latents)
         return LatentDiffusionGenerateOutput(
             latents=latents,
             history=torch.stack(history) if history else None,
@@ -295,6 +312,18 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
 DECODER_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer")
 
 
+def refuse_bad_latents(latents: torch.Tensor) -> None:
+    """Raise `ValueError` for latents `(B, Z, C)` that are no numbers: any text would be decoded from them."""
+    bad = ~latents.flatten(1).isfinite().all(-1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        vector = int((~latents[row].isfinite().all(-1)).nonzero()[0])
+        raise ValueError(
+            f"The latent of row {row} holds nan or inf at vector {vector}: look for them in the weights and in "
+            "`latents` or `condition`, and for an overflow of the dtype (float16 ends at 65504)."
+        )
+
+
 def takes(function: Any, name: str) -> bool:
     """Whether `function` has a parameter of that name."""
     return name in inspect.signature(function).parameters
@@ -313,6 +342,7 @@ def check_inputs(
         raise ValueError("Give `inputs` (or `condition`, unless the decoder reads the input), got neither.")
     if inputs is not None and (inputs.ndim != 2 or inputs.dtype not in (torch.int32, torch.int64)):
         raise ValueError(f"`inputs` must be ids of shape (B, S), got {inputs.dtype} {tuple(inputs.shape)}.")
+    check_stock_ids(config.text_config.vocab_size, {"inputs": inputs}, {}, generation_config)
     if attention_mask is not None and (inputs is None or attention_mask.shape != inputs.shape):
         raise ValueError(f"`attention_mask` must have the shape of `inputs`, got {tuple(attention_mask.shape)}.")
     num_inputs = len(condition) if inputs is None else len(inputs)

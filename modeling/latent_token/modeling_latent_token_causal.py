@@ -7,7 +7,15 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -15,6 +23,7 @@ from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.inputs import find_cache, rename_cache
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
+from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
@@ -270,6 +279,8 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         self,
         inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
         *args: Any,
         num_latent_tokens: int | None = None,
         self_speculative: bool = False,
@@ -287,7 +298,8 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                 longest prefix they agree with. See [`~generation.speculative.speculate`].
 
         Raises:
-            ValueError: for a negative number, and for none with `self_speculative`.
+            ValueError: for a negative number, and for none with `self_speculative`; for token ids beyond the
+                vocabulary; for scores of which no token can be chosen, which transformers would choose from.
         """
         if num_latent_tokens is None:
             num_latent_tokens = self.config.num_latent_tokens
@@ -295,20 +307,42 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             least = int(self_speculative)
             raise ValueError(f"`num_latent_tokens` must be at least {least} here, got {num_latent_tokens}.")
         kwargs = rename_cache(kwargs)
-        if num_latent_tokens == 0:
-            return super().generate(inputs, generation_config, *args, **kwargs)
+        configs = generation_config, self.generation_config
+        check_stock_ids(self.config.vocab_size, {"inputs": inputs, **kwargs}, kwargs, *configs)
+        check = None
+        if kwargs.get("custom_generate") is None and not self_speculative:
+            check, logits_processor, stopping_criteria = watch_scores(
+                logits_processor,
+                stopping_criteria,
+                streams=kwargs.get("streamer") is not None,
+                num_beams=find_knob("num_beams", kwargs, *configs),
+                eos_token_id=find_knob("eos_token_id", kwargs, *configs),
+            )
+        if num_latent_tokens > 0:
+            kwargs |= self._look_ahead_arguments(num_latent_tokens, self_speculative, kwargs)
+        output = super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
+        if check is not None:
+            check.raise_fault()
+        return output
+
+    def _look_ahead_arguments(
+        self, num_latent_tokens: int, self_speculative: bool, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What transformers' `generate` is told beyond the `kwargs` of a call, to look ahead."""
         if self.config.mask_token_id is None:
             raise ValueError("`mask_token_id` of the configuration is not set: latent tokens are masks.")
+        arguments: dict[str, Any] = {"num_latent_tokens": num_latent_tokens}
         if kwargs.get("past_key_values") is None and kwargs.get("use_cache", True):
-            kwargs["past_key_values"] = DynamicCache()  # without windows, which cannot forget the masks
+            arguments["past_key_values"] = DynamicCache()  # without windows, which cannot forget the masks
         if self_speculative:
             for name in ("custom_generate", "assistant_model", "synced_gpus"):
                 if kwargs.get(name):
                     raise ValueError(f"`{name}` must be left out with `self_speculative`, got {kwargs[name]!r}.")
             # Of its arguments transformers hands no streamer to a function.
-            kwargs["custom_generate"] = partial(speculate, streamer=kwargs.get("streamer"))
-            kwargs.setdefault("use_cache", True)  # training with checkpointed activations leaves it off
-        return super().generate(inputs, generation_config, *args, num_latent_tokens=num_latent_tokens, **kwargs)
+            arguments["custom_generate"] = partial(speculate, streamer=kwargs.get("streamer"))
+            # Training with checkpointed activations leaves it off.
+            arguments["use_cache"] = kwargs.get("use_cache", True)
+        return arguments
 
 
 def chosen_columns(

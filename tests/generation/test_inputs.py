@@ -85,6 +85,11 @@ BAD_CALLS = {
         {"inputs": PROMPT, "deferred_tokens": [77]},
         r"`deferred_tokens` must lie below `vocab_size` \(48\), got 77",
     ),
+    "the model's own ends beyond the vocabulary": (
+        {"inputs": PROMPT, "eos_token_id": [45, 99]},
+        r"`eos_token_id` must lie below `vocab_size` \(48\), got 99",
+    ),
+    "a negative end": ({"inputs": PROMPT, "eos_token_id": -1}, "`eos_token_id` must be .* got -1"),
     "nothing left to write": ({"inputs": PROMPT, "suppress_tokens": list(range(47))}, "`suppress_tokens` leaves no"),
     "row numbers for other rows": ({"inputs": PROMPT, "row_indices": [0, 1]}, r"`row_indices` .* got \[0, 1\]"),
     "row numbers that are none": ({"inputs": PROMPT, "row_indices": ["a"]}, r"`row_indices` .* got \['a'\]"),
@@ -207,6 +212,36 @@ def test_a_bad_infill_is_refused_by_name_before_any_forward(
     monkeypatch.setattr(llada, "forward", lambda *args, **kwargs: pytest.fail("a forward was run"))
     with pytest.raises(ValueError, match=message):
         llada.infill(**knobs)
+
+
+BEYOND = {
+    "inputs": {"inputs": torch.tensor([[1, 64]])},
+    "input_ids": {"input_ids": torch.tensor([[1, -2]])},
+    "suppress_tokens": {"suppress_tokens": [64]},
+    "eos_token_id": {"eos_token_id": 70},
+    "pad_token_id": {"pad_token_id": 64},
+    "forced_eos_token_id": {"forced_eos_token_id": 64},
+    "forced_bos_token_id": {"generation_config": GenerationConfig(forced_bos_token_id=64)},
+    "bad_words_ids": {"bad_words_ids": [[1], [2, 65]]},
+    "begin_suppress_tokens": {"begin_suppress_tokens": [64]},
+    "sequence_bias": {"sequence_bias": {(1, 66): 2.0}},
+    "negative_prompt_ids": {"negative_prompt_ids": torch.tensor([[64]]), "guidance_scale": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+@pytest.mark.parametrize("num_latent_tokens", [0, 2])
+def test_a_causal_model_refuses_ids_beyond_its_vocabulary(
+    make_latent_token: Callable, monkeypatch: pytest.MonkeyPatch, name: str, num_latent_tokens: int
+) -> None:
+    """transformers leaves that to an IndexError of the embeddings, or to the device; or suppresses nothing."""
+    model = make_latent_token("left_to_right")
+    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: pytest.fail("a forward was run"))
+    knobs = {"max_new_tokens": 2, "num_latent_tokens": num_latent_tokens} | BEYOND[name]
+    if "put" not in name:
+        knobs["inputs"] = PROMPT
+    with pytest.raises(ValueError, match=rf"`{name}` must lie (below `vocab_size` \(64\)|in \[0, 63\])"):
+        model.generate(**knobs)
 
 
 def test_a_model_without_a_mask_token_says_so(make_model: Callable) -> None:
