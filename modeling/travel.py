@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_latent.modeling.atomic import write_atomically
+
 PACKAGE = "hf_latent"
 HEADER = "# Part of hf-latent (Apache-2.0), written by save_pretrained so that this checkpoint loads without it.\n"
 _PACKAGE_IMPORT = re.compile(rf"^(\s*)from ({PACKAGE}\.[\w.]+) import", re.MULTILINE)
@@ -129,13 +131,6 @@ def _from_folder(folder: Path, names: list[str]) -> dict[str, str]:
         pending += _FLAT_IMPORT.findall(text)
         sources[path.name] = text
     return sources
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: an interrupted save leaves the previous file whole."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 __all__ = ["TravellingConfigMixin", "flat_name", "package_sources", "travelling_sources", "write_atomically"]

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_latent.evaluation import DecodingResult, measure_all
+from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import AnswerFirstTask
 from hf_latent.tasks.answer_first import KINDS, strip_special
 from hf_latent.training.latent_diffusion_data import TextCollator
@@ -126,7 +127,8 @@ def draw_denoising(shown: list[dict[str, Any]], path: Path) -> None:
         lines += [""]
     figure = Figure(figsize=(0.085 * max(map(len, lines)) + 0.4, 0.19 * len(lines) + 0.3))
     figure.text(0.02, 0.98, "\n".join(lines), family="monospace", fontsize=9, va="top")
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def main(args: argparse.Namespace) -> list[DecodingResult]:

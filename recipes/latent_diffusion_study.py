@@ -44,6 +44,7 @@ from typing import Any, NamedTuple
 import yaml
 from matplotlib.figure import Figure
 
+from hf_latent.modeling.atomic import replacing
 from hf_latent.training.report import describe_environment, write_json, write_text
 
 RECIPES = Path(__file__).parent
@@ -202,7 +203,8 @@ def plot(rows: list[dict[str, Any]], tasks: list[str], path: Path) -> None:
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def learning_curves(study: dict[str, Any]) -> dict[str, dict[str, list[list[float]]]]:
@@ -235,7 +237,8 @@ def plot_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> 
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("answers right, %")
     figure.legend(handles.values(), handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def headline(rows: list[dict[str, Any]], tasks: list[str]) -> str:

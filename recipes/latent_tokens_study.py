@@ -28,7 +28,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import re
 import statistics
 import sys
@@ -43,6 +42,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_latent import LatentTokenConfig
 from hf_latent.evaluation import solve_puzzles
+from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import get_task
 from hf_latent.training import (
     LatentTokenTrainer,
@@ -163,8 +163,8 @@ def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
     task = get_task(study["task"], **study.get("task_options", {}))
     if not (folder / "data").is_dir():  # on disk, so that `datasets` keeps what it makes of it for the next training
         data = task.dataset(study["num_train_examples"], 0, split="train", **study.get("data_options", {}))
-        data.save_to_disk(folder / f"data.{os.getpid()}")
-        (folder / f"data.{os.getpid()}").rename(folder / "data")
+        with replacing(folder / "data") as beside:
+            data.save_to_disk(beside)
     data = load_from_disk(folder / "data")
     model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
     model.save_pretrained(folder / f"{arm}-{seed}")
@@ -302,7 +302,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def training_log(study: dict[str, Any], folder: Path) -> str:

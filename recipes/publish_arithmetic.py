@@ -30,7 +30,7 @@ from hf_latent import ReasoningTemplate
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
 from hf_latent.hub import bundle, write_card
 from hf_latent.tasks import ArithmeticTask
-from hf_latent.training.report import describe_training
+from hf_latent.training.report import describe_training, write_text
 from hf_latent.viz import plot_accuracy_over_forwards
 
 BLOCK_LENGTH = 20
@@ -231,7 +231,7 @@ def main() -> None:
     bundle(model, tokenizer, args.folder)
     layout = {name: getattr(task, name) for name in ("reasoning_length", "answer_length", "delimiter")}
     about = {"task": task.name, "version": task.version, **layout, "early_exit_threshold": 0.1}
-    (args.folder / "task.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    write_text(args.folder / "task.json", json.dumps(about) + "\n")
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
     uncached = [r for r in results if "block_cache" not in r.settings]

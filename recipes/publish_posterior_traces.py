@@ -39,6 +39,7 @@ from hf_latent import ReasoningTemplate, score_traces
 from hf_latent.data import keep_top_share, keep_verified, separation
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.hub import refresh_card
+from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.report import describe_environment, write_json, write_text
 
@@ -210,7 +211,8 @@ def plot(folder: Path, arms: dict[str, Any], judged: dict[str, Any]) -> None:
         right.hist(chosen, bins=60, range=(-15, 0), alpha=0.6, density=True, label=f"{label} ({len(chosen):,})")
     right.set(xlabel="score of a trace, nats", ylabel="density")
     right.legend(frameon=False)
-    figure.savefig(folder / "posterior_traces.png", dpi=120)
+    with replacing(folder / "posterior_traces.png") as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub import refresh_card
 from hf_latent.hub.card_results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.report import write_json, write_text
 from hf_latent.training.sources import as_prompt_completion
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
@@ -204,11 +205,11 @@ def main() -> None:
     }
     results, run = without_folders(results), without_folders(run)
     args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    (args.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(args.folder / "run.json", run)
+    write_json(args.folder / "results.json", results)
     for file in ("training_log.jsonl", "training_curve.png"):
         shutil.copy2(args.run / file, args.folder / file)
-    (args.folder / "README.md").write_text(card(args.folder.name, results, run), encoding="utf-8")
+    write_text(args.folder / "README.md", card(args.folder.name, results, run))
     refresh_card(args.folder)
     print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
 

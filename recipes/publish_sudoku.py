@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
 from hf_latent.hub import bundle, write_card
 from hf_latent.tasks import SudokuTask
-from hf_latent.training.report import describe_training
+from hf_latent.training.report import describe_training, write_text
 from hf_latent.viz import plot_accuracy_over_forwards
 
 
@@ -194,8 +194,9 @@ def main() -> None:
     model.generation_config.max_new_tokens = task.completion_length
     bundle(model, tokenizer, args.folder)
     name = args.folder.name
-    (args.folder / "task.json").write_text(
-        json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n"
+    write_text(
+        args.folder / "task.json",
+        json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n",
     )
     add_details(args.folder / "decoding_results.json", puzzles, chosen, boards)
     for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
@@ -218,7 +219,7 @@ def add_details(
         str(givens): {"solved": solved, "num_examples": num}
         for givens, (solved, num) in accuracy_by_givens(puzzles, chosen).items()
     }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=1) + "\n")
 
 
 def write_folder_card(

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_latent.data.identity import keep_to
-from hf_latent.modeling.travel import write_atomically
+from hf_latent.modeling.atomic import replacing, write_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,17 +92,13 @@ class TraceFolder:
         for name in formats:
             check_format(name)
             path = self.folder / ("traces" if name == "arrow" else f"traces.{name}")
-            beside = self.folder / f".{path.name}.tmp"
-            if name == "arrow":
-                shutil.rmtree(beside, ignore_errors=True)
-                traces.save_to_disk(beside)
-                if path.exists():
-                    shutil.rmtree(path)
-            elif name == "parquet":
-                traces.to_parquet(beside)
-            else:
-                traces.to_json(beside)
-            beside.replace(path)
+            with replacing(path) as beside:
+                if name == "arrow":
+                    traces.save_to_disk(beside)
+                elif name == "parquet":
+                    traces.to_parquet(beside)
+                else:
+                    traces.to_json(beside)
             written.append(path)
         return written
 

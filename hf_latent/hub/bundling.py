@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.hub.card import write_card
-from hf_latent.modeling.travel import TravellingConfigMixin, write_atomically
+from hf_latent.modeling.atomic import replacing, write_atomically
+from hf_latent.modeling.travel import TravellingConfigMixin
 
 # What a checkpoint is made of: replaced as a whole. Everything else in a folder (results, plots, a card) stays.
 CHECKPOINT_SUFFIXES = {".safetensors", ".py", ".jinja"}
@@ -87,8 +88,7 @@ def bundle(
     if not isinstance(getattr(model, "config", None), TravellingConfigMixin):
         raise ValueError(f"`model` must be a model of hf-latent, got {type(model).__name__}.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        written = Path(beside) / folder.name
+    with replacing(folder) as written:
         model.save_pretrained(written, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(written)
@@ -99,7 +99,6 @@ def bundle(
         write_code_record(written)
         if not (written / "README.md").exists():
             write_card(written, model)
-        swap(written, folder)
     return folder
 
 
@@ -163,16 +162,6 @@ def is_checkpoint(path: PurePath) -> bool:
     return at_top or path.suffix in PICKLE_SUFFIXES
 
 
-def swap(new: Path, folder: Path) -> None:
-    """Put `new`, a folder beside, in the place of `folder`."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    retired = new.with_name(f"{new.name}.old")
-    folder.rename(retired)
-    new.rename(folder)
-
-
 __all__ = [
     "CODE_RECORD",
     "bundle",
@@ -180,6 +169,5 @@ __all__ = [
     "is_checkpoint",
     "keep_other_files",
     "run_without_us",
-    "swap",
     "write_code_record",
 ]

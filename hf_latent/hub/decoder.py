@@ -3,7 +3,6 @@
 import ast
 import difflib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.rules import RULES
-from hf_latent.hub.bundling import keep_other_files, run_without_us, swap
+from hf_latent.hub.bundling import keep_other_files, run_without_us
 from hf_latent.hub.card import LICENSE
+from hf_latent.modeling.atomic import replacing
 from hf_latent.modeling.travel import flat_name, package_sources
 
 ENTRY_POINT = "hf_latent.generation.custom_generate"
@@ -184,8 +184,7 @@ def bundle_decoder(name: str, folder: str | os.PathLike, *, verify: bool = True,
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`folder` must be a folder, got the file {folder}.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        written = Path(beside) / folder.name
+    with replacing(folder) as written:
         (written / FOLDER).mkdir(parents=True)
         for file, text in package_sources([ENTRY_POINT], HEADER).items():
             (written / FOLDER / file).write_text(text, encoding="utf-8")
@@ -196,7 +195,6 @@ def bundle_decoder(name: str, folder: str | os.PathLike, *, verify: bool = True,
         keep_other_files(folder, written, lambda path: _is_code(path) or (rewrites_card and path == Path("README.md")))
         if not (written / "README.md").exists():
             write_decoder_card(written, name, defaults)
-        swap(written, folder)
     return folder
 
 

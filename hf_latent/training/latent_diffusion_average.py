@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback
 
+from hf_latent.modeling.atomic import replacing
+
 FILE = "denoiser_average.safetensors"
 
 
@@ -48,9 +50,8 @@ class DenoiserAverage(TrainerCallback):
         """Write beside, then rename."""
         names = [name for name, _ in self.module.named_parameters()]
         tensors = {n: p.contiguous() for n, p in zip(names, self.average.shadow_params, strict=True)}
-        beside = folder / f".{FILE}.tmp"
-        save_file(tensors, beside, metadata={"optimization_step": str(self.average.optimization_step)})
-        beside.replace(folder / FILE)
+        with replacing(folder / FILE) as beside:
+            save_file(tensors, beside, metadata={"optimization_step": str(self.average.optimization_step)})
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote; `ValueError` where it is missing: the average would start anew in silence."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.modeling.atomic import replacing
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 
 SHARD_ROWS = 16_384
@@ -148,9 +149,8 @@ def cache_latents(
                 name: encode_texts(autoencoder, rows[name], pad_token_id=pad_token_id, batch_size=batch_size)
                 for name in ("input_ids", "labels")
             }
-            beside = path.with_suffix(".tmp")
-            save_file(encoded, beside)
-            beside.replace(path)
+            with replacing(path) as beside:
+                save_file(encoded, beside)
         shards.append(load_file(path))
     return {name: torch.cat([shard[name] for shard in shards]) for name in ("input_ids", "labels")}
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,13 @@ from transformers.trainer_utils import HubStrategy
 from hf_latent.hub.bundling import PICKLE_SUFFIXES, is_checkpoint, write_code_record
 from hf_latent.hub.card import write_card
 from hf_latent.hub.pushing import push
+from hf_latent.modeling.atomic import Scratch
 from hf_latent.modeling.travel import TravellingConfigMixin
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+PUSHED = "push"  # names what is being uploaded, beside the run's files
 # Beside what a bundle replaces: of adapters and of tokenizers that are not one file.
 OTHER_FILES = {"adapter_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", CARD}
 # Strategies that upload optimizer states, so that a run can be resumed from the Hub.
@@ -92,9 +93,9 @@ class SelfContainedPushMixin:
         self.create_model_card(model_name=name, **kwargs)
         trainer._finish_current_push()
         output = Path(self.args.output_dir)
-        folder = gather_files(output, output, may_link=blocking)
+        scratch = gather_files(output, output, may_link=blocking)
         revision = revision or self.args.hub_revision
-        job = self._pushes.run_as_future(self._push_folder, folder, commit_message, token, revision, base_model)
+        job = self._pushes.run_as_future(self._push_folder, scratch, commit_message, token, revision, base_model)
         return job.result() if blocking else job
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -108,9 +109,9 @@ class SelfContainedPushMixin:
         trainer.callback_handler.on_push_begin(self.args, self.state, trainer.control)
         output = Path(self.args.output_dir)
         # Now: the checkpoint may be gone when its turn comes.
-        folder = gather_files(Path(checkpoint_folder), output, card=output / CARD)
+        scratch = gather_files(Path(checkpoint_folder), output, card=output / CARD)
         message, revision = f"Training in progress, step {self.state.global_step}", self.args.hub_revision
-        job = self._pushes.run_as_future(self._push_folder, folder, message, self.args.hub_token, revision)
+        job = self._pushes.run_as_future(self._push_folder, scratch, message, self.args.hub_token, revision)
         job.add_done_callback(_warn)
         if running is None or running.is_done():
             self.push_in_progress = PushInProgress([job])
@@ -118,11 +119,16 @@ class SelfContainedPushMixin:
             running.jobs.append(job)
 
     def _push_folder(
-        self, folder: Path, message: str | None, token: str | None, revision: str | None, base_model: str | None = None
+        self,
+        scratch: Scratch,
+        message: str | None,
+        token: str | None,
+        revision: str | None,
+        base_model: str | None = None,
     ) -> Any:
         try:
             return push(
-                folder,
+                scratch.folder / PUSHED,
                 str(self.hub_model_id),
                 commit_message=message,
                 token=token,
@@ -131,7 +137,7 @@ class SelfContainedPushMixin:
                 verify=False,
             )
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.close()
 
 
 def check_hub_strategy(args: Any) -> None:
@@ -143,15 +149,18 @@ def check_hub_strategy(args: Any) -> None:
         )
 
 
-def gather_files(source: Path, beside: Path, *, card: Path | None = None, may_link: bool = True) -> Path:
+def gather_files(source: Path, beside: Path, *, card: Path | None = None, may_link: bool = True) -> Scratch:
     """
-    A new folder in `beside` with what a repository has of `source`: checkpoint, adapter, tokenizer, code, card.
+    A hidden folder in `beside`, whose subfolder `push` has what a repository has of `source`: checkpoint, adapter,
+    tokenizer, code, card.
 
     Args:
         card: goes before the card of `source`.
         may_link: link weights instead of copying them; they must not be written anew in place meanwhile.
     """
-    target = Path(tempfile.mkdtemp(dir=beside, prefix="_push-"))
+    scratch = Scratch(beside / PUSHED)
+    target = scratch.folder / PUSHED
+    target.mkdir()
     if card is not None and card.is_file():
         shutil.copy2(card, target / CARD)
     for path in sorted(source.iterdir()):
@@ -159,7 +168,7 @@ def gather_files(source: Path, beside: Path, *, card: Path | None = None, may_li
             _place(path, target / path.name, may_link=may_link)
     if any(target.glob("*.py")):
         write_code_record(target)
-    return target
+    return scratch
 
 
 def is_published(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """What a run leaves beside its checkpoint: configuration, versions, log, results, curve."""
 
 import json
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,15 +9,15 @@ from typing import Any
 
 import torch
 
+from hf_latent.modeling.atomic import replacing, write_atomically
+
 PACKAGES = ("hf-latent", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: an interruption leaves the previous file whole."""
+    """Make the folder, write beside, then rename: an interruption leaves the previous file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_atomically(path, text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -111,7 +110,8 @@ def plot_training_curve(history: list[dict[str, Any]], path: Path) -> None:
         if unit == "share of instances":
             axis.set_ylim(-0.02, 1.02)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 __all__ = ["describe_environment", "plot_training_curve", "write_json", "write_log", "write_text"]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hf_latent.modeling.atomic import replacing
+
 
 @dataclass(frozen=True)
 class WrittenBoard:
@@ -64,7 +66,8 @@ def plot_commit_order(puzzle: Sequence[str], boards: Sequence[WrittenBoard], pat
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1])
     bar.ax.set_yticklabels(["first", "last"])
     figure.suptitle("When each cell was written: [given] cells in brackets, small figures are forwards", fontsize=10)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
     return Path(path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hf_latent.evaluation.puzzles import DecodingResult
+from hf_latent.modeling.atomic import replacing
 
 
 def rule_of(result: DecodingResult) -> str:
@@ -65,7 +66,8 @@ def _plot(
     axis.set(xlabel=f"{name_of_cost} per {unit}", ylabel=f"{unit}s solved, %", title=title)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
     return Path(path)
 
 

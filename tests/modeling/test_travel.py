@@ -28,6 +28,7 @@ COMMON_CODE = {
     "generation_stopping.py",
     "generation_mixin.py",
     "modeling_masked_diffusion.py",
+    "modeling_atomic.py",
     "modeling_travel.py",
 }
 # What a stranger calls: method, arguments.
