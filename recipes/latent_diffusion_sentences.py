@@ -27,10 +27,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from hf_latent.data.rows import read_rows
 from hf_latent.evaluation.similarity import text_similarity
 from hf_latent.training.report import write_json
 
@@ -67,12 +68,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def main(args: argparse.Namespace) -> dict[str, Dataset]:
     """Write pairs, tokenizer and levels; returns the pairs of each split."""
-    files = {"train": str(args.train_file), "test": str(args.test_file)}
     sets: dict[str, Dataset] = {}
-    for split, texts in load_dataset("json", data_files=files).items():
-        if args.column not in texts.column_names:
-            raise ValueError(f"`column` must be one of {texts.column_names}, got {args.column!r}")
-        sets[split] = Dataset.from_list(sentence_pairs(texts[args.column]))
+    for split, file in (("train", args.train_file), ("test", args.test_file)):
+        rows = read_rows(file)
+        if args.column not in rows.columns:
+            raise ValueError(f"`column` must be one of {rows.columns}, got {args.column!r}")
+        texts = [rows.text(number, args.column) for number in range(len(rows))]
+        sets[split] = Dataset.from_list(sentence_pairs(texts))
     if args.num_eval_examples < len(sets["test"]):
         sets["test"] = sets["test"].shuffle(seed=0).select(range(args.num_eval_examples))
     known = set(zip(sets["train"]["prompt"], sets["train"]["completion"], strict=True))

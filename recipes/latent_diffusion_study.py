@@ -215,7 +215,7 @@ def learning_curves(study: dict[str, Any]) -> dict[str, dict[str, list[list[floa
             path = run.folder / "training_log.jsonl"
             if run.seed != study["seeds"][0] or len(run.tasks) > 1 or not path.is_file():
                 continue
-            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").strip().split("\n")]
             points = [[entry["step"], entry["eval_accuracy"]] for entry in entries if "eval_accuracy" in entry]
             curves.setdefault(run.tasks[0], {})[name] = points
     return {task: curves[task] for task in study["values"]["tasks"] if task in curves}
@@ -260,7 +260,7 @@ def training_log(study: dict[str, Any]) -> list[dict[str, Any]]:
         for name in study["arms"]
         for run in runs_of(name, study)
         if (run.folder / "training_log.jsonl").is_file()
-        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
     ]
 
 
@@ -279,7 +279,7 @@ def keep_others(found: dict[str, Any], log: list[dict[str, Any]], study: dict[st
         if curves:
             found["learning_curves"][task] = curves
     runs = {run.folder.name for name in study["arms"] if name not in here for run in runs_of(name, study)}
-    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
     log += [entry for entry in map(json.loads, lines) if entry["run"] in runs]
 
 

@@ -40,12 +40,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, concatenate_datasets
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from hf_latent import ReasoningTemplate
 from hf_latent.data import format_traces, keep_top_share
-from hf_latent.data.traces_sources import extract_answers
+from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.data.traces_sources import read_questions
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
 
@@ -79,18 +80,19 @@ class TraceArguments:
                 raise ValueError(f"`{name}` is needed for `arm` {self.arm!r}, got None")
 
 
-def read_rows(arguments: TraceArguments) -> Dataset:
+def read_all(arguments: TraceArguments) -> Dataset:
     """Question, trace and answer of everything that the arm trains on."""
     names = ["question", "trace", "answer"]
     parts = []
     if arguments.arm in ("human", "both"):
-        human = load_dataset("json", data_files=arguments.human_file, split="train")
-        traces = extract_answers(list(human[arguments.trace_column]), arguments.trace_pattern)
-        answers = extract_answers(list(human[arguments.answer_column]), arguments.answer_pattern)
-        columns = (list(human[arguments.question_column]), traces, answers)
+        known = {"answer_column": arguments.answer_column, "answer_pattern": arguments.answer_pattern}
+        human = read_questions(str(arguments.human_file), question_column=arguments.question_column, **known)
+        known = {"answer_column": arguments.trace_column, "answer_pattern": arguments.trace_pattern}
+        traces = read_questions(str(arguments.human_file), question_column=arguments.question_column, **known).answers
+        columns = (human.questions, traces, human.answers)
         parts.append(Dataset.from_dict(dict(zip(names, columns, strict=True))))
     if arguments.arm in ("posterior", "both"):
-        own = load_dataset("json", data_files=arguments.traces, split="train")
+        own = to_dataset(read_rows(str(arguments.traces)), names)
         own = own if arguments.top_share == 1 else keep_top_share(own, arguments.top_share)
         parts.append(own.select_columns(names))
     return concatenate_datasets(parts)
@@ -99,7 +101,7 @@ def read_rows(arguments: TraceArguments) -> Dataset:
 def format_rows(arguments: TraceArguments, trainer_tokenizer: Any, mask_token_id: int, seed: int) -> Dataset:
     """`input_ids` and `labels`, with the labels of a part of the reasoning taken away in a share of the rows."""
     template = ReasoningTemplate(arguments.reasoning_length, arguments.answer_length, arguments.delimiter)
-    rows = read_rows(arguments)
+    rows = read_all(arguments)
     lengths = [len(ids) for ids in trainer_tokenizer(list(rows["trace"]), add_special_tokens=False)["input_ids"]]
     fits = [i for i, length in enumerate(lengths) if 0 < length <= template.reasoning_length]
     print(f"{len(fits)} of {len(rows)} traces fit in {template.reasoning_length} tokens")

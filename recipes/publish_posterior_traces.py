@@ -37,6 +37,7 @@ from transformers.utils import logging
 
 from hf_latent import ReasoningTemplate, score_traces
 from hf_latent.data import keep_top_share, keep_verified, separation
+from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.hub import refresh_card
 from hf_latent.modeling.atomic import replacing
@@ -115,8 +116,7 @@ def sample(args: argparse.Namespace) -> Dataset:
     options = [f"--{name}={value}" for name, value in given.items()]
     code = "from hf_latent.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, "traces", str(args.base), *options, *knobs], check=True)
-    lines = (args.work / "traces" / "traces.jsonl").read_text(encoding="utf-8").splitlines()
-    return Dataset.from_list([json.loads(line) for line in lines])
+    return to_dataset(read_rows(args.work / "traces" / "traces.jsonl"))
 
 
 def judge(args: argparse.Namespace, traces: Dataset, problems: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LatentTokenForMaskedDiffusion
+from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub import refresh_card
 from hf_latent.hub.card_results import without_folders
@@ -176,7 +177,7 @@ def main() -> None:
     run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
     trained = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(args.run)
-    data = load_dataset("json", data_files=args.eval_file)["train"].select(range(args.num_examples))
+    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
     chats = as_prompt_completion(data, "question", "answer", chat=True)
 
     def bound(model: Any) -> dict[str, Any]:

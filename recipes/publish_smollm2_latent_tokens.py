@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoTokenizer
 
 from hf_latent import LatentTokenForCausalLM
+from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import measure_speculation
 from hf_latent.hub import refresh_card
 from hf_latent.hub.card_results import without_folders
@@ -136,7 +137,7 @@ def reevaluate(model: Any, tokenizer: Any, data: Dataset, training: dict[str, An
 
 def before_training(run: Path) -> dict[str, float]:
     """The evaluation at step 0, from the run's log; empty if there was none."""
-    lines = (run / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
     entries = [json.loads(line) for line in lines]
     return next((entry for entry in entries if entry["step"] == 0 and "eval_text_nll" in entry), {})
 
@@ -242,7 +243,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         read(args.control, "results.json"),
     )
     tokenizer = AutoTokenizer.from_pretrained(args.run)
-    data = load_dataset("json", data_files=args.eval_file)["train"].select(range(args.num_examples))
+    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
     chats = as_prompt_completion(data, "question", "answer", chat=True)
     base = LatentTokenForCausalLM.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, args.run)

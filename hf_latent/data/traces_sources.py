@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-# What `datasets` calls the reader of a file, by its ending.
-READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+from hf_latent.data.rows import Rows, answer_texts, check_features, is_local_file, pair_text, read_rows
+
 TASKS = ("arithmetic",)
 
 
@@ -44,7 +43,8 @@ def read_questions(
     limit: int | None = None,
 ) -> Questions:
     """
-    Read two columns of a local file (JSON, JSON lines, Parquet, CSV) or of a dataset (a name on the Hub, a folder).
+    Read two columns of a local file (JSON lines, JSON, Parquet, CSV: [`~hf_latent.data.rows.read_rows`]) or of a
+    dataset (a name on the Hub, a folder).
 
     Args:
         answer_pattern: regular expression with one group, searched in the answer column: r"#### (.*)" for GSM8K,
@@ -54,42 +54,67 @@ def read_questions(
     Raises:
         ValueError: for a column that is not there, a row without answer, an expression that does not match.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be at least 1, got {limit}.")
+    rows = read_rows(source, limit) if is_local_file(source) else _load_named(source, config, split, revision, limit)
+    for name, column in (("question_column", question_column), ("answer_column", answer_column)):
+        if column not in rows.columns:
+            raise ValueError(f"`{name}` must be one of {rows.columns}, got {column!r}.")
+    numbers = range(len(rows))
+    questions = [pair_text(rows.value(n, question_column), rows.place(n, question_column)) for n in numbers]
+    places = [rows.place(number, answer_column) for number in numbers]
+    return Questions(
+        questions, extract_answers([rows.value(n, answer_column) for n in numbers], answer_pattern, places)
+    )
+
+
+def _load_named(source: str, config: str | None, split: str, revision: str | None, limit: int | None) -> Rows:
+    """Rows of a dataset on the Hub or in a folder."""
     from datasets import load_dataset
 
-    path = Path(source)
-    if path.suffix in READERS:
-        if not path.is_file():
-            raise ValueError(f"`source` must be a file or a dataset, got {source}, which does not exist.")
-        data = load_dataset(READERS[path.suffix], data_files=source, split="train")
-    else:
-        data = load_dataset(source, config, split=split, revision=revision)
-    for name, column in (("question_column", question_column), ("answer_column", answer_column)):
-        if column not in data.column_names:
-            raise ValueError(f"`{name}` must be one of {data.column_names}, got {column!r}.")
+    data = load_dataset(source, config, split=split, revision=revision)
+    check_features(data, source)
     if limit is not None:
-        if limit < 1:
-            raise ValueError(f"`limit` must be at least 1, got {limit}.")
         data = data.select(range(min(limit, len(data))))
-    return Questions(list(data[question_column]), extract_answers(list(data[answer_column]), answer_pattern))
+    if not len(data):
+        raise ValueError(f"`source` ({source}) has no rows.")
+    return Rows(list(data), source, [f"row {number}" for number in range(len(data))])
 
 
-def extract_answers(values: Sequence[Any], pattern: str | None) -> list[str]:
-    """Answers as text; with a `pattern`, what its group matches first, without spaces around it."""
-    if pattern is not None and re.compile(pattern).groups != 1:
-        raise ValueError(f"`answer_pattern` must have one group, got {pattern!r}.")
+def extract_answers(values: Sequence[Any], pattern: str | None, places: Sequence[str] | None = None) -> list[str]:
+    """
+    Answers as text; with a `pattern`, what its group matches first, without spaces around it.
+
+    Args:
+        places: of each value, for messages.
+
+    Raises:
+        ValueError: naming the place, for what is no text and no number, for several answers, and where the pattern
+            does not match.
+    """
+    if pattern is not None:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"`answer_pattern` must be a regular expression, got {pattern!r}: {error}.") from None
+        if groups != 1:
+            raise ValueError(f"`answer_pattern` must have one group, got {pattern!r}.")
     answers = []
     for number, value in enumerate(values):
-        text = "" if value is None else str(value)
+        place = f"row {number}" if places is None else places[number]
+        found = answer_texts(value, place)
+        if isinstance(found, list):
+            if len(found) > 1:
+                raise ValueError(f"{place}: must be one answer, got {len(found)}: {found!r}.")
+            found = found[0]
         if pattern is not None:
-            match = re.search(pattern, text)
-            if match is None:
-                raise ValueError(
-                    f"`answer_pattern` ({pattern!r}) does not match the answer of row {number}: {text!r}."
-                )
-            text = match.group(1).strip()
-        if not text:
-            raise ValueError(f"`answer_column` is empty in row {number}.")
-        answers.append(text)
+            match = re.search(pattern, found)
+            if match is None or match.group(1) is None:
+                raise ValueError(f"{place}: `answer_pattern` ({pattern!r}) does not match {found!r}.")
+            found = match.group(1).strip()
+            if not found:
+                raise ValueError(f"{place}: what `answer_pattern` ({pattern!r}) matches is empty.")
+        answers.append(found)
     return answers
 
 

@@ -1,46 +1,11 @@
-"""Evaluation data from local JSON and JSON lines files: questions with answers or with choices."""
+"""What rows of a local file say: question, answer, choices."""
 
-import json
 import string
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 QUESTION_FIELDS = ("question", "prompt", "input")
 ANSWER_FIELDS = ("answer", "completion", "output", "label")
-
-
-def read_rows(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """
-    The first `limit` rows of a `.json` (a list of objects) or `.jsonl` file (one object a line).
-
-    Raises:
-        ValueError: naming file and line, for what is not JSON or not an object; for a file without rows.
-    """
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    rows: list[Any] = []
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
-        if not isinstance(rows, list):
-            raise ValueError(f"{path} must hold a list of objects, got {type(rows).__name__}.")
-    else:
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from None
-    rows = rows[:limit]
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: row {number} must be an object, got {type(row).__name__}.")
-    if not rows:
-        raise ValueError(f"{path} has no rows.")
-    return rows
 
 
 def find_field(row: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
@@ -58,6 +23,9 @@ def fill_prompt(prompt: str, row: Mapping[str, Any]) -> str:
     missing = sorted({name for name in names if name not in row})
     if missing:
         raise ValueError(f"`prompt` names {missing}, which the row lacks; it has {sorted(row)}.")
+    nothing = sorted(name for name in names if row[name] is None)
+    if nothing:
+        raise ValueError(f"`prompt` names {nothing}, which is null in the row.")
     return prompt.format(**row)
 
 
@@ -84,4 +52,4 @@ def answer_index(answer: Any, choices: Sequence[str], place: str) -> int:
     return index
 
 
-__all__ = ["ANSWER_FIELDS", "QUESTION_FIELDS", "answer_index", "fill_prompt", "find_field", "read_rows"]
+__all__ = ["ANSWER_FIELDS", "QUESTION_FIELDS", "answer_index", "fill_prompt", "find_field"]

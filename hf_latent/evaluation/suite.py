@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_latent.data.rows import Rows, answer_texts, is_conversation, is_local_file, pair_text, read_rows, texts_of
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.filters import ANSWER_FILTERS, is_match
 from hf_latent.evaluation.local_files import (
@@ -15,7 +16,6 @@ from hf_latent.evaluation.local_files import (
     answer_index,
     fill_prompt,
     find_field,
-    read_rows,
 )
 from hf_latent.evaluation.measures import Choice, ExactMatch, Likelihood, Measure
 from hf_latent.evaluation.solving import Layout
@@ -87,8 +87,8 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
 
     Args:
         spec: the source is a task of this library by name (`zebra`; with the checkpoint's options if it was trained on
-            that task), a name with sizes (`sudoku-6x6`, `zebra-4x3`, `star_graph-2x5`, `countdown-4`), or a `.json` or
-            `.jsonl` file; the kind `exact_match`, `likelihood` or, for a file, `choice`.
+            that task), a name with sizes (`sudoku-6x6`, `zebra-4x3`, `star_graph-2x5`, `countdown-4`), or a file
+            (`.jsonl`, `.json`, `.csv`, `.parquet`); the kind `exact_match`, `likelihood` or, for a file, `choice`.
         about: the checkpoint's `task.json`: "task" and, of a Sudoku, "size" and "num_givens", else "options", the
             arguments of [`~hf_latent.tasks.get_task`].
 
@@ -96,7 +96,7 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
         ValueError: for a source or kind that is none of these, and for what is wrong with a file.
     """
     source, kind = split_spec(spec)
-    if Path(source).suffix in (".json", ".jsonl"):
+    if is_local_file(source):
         return _file_measure(Path(source), kind, options)
     task, kwargs, options_of_task = _find_task(source, about or {})
     if kind == "choice":
@@ -132,35 +132,34 @@ def _find_task(source: str, about: Mapping[str, Any]) -> tuple[Task, dict[str, A
         return SudokuTask(size), {"num_givens": tuple(about["num_givens"])} if same else {}, {}
     if source.partition("-")[0] not in TASKS:
         raise ValueError(
-            f"`tasks` takes {', '.join(TASKS)} (also with sizes, like {EXAMPLES}), or a .json or .jsonl file, each "
-            f"with :likelihood or, for a file, :choice behind it; or harness:NAME. Got {source!r}."
+            f"`tasks` takes {', '.join(TASKS)} (also with sizes, like {EXAMPLES}), or a .jsonl, .json, .csv or "
+            f".parquet file, each with :likelihood or, for a file, :choice behind it; or harness:NAME. Got {source!r}."
         )
     options = dict(about.get("options", {})) if source == about.get("task") else {}
     return get_task(source, **options), {}, options
 
 
 def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
-    if not path.is_file():
-        raise ValueError(f"`tasks`: there is no file {path}.")
     rows = read_rows(path, options.limit)
+    known = dict.fromkeys(rows.columns)
     origin: dict[str, Any] = {"file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    if kind == "likelihood" and any(name in rows[0] for name in ("text", "input_ids")):
-        return Likelihood(path.name, rows, chat=options.chat, add_eos=options.add_eos, source=origin)
-    question = None
-    if options.prompt is None:
-        question = find_field(rows[0], options.question_field, QUESTION_FIELDS, "question_field")
-    answer = find_field(rows[0], options.answer_field, ANSWER_FIELDS, "answer_field")
-    prompts = [_prompt(row, question, options, number) for number, row in enumerate(rows)]
-    answers = [_value(row, answer, number) for number, row in enumerate(rows)]
+    if kind == "likelihood" and any(name in known for name in ("text", "input_ids")):
+        texts = [row if "input_ids" in row else row | {"text": rows.text(n, "text")} for n, row in enumerate(rows)]
+        return Likelihood(path.name, texts, chat=options.chat, add_eos=options.add_eos, source=origin)
+    prompts, values, answer = _read_columns(rows, known, options)
+    places = [rows.place(number, answer) for number in range(len(rows))]
     if kind == "choice":
-        return _choices(path.name, rows, prompts, answers, options, origin)
+        return _choices(path.name, rows, prompts, values, places, options, origin)
     if kind == "likelihood":
-        pairs = [{"prompt": p, "completion": str(a)} for p, a in zip(prompts, answers, strict=True)]
+        sides = zip(prompts, map(pair_text, values, places), strict=True)
+        pairs = [{"prompt": prompt, "completion": completion} for prompt, completion in sides]
         return Likelihood(path.name, pairs, chat=options.chat, add_eos=options.add_eos, source=origin)
     for number, text in enumerate(prompts):
         if not text and options.template is None and not options.chat:
-            raise ValueError(f"Row {number}: the prompt is empty, and there is no template to fill in behind it.")
-    references = [[str(a) for a in answer] if isinstance(answer, list) else str(answer) for answer in answers]
+            raise ValueError(
+                f"{rows.place(number)}: the prompt is empty, and there is no template to fill in behind it."
+            )
+    references = list(map(answer_texts, values, places))
     return ExactMatch(
         name=path.name,
         prompts=prompts,
@@ -172,29 +171,49 @@ def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
     )
 
 
-def _value(row: Mapping[str, Any], name: str, number: int) -> Any:
-    if name not in row:
-        raise ValueError(f"Row {number} has no field {name!r}; it has {sorted(row)}.")
-    return row[name]
+def _read_columns(rows: Rows, known: Mapping[str, Any], options: SuiteOptions) -> tuple[list[Any], list[Any], str]:
+    """Prompts (texts or messages), answers as they stand in the file, and the column of those."""
+    numbers = range(len(rows))
+    is_given = options.prompt is not None or options.question_field is not None or options.answer_field is not None
+    if "messages" in known and not is_given and not any(name in known for name in QUESTION_FIELDS):
+        talks = [rows.value(number, "messages") for number in numbers]
+        for number, talk in enumerate(talks):
+            if not is_conversation(talk) or len(talk) < 2 or talk[-1]["role"] != "assistant":
+                place = rows.place(number, "messages")
+                raise ValueError(f"{place}: must be messages of which the last is the assistant's, got {talk!r}.")
+        return [talk[:-1] for talk in talks], [talk[-1].get("content") for talk in talks], "messages"
+    answer = find_field(known, options.answer_field, ANSWER_FIELDS, "answer_field")
+    answers = [rows.value(number, answer) for number in numbers]
+    if options.prompt is not None:
+        return [_fill(options.prompt, rows, number) for number in numbers], answers, answer
+    question = find_field(known, options.question_field, QUESTION_FIELDS, "question_field")
+    read = [(rows.value(number, question), rows.place(number, question)) for number in numbers]
+    return [pair_text(value, place, may_be_empty=True) for value, place in read], answers, answer
 
 
-def _prompt(row: Mapping[str, Any], question: str | None, options: SuiteOptions, number: int) -> Any:
-    return fill_prompt(options.prompt or "", row) if question is None else _value(row, question, number)
+def _fill(prompt: str, rows: Rows, number: int) -> str:
+    try:
+        return fill_prompt(prompt, rows[number])
+    except ValueError as error:
+        raise ValueError(f"{rows.place(number)}: {error}") from None
 
 
 def _choices(
     name: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     prompts: Sequence[Any],
     answers: Sequence[Any],
+    places: Sequence[str],
     options: SuiteOptions,
     origin: dict[str, Any],
 ) -> Choice:
-    choices = [[str(choice) for choice in _value(row, options.choices_field, n)] for n, row in enumerate(rows)]
-    for number, of in enumerate(choices):
-        if len(of) < 2 or not all(of):
-            raise ValueError(f"Row {number}: `{options.choices_field}` must be at least two texts, got {of}.")
-    indices = [answer_index(a, c, f"Row {n}") for n, (a, c) in enumerate(zip(answers, choices, strict=True))]
+    choices = []
+    for number in range(len(rows)):
+        value, place = rows.value(number, options.choices_field), rows.place(number, options.choices_field)
+        if not isinstance(value, list) or len(value) < 2:
+            raise ValueError(f"{place}: must be a list of at least two texts, got {value!r}.")
+        choices.append(texts_of(value, place))
+    indices = [answer_index(a, c, place) for a, c, place in zip(answers, choices, places, strict=True)]
     continuations = [[options.separator + choice for choice in of] for of in choices]
     return Choice(name, prompts, continuations, indices, chat=options.chat, source=origin)
 

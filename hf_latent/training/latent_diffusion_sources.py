@@ -4,12 +4,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation.similarity import TEXT_METRICS, text_similarity
 from hf_latent.tasks.answer_first import KINDS, ORDERS, AnswerFirstTask, strip_special
 from hf_latent.training.latent_diffusion_data import TextCollator
@@ -86,11 +87,10 @@ def load_pairs(arguments: PairArguments) -> tuple[Dataset, Dataset | None]:
             sets.append(concatenate_datasets(parts))
         return sets[0], sets[1]
     if arguments.train_file is not None:
-        files = {"train": arguments.train_file}
-        if arguments.eval_file is not None:
-            files["test"] = arguments.eval_file
-        data = load_dataset("json", data_files=files)
-        return data["train"], data.get("test")
+        columns = (arguments.input_column, arguments.target_column)
+        files = (arguments.train_file, arguments.eval_file)
+        train, test = (None if file is None else to_dataset(read_rows(file), columns) for file in files)
+        return cast(Dataset, train), test
     source = (arguments.dataset_name, arguments.dataset_config)
     test = load_dataset(*source, split=arguments.dataset_test_split) if arguments.dataset_test_split else None
     return load_dataset(*source, split=arguments.dataset_train_split), test

@@ -7,10 +7,16 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
+from hf_latent.data.rows import check_features, pair_text, read_rows, to_dataset
+from hf_latent.evaluation.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 
 # Those of the library whose texts one model continues: answer_first has an encoder's.
 TASKS = ("arithmetic", "countdown", "star_graph", "sudoku", "zebra")
+
+# Columns of which trl reads one, or two, and those of them that are texts or conversations.
+TRAINED_ON = ("text", "messages", "prompt", "input_ids")
+TRAINED_TEXTS = ("text", "prompt", "completion")
 
 
 @dataclass
@@ -46,9 +52,10 @@ class TrainArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "Split of `dataset_name` to train on."})
     dataset_test_split: str | None = field(default=None, metadata={"help": "Split of `dataset_name` to evaluate on."})
     train_file: str | None = field(
-        default=None, metadata={"help": "Local JSON or JSON lines file to train on, in the place of `dataset_name`."}
+        default=None,
+        metadata={"help": "Local JSON lines, JSON, CSV or Parquet file to train on, in the place of `dataset_name`."},
     )
-    eval_file: str | None = field(default=None, metadata={"help": "Local JSON or JSON lines file to evaluate on."})
+    eval_file: str | None = field(default=None, metadata={"help": "Local file to evaluate on."})
 
     prompt_column: str | None = field(
         default=None, metadata={"help": "Column of a dataset or file that is the prompt, if it is not `prompt`."}
@@ -184,19 +191,42 @@ def task_of(arguments: TrainArguments) -> Task:
 
 
 def load_files(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
-    """Training and evaluation set of local JSON files."""
-    files = {"train": arguments.train_file}
-    if arguments.eval_file is not None:
-        files["test"] = arguments.eval_file
-    data = load_dataset("json", data_files=files)
-    return data["train"], data.get("test")
+    """Training and evaluation set of local files: JSON lines, JSON, CSV or Parquet."""
+
+    named = {"prompt": arguments.prompt_column, "completion": arguments.completion_column}
+
+    def read(option: str, limit: int | None) -> Dataset:
+        rows = read_rows(getattr(arguments, option), limit)
+        sources = {name: column or name for name, column in named.items()}
+        if not any(named.values()) and not any(name in rows.columns for name in TRAINED_ON):
+            # Files to evaluate on call them otherwise.
+            usual = {"prompt": QUESTION_FIELDS, "completion": ANSWER_FIELDS}
+            sources = {name: next((c for c in usual[name] if c in rows.columns), name) for name in named}
+        is_pair = any(named.values()) or not any(name in rows.columns for name in TRAINED_ON if name != "prompt")
+        if is_pair and (missing := sorted(set(sources.values()) - set(rows.columns))):
+            raise ValueError(
+                f"{rows.source} has no column {missing}; it has {rows.columns}: name two with `prompt_column` and "
+                f"`completion_column`, or give one of {', '.join(TRAINED_ON)}"
+            )
+        texts = {*TRAINED_TEXTS, *sources.values()} & set(rows.columns)
+        data = to_dataset(rows, sorted(texts), may_be_empty=(sources["prompt"],))
+        if any(named.values()) or not is_pair:
+            return data  # `as_prompt_completion` takes the two
+        return data.rename_columns({column: name for name, column in sources.items() if column != name})
+
+    test = None if arguments.eval_file is None else read("eval_file", arguments.max_eval_examples)
+    return read("train_file", arguments.max_train_examples), test
 
 
 def load_named(arguments: TrainArguments) -> tuple[Dataset, Dataset | None]:
     """Training and evaluation set of a dataset on the Hub or in a folder."""
     source = (arguments.dataset_name, arguments.dataset_config)
     test = load_dataset(*source, split=arguments.dataset_test_split) if arguments.dataset_test_split else None
-    return load_dataset(*source, split=arguments.dataset_train_split), test
+    train = load_dataset(*source, split=arguments.dataset_train_split)
+    for data in (train, test):
+        if data is not None:
+            check_features(data, str(arguments.dataset_name))
+    return train, test
 
 
 def cut(dataset: Dataset, length: int | None) -> Dataset:
@@ -218,13 +248,17 @@ def as_prompt_completion(
         raise ValueError(f"the data has no column {missing}; it has {dataset.column_names}")
     roles = {"prompt": "user", "completion": "assistant"}
 
-    def convert(row: dict[str, Any]) -> dict[str, Any]:
-        texts = {name: row[source] for name, source in sources.items()}
-        if not chat:
-            return texts
-        return {name: [{"role": roles[name], "content": text}] for name, text in texts.items()}
+    def convert(row: dict[str, Any], number: int) -> dict[str, Any]:
+        sides = {}
+        for name, source in sources.items():
+            place = f"the data, row {number}, column {source!r}"
+            side = pair_text(row[source], place, may_be_empty=name == "prompt")
+            if chat and not isinstance(side, str):
+                raise ValueError(f"{place}: is a conversation already: leave `chat` out")
+            sides[name] = [{"role": roles[name], "content": side}] if chat else side
+        return sides
 
-    return dataset.map(convert, remove_columns=dataset.column_names)
+    return dataset.map(convert, with_indices=True, remove_columns=dataset.column_names)
 
 
 __all__ = ["TASKS", "TrainArguments", "as_prompt_completion", "load_data", "read_mapping"]

@@ -46,13 +46,17 @@ def test_bad_sources_are_refused_by_name(tmp_path):
         ),
         ({"answer_column": "solution"}, "`answer_column` must be one of .*, got 'solution'"),
         ({"answer_pattern": "#### .*"}, "`answer_pattern` must have one group, got '#### .*'"),
-        ({"answer_pattern": "#### (.*)"}, r"`answer_pattern` \('#### \(.\*\)'\) does not match .*row 3: ''"),
-        ({}, "`answer_column` is empty in row 3"),
+        ({"answer_pattern": "#### (.*)"}, r"line 4, column 'answer': is empty"),
+        (
+            {"answer_pattern": "9(.*)"},
+            r"line 1, column 'answer': `answer_pattern` \('9\(.\*\)'\) does not match 'Because",
+        ),
+        ({}, r"data\.jsonl, line 4, column 'answer': is empty"),
         ({"limit": 0}, "`limit` must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             read_questions(str(path), **options)
-    with pytest.raises(ValueError, match="which does not exist"):
+    with pytest.raises(ValueError, match="there is no file"):
         read_questions(str(tmp_path / "none.jsonl"))
     with pytest.raises(ValueError, match="`task` must be one of"):
         questions_of_task("chess", 3)
