@@ -11,9 +11,10 @@ class DraftStream:
     """
     Sends what is final to `streamer.put` and the block being written to `streamer.put_draft`.
 
-    Final is what lies before the current block; it is sent once. A draft is everything from there to the end of the
-    block, masks included, sent after every step. A streamer without `put_draft` only gets final tokens. One with
-    `put_progress` is lent the whole `Progress` before either, once a step; candidates are in it with `output_history`.
+    Final is what lies before the current block; it is sent once, and altogether exactly what is returned. A draft is
+    everything from there to the end of the block, masks included, sent after every step. A streamer without
+    `put_draft` only gets final tokens. One with `put_progress` is lent the whole `Progress` before either, once a
+    step; candidates are in it with `output_history`.
 
     Args:
         streamer: a transformers `BaseStreamer`, e.g. `TextDiffusionStreamer`.
@@ -33,6 +34,8 @@ class DraftStream:
         columns = torch.arange(progress.ids.shape[1], device=progress.ids.device)
         first = torch.where(progress.masked[0], columns, len(columns)).amin()
         end, first_open = torch.stack([progress.current_block_end[0], first]).tolist()
+        if first_open == len(columns):
+            return  # how much of a row that is written is returned is known to `finish`
         if first_open >= end:
             self._put_until(progress.ids, end)
         elif hasattr(self.streamer, "put_draft"):
