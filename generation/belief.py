@@ -35,6 +35,7 @@ class Belief(NamedTuple):
             after suppression and processors, before filters and temperature, if asked for.
         most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
         total (`torch.FloatTensor` of shape `(N,)`): finite where the scores were a distribution; see `score_check`.
+        deferred (`torch.BoolTensor` of shape `(N,)`, *optional*): where `token` is to be written last, if any is.
     """
 
     token: torch.Tensor
@@ -44,6 +45,7 @@ class Belief(NamedTuple):
     distribution: Distribution | None = None
     most_likely: torch.Tensor | None = None
     total: torch.Tensor | None = None
+    deferred: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,9 @@ class BeliefReader:
             shared = distribution is not None and not self.filters
             entropy = distribution.entropy if shared else entropy_of(logits, best, self._may_shift)
         confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
-        statistic = self._statistic(logits, token, entropy)
-        return Belief(token, statistic, entropy, confidence, distribution, likeliest, total)
+        deferred = None if self.deferred is None else torch.isin(token, self.deferred)
+        statistic = self._statistic(logits, token, entropy, deferred)
+        return Belief(token, statistic, entropy, confidence, distribution, likeliest, total, deferred)
 
     @property
     def _may_shift(self) -> bool:
@@ -153,12 +156,14 @@ class BeliefReader:
             logits[:, self.ends] = logits[:, self.ends].masked_fill(early, float("-inf"))
 
     def _statistic(
-        self, logits: torch.Tensor, token: torch.Tensor, entropy: torch.Tensor | None
+        self,
+        logits: torch.Tensor,
+        token: torch.Tensor,
+        entropy: torch.Tensor | None,
+        is_deferred: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """What the rule reads `(N,)`, given the entropies, if known, of `logits`; those may be overwritten."""
-        is_deferred = None
         if self.deferred is not None:
-            is_deferred = torch.isin(token, self.deferred)
             logits[:, self.deferred] = float("-inf")
         if self.reads == "entropy":
             statistic = entropy if is_deferred is None else entropy_of(logits)

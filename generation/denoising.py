@@ -10,7 +10,7 @@ from hf_latent.generation.predictor import Predictor, Reading
 from hf_latent.generation.progress import OnStep, Progress
 from hf_latent.generation.refinement import Memory
 from hf_latent.generation.rows import Rows, Verdicts, first_rows
-from hf_latent.generation.rules import RuleInputs, choose, choose_best, choose_freely, per_row
+from hf_latent.generation.rules import RuleInputs, choose, choose_best, choose_freely, per_row, postpone
 from hf_latent.generation.settings import DenoisingSettings
 from hf_latent.generation.stopping import end_rows, find_exits, hold_or_stop, leave_open
 from hf_latent.generation.survey import Survey, indices_of, survey
@@ -137,6 +137,9 @@ def _decide(
     elif belief.statistic is not None:
         statistic = belief.statistic.new_zeros(selected.shape).masked_scatter_(view.read, belief.statistic)
     score, eligible = rule.decide(RuleInputs(selected, statistic, settings.threshold))
+    if belief.deferred is not None:
+        deferred = torch.zeros_like(selected).masked_scatter_(view.read, belief.deferred)
+        score, eligible = postpone(score, eligible, deferred)
     if not rule.adaptive:
         return choose_best(score, selected, quotas(rows.each, settings))
     if settings.max_tokens_per_step is None and not settings.is_paced:

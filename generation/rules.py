@@ -95,6 +95,14 @@ def per_row(values: list[Any], device: torch.device) -> Any:
     return torch.tensor(values, device=device)[:, None]
 
 
+def postpone(score: torch.Tensor, eligible: torch.Tensor, deferred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    A rule's `(score, eligible)` with the `deferred` `(B, L)`, bool, behind all others and never along with them: what
+    is deferred is written last, by whichever rule, and then by a floor or a schedule alone.
+    """
+    return score.masked_fill(deferred, float("-inf")), eligible & ~deferred
+
+
 def _reachable(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     # A masked position whose own score is -inf must still come before every position that is not masked.
     return score.clamp(min=LEAST_SCORE).masked_fill(~masked, float("-inf"))
@@ -143,7 +151,9 @@ def entropy_bound(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
     # Sorted, the maximum of a prefix is its last element: the sum without it is the exclusive cumulative sum.
     before = sorted_entropy.cumsum(-1).roll(1, -1)
     before[:, 0] = 0.0
-    eligible = torch.zeros_like(inputs.masked).scatter_(-1, order, before <= inputs.threshold)
+    # An infinite entropy, of what counts as nothing, belongs to no prefix, wherever it stands among its equals.
+    together = (before <= inputs.threshold) & sorted_entropy.isfinite()
+    eligible = torch.zeros_like(inputs.masked).scatter_(-1, order, together)
     return -inputs.statistic, eligible
 
 
@@ -187,5 +197,6 @@ __all__ = [
     "choose_freely",
     "log_odds",
     "per_row",
+    "postpone",
     "ranks",
 ]
