@@ -81,16 +81,18 @@ class DiffusionGenerationConfig(GenerationConfig):
             Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
             `confidence_threshold`, `entropy_bound`, `med`, `med_left_to_right`.
         max_denoising_steps (`int`, *optional*):
-            Forwards of a row, shared evenly among its blocks. Rules by schedule spread the tokens over them; rules by
-            the belief commit all that is left at the last. `None`: one token per forward by schedule, no limit by
-            the belief.
+            Most forwards of a row, shared evenly among its blocks; those that only refine count, too. Rules by
+            schedule spread the tokens over what refinement leaves of them; rules by the belief commit all that is left
+            at the last, unless `pace_to_schedule` is on. `None`: one token per forward by schedule, no limit by the
+            belief.
         denoising_schedule (`str`, *optional*, defaults to `"uniform"`):
             How rules by schedule spread tokens over `max_denoising_steps`: `uniform` (LLaDA) or `dream`.
         schedule_epsilon (`float`, *optional*, defaults to 1e-3):
             Last time of the `dream` schedule.
         pace_to_schedule (`bool`, *optional*, defaults to `False`):
             With `max_denoising_steps`, rules by the belief never run ahead of an even schedule (what a step leaves is
-            carried over) and take further steps where they have to, as Fast-dLLM decodes Dream.
+            carried over) and take further steps where they have to, as Fast-dLLM decodes Dream: the number is then a
+            pace, and no limit.
         max_tokens_per_step (`int`, *optional*):
             Most tokens that a rule by the belief commits at once in a row (`k_max` of MED); the last of
             `max_denoising_steps` commits all that is left in spite of it.
@@ -108,7 +110,8 @@ class DiffusionGenerationConfig(GenerationConfig):
         refinement_top_p (`float`, *optional*, defaults to 0.9): nucleus of the mixture; 0 mixes nothing.
         refinement_ratio (`float`, *optional*, defaults to 0.15):
             r_f, share of the prediction in the embedding of a position that is certain of it; 0 mixes nothing.
-        refinement_steps (`int`, *optional*, defaults to 20): most forwards of a block that commit nothing.
+        refinement_steps (`int`, *optional*, defaults to 20):
+            Most forwards of a block that commit nothing; always less than its share of `max_denoising_steps`.
         refinement_kl (`float`, *optional*, defaults to 0.1):
             nats; mean KL between two forwards below which a block starts to commit.
         stop_kl (`float`, *optional*, defaults to 0.1):
@@ -137,7 +140,8 @@ class DiffusionGenerationConfig(GenerationConfig):
             Classifier-free guidance `l = l_u + (1 + cfg_scale) (l_c - l_u)`, the given tokens masked in `l_u`.
         suppress_tokens (`list[int]`, *optional*): ids that are never written.
         deferred_tokens (`list[int]`, *optional*):
-            Ids whose probability counts as nothing for the rule: positions that predict them are written last.
+            Ids whose probability counts as nothing for the rule: positions that predict them are written last in
+            their block, by every rule, and none along with others but by a schedule.
         eos_token_id (`int` or `list[int]`, *optional*):
             A row ends at the first of these ids once all before it is written. `None` passed to `generate` keeps
             writing to the end.

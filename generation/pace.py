@@ -32,12 +32,11 @@ def bounds(rows: list[Row], settings: DenoisingSettings) -> tuple[list[int], lis
 def _quota(row: Row, settings: DenoisingSettings) -> int:
     if row.num_steps == 0:
         return 1
+    if row.at_last_step:  # also what candidates that were fewer than a quota have left
+        return row.num_open
     if settings.dream_schedule:
         return dream_quota(row.num_open, row.step, row.num_steps, settings.schedule_epsilon)
-    if row.step < row.num_steps:
-        return uniform_quota(row.num_at_start, row.step, row.num_steps)
-    # Of fewer candidates than the quota some masks are left when the schedule is over.
-    return row.num_open
+    return uniform_quota(row.num_at_start, row.step, row.num_steps)
 
 
 __all__ = ["bounds", "quotas"]

@@ -26,7 +26,7 @@ class Row:
 
     Args:
         num_blocks: its blocks.
-        num_steps: its current block's share of `max_denoising_steps`; 0 without.
+        num_steps: its current block's share of `max_denoising_steps`, less what only refined of it; 0 without.
         refining: whether the block is in its first phase.
         block: the block it is at.
         step: steps done in the block; forwards that only refine are none.
@@ -49,7 +49,11 @@ class Row:
     @property
     def at_last_step(self) -> bool:
         """Whether the coming step is the last of the block's schedule, or later; never without a schedule."""
-        return 0 < self.num_steps <= self.step + 1
+        return self.ends_with(0)
+
+    def ends_with(self, num_unbooked: int) -> bool:
+        """The same, `num_unbooked` forwards after those that are booked."""
+        return 0 < self.num_steps <= self.step + num_unbooked + 1
 
     @property
     def done(self) -> bool:
@@ -59,6 +63,8 @@ class Row:
     def count(self, held: bool, stopped: bool, left: bool) -> None:
         """Book a forward, as `Verdicts` say."""
         self.refined += held
+        if held and self.num_steps > 1:  # `hold_or_stop` leaves the last to commit
+            self.num_steps -= 1
         self.refining = self.refining and held
         self.step = PAST_ALL_STEPS if stopped else self.step + (not held)
         if left:

@@ -112,11 +112,19 @@ class SemiCausalPredictor(Predictor):
         self._done: list[_Done] = []
 
     def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
-        """At most `num_candidates` of the `selected` positions `(A, L)` of each row, drawn anew at every step."""
+        """
+        At most `num_candidates` of the `selected` positions `(A, L)` of each row, drawn anew at every step; all at the
+        last of `max_denoising_steps`, which commits what is left.
+        """
         self._noise = uniform(self.seed, GROUP_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
         if self.num_candidates is None:
             return selected
-        return selected & (_rank(self._noise, selected) < self.num_candidates)
+        drawn = selected & (_rank(self._noise, selected) < self.num_candidates)
+        # The forward before, where it is not booked yet, was a step, or only refined: then all are read once more.
+        last = [row.ends_with(int(rows.verdicts is not None)) for row in rows.each]
+        return (
+            torch.where(torch.tensor(last, device=selected.device)[:, None], selected, drawn) if any(last) else drawn
+        )
 
     def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
         """Columns that each row reads `(A,)`."""

@@ -23,8 +23,9 @@ def hold_or_stop(
     """
     Which rows commit nothing yet, and of which the block is decided (arXiv 2510.11052, both phases).
 
-    A row leaves its first phase with the forward that shows the belief at rest, and commits by that belief. In the
-    second phase, a belief that rests although tokens were committed since the forward before is final.
+    A row leaves its first phase with the forward that shows the belief at rest, or with the last of its block's share
+    of `max_denoising_steps`, and commits by that belief. In the second phase, a belief that rests although tokens
+    were committed since the forward before is final.
     """
     knobs = settings.refinement
     assert knobs is not None and belief.distribution is not None
@@ -36,7 +37,7 @@ def hold_or_stop(
     mean = total / zeros.index_add(0, at[0], (~unknown).float())  # nan where nothing was compared
     progress.trace(progress.belief_kl, rows.index, mean)
     held = stopped = None
-    refining = [row.refining and row.refined < knobs.max_steps for row in rows.each]
+    refining = [row.refining and row.refined < knobs.max_steps and not row.at_last_step for row in rows.each]
     if any(refining):
         held = ~(mean < knobs.refinement_kl) & _of_rows(refining, mean.device)
     moved = [row.moved for row in rows.each]  # never while a row is in its first phase
