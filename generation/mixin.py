@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
+from hf_latent.generation.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.running import run_generate, run_infill
@@ -20,6 +21,7 @@ class DiffusionGenerationMixin(GenerationMixin):
 
     generation_config_class = DiffusionGenerationConfig
 
+    @adapter_aware(refuse_for_diffusion)
     def generate(
         self,
         inputs: torch.Tensor | None = None,
@@ -72,6 +74,7 @@ class DiffusionGenerationMixin(GenerationMixin):
             )
         return run_generate(self, inputs, generation_config, logits_processor, streamer, row_indices, **kwargs)
 
+    @adapter_aware(refuse_infill)
     def infill(
         self,
         inputs: torch.Tensor | None = None,

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
@@ -17,6 +16,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.inputs import find_cache
+from hf_latent.modeling.adapter_names import AdapterLoadingMixin, rename_original_keys
 
 # Logits that are held at a time while tokens are scored: 512 MiB in float32. Where there are more, all are computed
 # twice, which costs a fifth of a step.
@@ -37,7 +37,7 @@ class ScoredOutput(ModelOutput):
     correct: torch.BoolTensor | None = None
 
 
-class MaskedDiffusionHead:
+class MaskedDiffusionHead(AdapterLoadingMixin):
     """
     Forward of a masked diffusion model. Comes first among the bases of a head class, before
     `DiffusionGenerationMixin` and the family's `PreTrainedModel`; the class sets `self.model` (a bidirectional base
@@ -195,41 +195,6 @@ def select_positions(
         # A model spread over devices has its last states elsewhere than its inputs.
         return states[tuple(index.to(states.device) for index in positions)]
     return slice_logits_to_keep(states, positions)
-
-
-def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-    """
-    Let a plain `load_state_dict` read a checkpoint with original key names.
-
-    `save_pretrained` writes original names, but `Trainer` resumes with a plain, non-strict `load_state_dict`: without
-    this every key would be missing, and training would go on from whatever the model held.
-    """
-    own = {prefix + name for name in module.state_dict()}
-    renames = get_model_conversion_mapping(module, add_legacy=False)
-    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
-        name = key.removeprefix(prefix)
-        for rename in renames:
-            name, _ = rename.rename_source_key(name)
-        if prefix + name in own and prefix + name not in state_dict:
-            state_dict[prefix + name] = state_dict.pop(key)
-    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own})
-
-
-def refuse_lost_adapters(module: nn.Module, names: set[str]) -> None:
-    """
-    Raise `ValueError` for adapter weights of layers that got no adapter; peft would drop them without a word.
-
-    It happens with adapters made for the original code: peft translates the names of their weights, through the
-    conversion mapping, but not their `target_modules`.
-    """
-    targets = {name.split(".lora_")[0] for name in names if ".lora_" in name}
-    lost = sorted({target.rsplit(".", 1)[-1] for target in targets & {name for name, _ in module.named_modules()}})
-    if lost:
-        raise ValueError(
-            f"The adapter has weights for {', '.join(map(repr, lost))}, which its `target_modules` do not name. If "
-            "those are names of the original code, give the names here: `config = PeftConfig.from_pretrained(path)`, "
-            "`config.target_modules = [...]`, `PeftModel.from_pretrained(model, path, config=config)`."
-        )
 
 
 __all__ = ["MaskedDiffusionHead", "ScoredOutput", "score_tokens", "shift_states"]

@@ -80,7 +80,11 @@ def bundle(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`folder` must be a folder, got the file {folder}.")
-    if hasattr(model, "merge_and_unload") or getattr(model, "_hf_peft_config_loaded", False):
+    if (
+        hasattr(model, "get_base_model")
+        or hasattr(model, "merge_and_unload")
+        or getattr(model, "_hf_peft_config_loaded", False)
+    ):
         raise ValueError(
             f"`model` carries adapters ({type(model).__name__}): bundle `model.merge_and_unload()`, or save the "
             "adapter alone with its own `save_pretrained`."

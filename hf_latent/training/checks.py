@@ -1,7 +1,5 @@
 """What a trainer must know about a model, an adapter and a dataset before it starts."""
 
-import copy
-import difflib
 from typing import Any, TypeAlias
 
 import torch
@@ -125,42 +123,12 @@ def check_not_empty(dataset: AnyDataset) -> None:
         )
 
 
-def check_peft_config(peft_config: Any, model: nn.Module) -> Any:
-    """
-    Copy of `peft_config` that loads anywhere and trains the mask token where that is new.
-
-    Raises `ValueError` for `modules_to_save` that peft would ignore.
-    """
-    peft_config = copy.deepcopy(peft_config)
-    if peft_config.task_type is None:  # else the adapter stores an import path of this package and needs it to load
-        peft_config.task_type = "CAUSAL_LM"
-    if getattr(model, "mask_token_is_new", False) and _trains_no_embedding(peft_config):
-        # Its row is the mean of all others, and nobody but the adapter will train it.
-        peft_config.trainable_token_indices = [model.config.mask_token_id]
-    names = [name for name, _ in model.named_modules() if name]
-    for wanted in getattr(peft_config, "modules_to_save", None) or ():
-        if not any(name.endswith(wanted) for name in names):
-            last = sorted({name.rsplit(".", 1)[-1] for name in names} - {str(i) for i in range(1000)})
-            close = difflib.get_close_matches(wanted, last, n=3, cutoff=0.3)
-            raise ValueError(
-                f"`modules_to_save` has {wanted!r}, which no module of the model is called; close: {close}"
-            )
-    return peft_config
-
-
 def has_prompts_in_evaluation_only(train: AnyDataset, evaluation: AnyDataset | dict[str, AnyDataset] | None) -> bool:
     """Whether the training set is tokenized, with labels, and an evaluation set holds prompts and completions."""
     sets = evaluation.values() if isinstance(evaluation, dict) else [evaluation] if evaluation is not None else []
     columns = [set(get_dataset_column_names(dataset)) for dataset in sets]
     is_tokenized = {"input_ids", "labels"} <= set(get_dataset_column_names(train))
     return is_tokenized and any({"prompt", "completion"} <= names for names in columns)
-
-
-def _trains_no_embedding(peft_config: Any) -> bool:
-    if getattr(peft_config, "trainable_token_indices", False) is not None:
-        return False
-    saved = " ".join(peft_config.modules_to_save or ())
-    return not any(name in saved for name in ("embed", "wte"))
 
 
 def add_example_ids(dataset: AnyDataset) -> AnyDataset:
@@ -178,7 +146,6 @@ __all__ = [
     "add_example_ids",
     "check_model",
     "check_not_empty",
-    "check_peft_config",
     "check_tokenizer",
     "has_prompts_in_evaluation_only",
     "load_model",

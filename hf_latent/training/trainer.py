@@ -21,12 +21,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
+from hf_latent.training.adapters import check_adapters, check_peft_config
 from hf_latent.training.checks import (
     AnyDataset,
     add_example_ids,
     check_model,
     check_not_empty,
-    check_peft_config,
     check_tokenizer,
     has_prompts_in_evaluation_only,
     load_model,
@@ -113,6 +113,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         if isinstance(model, str):
             processing_class = processing_class or load_processing_class(model, args)
             model = load_model(model, args, quantization_config)
+        check_adapters(model)
         self._check_model(model, args)
         if processing_class is not None:
             check_tokenizer(processing_class, model)

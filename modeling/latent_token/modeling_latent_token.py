@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import TransformersKwargs
 
+from hf_latent.generation.inputs import find_cache
 from hf_latent.generation.mixin import DiffusionGenerationMixin
 from hf_latent.generation.visibility import of_canvas, order_of
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
@@ -114,6 +115,11 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
                 that hold the mask token are one group: they are predicted jointly.
         """
         if self.config.is_semi_causal and not is_prepared(attention_mask):
+            if find_cache(kwargs) is not None:
+                raise ValueError(
+                    "`past_key_values` needs an `attention_mask` that says who sees whom with `attention`="
+                    "'semi_causal': a prefix in a cache (peft's prefix tuning) is not supported."
+                )
             position_ids, attention_mask = self._look(
                 input_ids, attention_mask, position_ids, inputs_embeds, reveal_order, query_group
             )

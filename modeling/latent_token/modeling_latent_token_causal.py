@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
+from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
 from hf_latent.generation.inputs import find_cache, rename_cache
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
 from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
@@ -275,6 +276,7 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         grouped = outputs.last_hidden_state[:, length:].unflatten(1, (-1, num_latent_tokens + 1))
         return LookAhead(outputs.last_hidden_state[:, :length], grouped[:, :, 0], grouped[:, :, 1:], outputs)
 
+    @adapter_aware(refuse_for_latent_tokens)
     def generate(
         self,
         inputs: torch.Tensor | None = None,

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    AutoPeftModelForCausalLM,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -100,10 +108,15 @@ def test_an_adapted_model_generates(case, trained):
     assert torch.equal(wrapped, model.merge_and_unload().generate(prompt, max_new_tokens=6, eos_token_id=None))
 
 
-def write_original_adapter(case, folder: Path, layers: list[str], ids) -> torch.Tensor:
+def write_original_adapter(case, folder: Path, layers: list[str], ids, method: str = "lora") -> torch.Tensor:
     """Save an adapter as the original code would: its names in weights and `target_modules`. Returns its logits."""
-    config = LoraConfig(r=4, target_modules=[name.split(".")[1] for name in layers], task_type="CAUSAL_LM")
-    config.init_lora_weights = False
+    names = {"target_modules": [name.split(".")[1] for name in layers], "task_type": "CAUSAL_LM"}
+    config = {
+        "lora": lambda: LoraConfig(r=4, init_lora_weights=False, **names),
+        "loha": lambda: LoHaConfig(r=4, init_weights=False, **names),
+        "ia3": lambda: IA3Config(feedforward_modules=[], init_ia3_weights=False, **names),
+    }[method]()
+    torch.manual_seed(0)
     model = get_peft_model(case.model(), config).eval()
     model.save_pretrained(folder)
     weights = load_file(folder / "adapter_model.safetensors")
@@ -141,3 +154,43 @@ class TestAdaptersOfTheOriginalCode:
         config.target_modules = [name.split(".")[1] for name in layers]
         loaded = PeftModel.from_pretrained(case.model(), tmp_path, config=config)
         assert torch.equal(logits_of(loaded, ids), expected)
+
+    @pytest.mark.parametrize("method", ["lora", "loha", "ia3"])
+    @pytest.mark.parametrize("road", ["PeftModel", "load_adapter", "Auto", "AutoPeft"])
+    def test_by_every_road_all_of_an_adapter_arrives_or_none(self, case, ids, tmp_path, method, road):
+        """`load_adapter`, and the Auto classes through it, kept `q_proj` alone; peft lost IA3 and LoHa altogether."""
+        case.model().save_pretrained(tmp_path / "base")
+
+        def load(folder: Path):
+            config = json.loads((folder / "adapter_config.json").read_text())
+            config["base_model_name_or_path"] = str(tmp_path / "base")
+            (folder / "adapter_config.json").write_text(json.dumps(config))
+            base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+            if road == "PeftModel":
+                return PeftModel.from_pretrained(base, folder)
+            if road == "load_adapter":
+                base.load_adapter(str(folder))
+                return base
+            return (AutoModelForCausalLM if road == "Auto" else AutoPeftModelForCausalLM).from_pretrained(folder)
+
+        layers = ["self_attn.q_proj", "mlp.gate_proj", "self_attn.o_proj"]
+        expected = write_original_adapter(case, tmp_path / "shared", layers[:1], ids, method)
+        assert torch.equal(logits_of(load(tmp_path / "shared").eval(), ids), expected)
+        write_original_adapter(case, tmp_path / "partly", layers, ids, method)
+        with pytest.raises(ValueError, match=r"The adapter has weights for .*gate_proj.*target_modules"):
+            load(tmp_path / "partly")
+
+    def test_a_refused_adapter_leaves_the_model_as_it_was(self, case, ids, tmp_path):
+        write_original_adapter(case, tmp_path / "first", ["self_attn.q_proj"], ids)
+        write_original_adapter(case, tmp_path / "partly", ["self_attn.q_proj", "mlp.gate_proj"], ids)
+        model = case.model()
+        before = logits_of(model, ids)
+        with pytest.raises(ValueError, match="gate_proj"):
+            model.load_adapter(str(tmp_path / "partly"))
+        assert torch.equal(logits_of(model, ids), before)
+        model = case.model()
+        model.load_adapter(str(tmp_path / "first"))
+        before = logits_of(model, ids)
+        with pytest.raises(ValueError, match="gate_proj"):
+            model.load_adapter(str(tmp_path / "partly"), adapter_name="second")
+        assert torch.equal(logits_of(model, ids), before)

@@ -124,5 +124,5 @@ def test_a_new_mask_token_is_trained_with_the_adapter(tmp_path: Any, make_traine
 
 
 def test_targets_that_match_nothing_are_refused(make_trainer: Any) -> None:
-    with pytest.raises(ValueError, match=r"(?s)Target modules.*qkv_projection.*not found"):
+    with pytest.raises(ValueError, match="`target_modules` has 'qkv_projection', which no module"):
         make_trainer(peft_config=LoraConfig(target_modules=["qkv_projection"]))
