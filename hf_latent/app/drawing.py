@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_latent.app.watching import Snapshot
 
+Spell = Callable[[Sequence[int]], Sequence[str]]
 SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})
 WIDTH, HEIGHT = 420, 120
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 20, 22
@@ -23,6 +24,7 @@ def draw_panel(
     largest: float | None = None,
     output: str | None = None,
     solved: bool | None = None,
+    spell: Spell | None = None,
 ) -> str:
     """
     One decoder's panel.
@@ -37,6 +39,8 @@ def draw_panel(
         largest: nats, top of the curve's scale, for two curves to share it; the curve's own if None.
         output: the text written, once it is known.
         solved: whether a puzzle's answer is right, once it is known.
+        spell: ids of all positions to the text of each, in the place of `text_of`: a character may be spread over
+            several tokens (see [`~hf_latent.viz.spelling.Speller`]).
     """
     head = f"<header><h3>{html.escape(name)}</h3>{draw_verdict(solved)}{draw_knobs(settings)}</header>"
     if snapshot is None:
@@ -44,7 +48,8 @@ def draw_panel(
     flags = [*given, *[False] * (len(snapshot.ids) - len(given))]
     state = "running" if snapshot.replay is None else "done"
     body = draw_numbers(snapshot) + draw_progress(snapshot, flags)
-    body += draw_canvas(snapshot, flags, text_of, mask_token_id, special_ids)
+    spell = spell or (lambda ids: [text_of(i) if i >= 0 else "" for i in ids])
+    body += draw_canvas(snapshot, flags, spell, mask_token_id, special_ids)
     body += draw_entropy(snapshot, largest)
     if output is not None:
         body += f'<div class="hl-output"><h4>Text</h4><pre tabindex="0">{html.escape(output)}</pre></div>'
@@ -88,7 +93,7 @@ def draw_progress(snapshot: Snapshot, given: Sequence[bool]) -> str:
 def draw_canvas(
     snapshot: Snapshot,
     given: Sequence[bool],
-    text_of: Callable[[int], str],
+    spell: Spell,
     mask_token_id: int | None,
     special_ids: frozenset[int],
 ) -> str:
@@ -96,6 +101,7 @@ def draw_canvas(
     last = max(1, snapshot.num_forwards - 1)
     first_open = list(given).index(False) if False in given else len(given)
     parts: tuple[list[str], list[str]] = ([], [])
+    boxes: list[tuple[str, int, str]] = []  # state, what is shown, and what is said about it
     for position, token in enumerate(snapshot.ids):
         step, confidence = snapshot.commit_step[position], snapshot.confidence[position]
         is_open = token == mask_token_id and step < 0 and snapshot.replay is None
@@ -114,14 +120,18 @@ def draw_canvas(
         if state in ("now", "written") and position < len(snapshot.commit_entropy):
             entropy = snapshot.commit_entropy[position]
             hint += "" if entropy is None else f", entropy {entropy:.3f} nats"
-        text = "·" if shown < 0 else text_of(shown)
+        boxes.append((state, shown, hint))
+    texts = spell([shown for _, shown, _ in boxes])
+    for position, ((state, shown, hint), spelled) in enumerate(zip(boxes, texts, strict=True)):
+        step, confidence = snapshot.commit_step[position], snapshot.confidence[position]
+        text = "·" if shown < 0 else spelled
         style = f"--c:{confidence or 0:.3f};--o:{max(0, step) / last:.3f}"
         special = " data-special" if shown in special_ids else ""
         box = f'<span class="hl-token" data-state="{state}"{special} style="{style}" title="{html.escape(hint)}">'
         box += f"{html.escape(text.translate(SIGNS))}</span>"
         # Lines end where the text's do, once it is there.
         parts[position >= first_open].append(box + ("<br>" if text.endswith(("\n", "\r")) else ""))
-    groups = "".join(f"<div>{''.join(boxes)}</div>" for boxes in parts if boxes)
+    groups = "".join(f"<div>{''.join(part)}</div>" for part in parts if part)
     return f'<div class="hl-canvas" role="group" aria-label="Tokens">{groups}</div>'
 
 

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -131,7 +131,7 @@ class Race:
 
     def __init__(self, model: Any, tokenizer: Any, request: Request, example: Example | None) -> None:
         from hf_latent.cli.view import find_mask_token_id, shown_settings
-        from hf_latent.viz.replay import token_text
+        from hf_latent.viz.spelling import Speller
 
         self.model, self.tokenizer, self.request, self.example = model, tokenizer, request, example
         self.mask_token_id = find_mask_token_id(model, request.knobs[0])
@@ -147,7 +147,7 @@ class Race:
         special = {*tokenizer.all_special_ids, self.mask_token_id}
         self.special_ids = frozenset(token for token in special if token is not None)
         self.settings = [shown_settings(knobs, model.generation_config) for knobs in request.knobs]
-        self.text_of: Callable[[int], str] = lru_cache(maxsize=None)(partial(token_text, tokenizer))
+        self.speller = Speller(tokenizer, self.special_ids)
         self.now: list[Snapshot | None] = [None] * len(request.knobs)
         self.given: list[bool] = []
 
@@ -210,7 +210,8 @@ class Race:
                     settings["decoding"],
                     {key: value for key, value in settings.items() if key != "decoding"},
                     now,
-                    self.text_of,
+                    self.speller.text,
+                    spell=self.speller.texts,
                     mask_token_id=self.mask_token_id,
                     special_ids=self.special_ids,
                     given=self.given[: len(now.ids)] if now is not None else (),

@@ -59,21 +59,33 @@ def _frame(
     from rich.panel import Panel
     from rich.text import Text
 
+    from hf_latent.viz.spelling import Speller
+
     history, proposed = cast(tuple, output.history), cast(tuple, output.candidate_history)
     commit_step, answer_entropy = cast(Any, output.commit_step), cast(Any, output.answer_entropy)
     prompt = cast(Any, output.sequences)[0, :start]
     text = Text(tokenizer.decode(prompt, skip_special_tokens=True), style="bold")
     special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
     tokens, candidates = history[step][0].tolist(), proposed[step][0].tolist()
+    # What is read: what is written and, of the answer, what is proposed. A character stands at its first token.
+    is_open = [token == tokenizer.mask_token_id for token in tokens]
+    is_proposed = [
+        bool(answer_mask[column]) and candidates[column] not in (-1, *special) for column in range(len(tokens))
+    ]
+    read = [
+        (candidates[column] if is_proposed[column] else -1) if is_open[column] else token
+        for column, token in enumerate(tokens)
+    ]
+    texts = Speller(tokenizer, special).texts(read)
     for column in range(start, len(tokens)):
         token = tokens[column]
         written = int(commit_step[0, column])
         if token in special:
             continue
         if token != tokenizer.mask_token_id:
-            text.append(tokenizer.decode([token]), style="bright_green" if written == step else "")
-        elif bool(answer_mask[column]) and candidates[column] not in (-1, *special):
-            text.append(tokenizer.decode([candidates[column]]), style="dim italic")
+            text.append(texts[column], style="bright_green" if written == step else "")
+        elif is_proposed[column]:
+            text.append(texts[column], style="dim italic")
         else:
             text.append("·", style="dim")
     entropy = float(answer_entropy[0, step])

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.modeling.travel import write_atomically
+from hf_latent.viz.spelling import Speller
 
 PLACEHOLDER = "__REPLAY_JSON__"
 MOST_REPLAYS = 2
@@ -46,6 +47,7 @@ class Replay:
         exit_step: 0-based forward of an early exit; None without one.
         exit_threshold: nats, below which the answer's entropy ends the reasoning.
         reasoning, answer: text of the two parts.
+        spelled: fields as the page shows them, where a character is spread over several tokens; see `Speller`.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Replay:
     exit_threshold: float | None = None
     reasoning: str | None = None
     answer: str | None = None
+    spelled: dict[str, Any] = field(default_factory=dict)
 
 
 def replay_of(
@@ -138,17 +141,18 @@ def replay_of(
     used = {*start, *sequence, mask}.union(*canvas, *(candidates or [])) - {NOT_READ}
     special_ids = used & {*tokenizer.all_special_ids, mask}
     exit_step = -1 if output.exit_step is None else int(output.exit_step[row])
-    return Replay(
+    speller = Speller(tokenizer, special_ids)
+    replay = Replay(
         name=name,
         settings=dict(settings),
-        prompt="".join(token_text(tokenizer, i) for i in ids if i not in special_ids) if prompt is None else prompt,
+        prompt="".join(speller.texts([i for i in ids if i not in special_ids])) if prompt is None else prompt,
         num_forwards=num_forwards,
         start=start,
         canvas=canvas,
         sequence=sequence,
         given=[token != mask for token in start],
         commit_step=commit_step,
-        texts={token: token_text(tokenizer, token) for token in sorted(used)},
+        texts={token: speller.text(token) for token in sorted(used)},
         special_ids=sorted(special_ids),
         mask_token_id=mask,
         candidates=candidates,
@@ -164,6 +168,9 @@ def replay_of(
         reasoning=reasoning,
         answer=answer,
     )
+    if any(speller.is_piece(token) for token in used - special_ids):
+        replay = replace(replay, spelled=_spelled(replay, speller))
+    return replay
 
 
 def write_replay(replays: Sequence[Replay], path: str | Path, title: str) -> Path:
@@ -184,7 +191,8 @@ def write_replay(replays: Sequence[Replay], path: str | Path, title: str) -> Pat
     """
     if not 1 <= len(replays) <= MOST_REPLAYS:
         raise ValueError(f"`replays` must be 1 or {MOST_REPLAYS} of them, got {len(replays)}.")
-    content = {"title": title, "replays": [vars(replay) for replay in replays]}
+    shown = [{**vars(replay), **replay.spelled, "spelled": {}} for replay in replays]
+    content = {"title": title, "replays": shown}
     # The parser of HTML ends a script at `</script`, wherever it stands; JSON knows no other meaning of `<`.
     text = json.dumps(content, allow_nan=False, default=str, separators=(",", ":")).replace("<", "\\u003c")
     page = resources.files("hf_latent.viz").joinpath("replay.html").read_text(encoding="utf-8")
@@ -220,15 +228,41 @@ def _rebuilt(start: list[int], sequence: list[int], commit_step: list[int], num_
     return [*canvas[:-1], sequence] if canvas else []
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """Text of one token, with its leading space; a piece of a character under its name in the vocabulary."""
-    text = str(tokenizer.decode([token]))
-    # Models have more rows in their embedding than their tokenizer has tokens.
-    name = tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
-    if not text or "\ufffd" in text:
-        return name
-    # Decoding a single piece drops the space that sentencepiece writes into its name.
-    return f" {text}" if name.startswith("\u2581") and not text.startswith(" ") else text
+def _spelled(replay: Replay, speller: Speller) -> dict[str, Any]:
+    """
+    What the page shows in the place of the ids, where a character is spread over several: the id of a position whose
+    text is not that of its token is one of its own, behind all others.
+    """
+    texts, known = dict(replay.texts), {}
+
+    def shown(ids: Sequence[int]) -> list[int]:
+        found = []
+        for token, text in zip(ids, speller.texts(ids), strict=True):
+            if token >= 0 and text != texts[token]:
+                token = known.setdefault((token, text), max(replay.texts) + 1 + len(known))
+                texts[token] = text
+            found.append(token)
+        return found
+
+    candidates = replay.candidates
+    if candidates is not None:
+        # A proposal is read beside what is written around it.
+        before = [replay.start, *replay.canvas[:-1]]
+        beside = [
+            [new if new != NOT_READ else old for new, old in zip(row, canvas, strict=True)]
+            for row, canvas in zip(candidates, before, strict=True)
+        ]
+        candidates = [
+            [one if new != NOT_READ else NOT_READ for new, one in zip(row, shown(whole), strict=True)]
+            for row, whole in zip(candidates, beside, strict=True)
+        ]
+    return {
+        "start": shown(replay.start),
+        "canvas": [shown(canvas) for canvas in replay.canvas],
+        "sequence": shown(replay.sequence),
+        "candidates": candidates,
+        "texts": texts,
+    }
 
 
 def _ids(values: Sequence[int] | torch.Tensor) -> list[int]:
@@ -244,4 +278,4 @@ def _number(values: torch.Tensor | None, row: int) -> float | None:
     return None if values is None else _floats(values[row : row + 1])[0]
 
 
-__all__ = ["Replay", "replay_of", "token_text", "write_replay"]
+__all__ = ["Replay", "replay_of", "write_replay"]
