@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,8 @@ from hf_latent.tasks import CountdownTask, countdown_tokenizer
 from hf_latent.tasks.countdown import reachable
 
 PUZZLE, SOLUTION = "39,22,92,10,89", "39+92=131,22*10=220,220-131=89"  # the instance of the docstring
-DATA = sorted(Path(__file__).parents[4].glob("shared/data/countdown/test_*.jsonl"))
+SHARED = Path(os.environ.get("HF_LATENT_SHARED") or Path(__file__).parents[4] / "shared")
+DATA = sorted(SHARED.glob("data/countdown/test_*.jsonl"))
 
 
 def is_chain(puzzle: str, answer: str) -> bool:
