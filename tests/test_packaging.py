@@ -81,7 +81,7 @@ def test_version_is_stated_once():
 
 def test_extras_are_declared():
     """The README, error messages and the command line tell users to install these."""
-    assert set(PROJECT["optional-dependencies"]) == {"train", "latent-diffusion", "eval", "app", "test", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"train", "latent-diffusion", "eval", "app", "docs", "test", "dev"}
 
 
 def test_core_does_not_need_the_extras():

@@ -109,7 +109,7 @@ def test_commands_of_the_manual_are_checked_by_name(repository: Path) -> None:
     """The check itself sees a wrong option, a wrong command and a file that is not there."""
     for line in (
         "hf-latent generate sudoku-4x4 --decodign med",
-        "hf-latent genrate sudoku-4x4",
+        "hf-latent gnerate sudoku-4x4",
         "python recipes/nothing.py --config recipes/sudoku_4x4.yaml",
     ):
         with pytest.raises(AssertionError):
