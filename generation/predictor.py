@@ -7,7 +7,7 @@ latent refinement replaces the embeddings of open positions. `A` rows, `L` colum
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from hf_latent.generation.block_cache import BlockCacheName, Window, WindowCache
 from hf_latent.generation.canvas import Canvas
 from hf_latent.generation.refinement import Memory
 from hf_latent.generation.rows import Rows
+from hf_latent.generation.windows import BandMasks
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,26 @@ class Predictor:
         self._cached_blocks: list[int] = []  # of each row: the block at whose start its cache was filled, else -1
         self._ages: list[int] = []  # forwards since
         self._view: _View | None = None  # of the last forward
-        if self.cache is not None and not self.selects:
+        self._bands: BandMasks | None = None  # where windows are read of layers that see windows
+        if self.cache is not None:
+            self._bands = self._check_cache()
+
+    def _check_cache(self) -> BandMasks:
+        """Raise `ValueError` for a model that cannot read a window against what is cached of all other positions."""
+        name, given = type(self.model).__name__, f"`block_cache`={self.settings.block_cache!r}"
+        if not self.selects:
             raise ValueError(
-                f"`block_cache`={settings.block_cache!r} needs a model of hf-latent, got {type(model).__name__}: load "
-                "the checkpoint with `import hf_latent` and without its own code."
+                f"{given} needs a model of hf-latent, got {name}: load the checkpoint with `import hf_latent` and "
+                "without its own code."
             )
+        decoder = self.model.base_model
+        refusal = f"{given} needs a decoder whose layers remember keys and values only, got {type(decoder).__name__}"
+        if getattr(decoder, "_is_stateful", False):
+            raise ValueError(f"{refusal}, which has recurrent layers.")
+        try:
+            return BandMasks(decoder)
+        except ValueError as error:
+            raise ValueError(f"{refusal}: {error}") from error
 
     @property
     def embed(self) -> nn.Module:
@@ -119,7 +135,16 @@ class Predictor:
             positions = find_window(canvas, block, reading.positions, self.settings.block_cache, self.shifted)
             window = Window.of(positions & exists, canvas.position_ids)
         hides = canvas.padded or min(ends) < max(ends)
-        return _View(canvas, reading.blocks, max(ends), exists, hides, window)
+        view = _View(canvas, reading.blocks, max(ends), exists, hides, window, None)
+        if window is None or self._bands is None or not self._bands.needed(canvas.ids.shape[1]):
+            return view
+        return replace(view, masks=self._mask(view, None, window))
+
+    def _mask(self, view: "_View", rows: torch.Tensor | None, window: Window) -> Any:
+        """Who sees whom in a forward of the `window` of some `rows`, where layers see windows of their own."""
+        assert self._bands is not None
+        keys, exists = (_pick(view.cut(x), rows, None) for x in (view.canvas.position_ids, view.exists))
+        return self._bands(*map(self._copied, (window.position_ids, keys, exists)), self.model.dtype)
 
     def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows `(A',)`, given on the device and on the host."""
@@ -200,7 +225,7 @@ class Predictor:
 
     def _inputs(
         self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, window: Window | None
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """What the model is given: ids or embeddings, where they stand, and what they may see."""
         canvas = view.canvas
         contents = [view.cut(canvas.ids)]
@@ -216,7 +241,9 @@ class Predictor:
             inputs["position_ids"] = self._copied(window.position_ids)
         elif view.hides:
             inputs["position_ids"] = self._copied(_pick(view.cut(canvas.position_ids), rows, None))
-        if view.hides:
+        if window is not None and view.masks is not None:
+            inputs["attention_mask"] = view.masks if rows is None else self._mask(view, rows, window)
+        elif view.hides:
             inputs["attention_mask"] = self._copied(_pick(view.cut(view.exists), rows, None).long())
         return inputs
 
@@ -245,7 +272,7 @@ class Predictor:
         """Rows of a cache of `num_rows`, and the same again in the second half that guidance adds."""
         return torch.cat([rows + copy * num_rows for copy in range(self.copies)])
 
-    def _forward(self, inputs: dict[str, torch.Tensor], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _forward(self, inputs: dict[str, Any], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         if self.selects:
             extra = {} if self.cache is None else {"past_key_values": self.cache}
             return self.model(**inputs, **extra, logits_to_keep=at, return_dict=True).logits
@@ -282,6 +309,7 @@ class _View:
     exists: torch.Tensor  # (A, L) bool: only those that are not hidden
     hides: bool  # whether any of the columns is
     window: Window | None  # what is read while the block's cache is filled
+    masks: Any  # of that window, where layers see windows of their own; else None
 
     def cut(self, values: torch.Tensor) -> torch.Tensor:
         """The columns of `(A, L)` that are there."""

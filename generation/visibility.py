@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from hf_latent.generation.windows import MASKED_IMPLEMENTATIONS, form_masks, windows_of
+
 # Place in the stream of what is not in it: queries and padding. Nobody sees as far.
 NOWHERE = torch.iinfo(torch.int64).max
 
@@ -97,28 +99,23 @@ class SemiCausalMasks:
 
     Args:
         config: the decoder's. Layers with a sliding window get a mask of their own.
+        decoder: its class; see `windows_of`.
 
     Raises:
         ValueError: for an attention implementation that takes no mask of ours.
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, decoder: type | None = None) -> None:
         self.attention = config._attn_implementation
-        if self.attention not in ("sdpa", "eager", "flex_attention"):
+        if self.attention not in MASKED_IMPLEMENTATIONS:
             raise ValueError(
                 "`attn_implementation` must be 'sdpa', 'eager' or 'flex_attention' for semi-causal attention, got "
                 f"{self.attention!r}."
             )
-        window = getattr(config, "sliding_window", None)
-        kinds = set(getattr(config, "layer_types", None) or ())
-        if not kinds <= {"full_attention", "sliding_attention"}:
-            raise ValueError(f"`text_config` must have attention layers only, got {sorted(kinds)}.")
-        if "sliding_attention" in kinds and window is not None:
-            self.windows: dict[str, int | None] | int | None = {"sliding_attention": window}
-            self.windows |= {"full_attention": None}
-        else:
-            # Without kinds of layers a window is every layer's (Mistral); with full attention only it is a leftover.
-            self.windows = None if kinds else window
+        try:
+            self.windows = windows_of(config, decoder)
+        except ValueError as error:
+            raise ValueError(f"`text_config` must have attention layers only: {error}") from error
 
     def __call__(
         self, queries: Visibility, keys: Visibility, itself: torch.Tensor, dtype: torch.dtype
@@ -130,22 +127,15 @@ class SemiCausalMasks:
             itself: int64 `(B, Q)` or `(1, Q)`, the key that each query itself is.
             dtype: the model's.
         """
-        if isinstance(self.windows, dict):
-            return {kind: self._one(queries, keys, itself, dtype, window) for kind, window in self.windows.items()}
-        return self._one(queries, keys, itself, dtype, self.windows)
 
-    def _one(
-        self, queries: Visibility, keys: Visibility, itself: torch.Tensor, dtype: torch.dtype, window: int | None
-    ) -> Any:
-        if self.attention == "flex_attention":
+        def dense(window: int | None) -> torch.Tensor:
+            seen = allowed(queries, keys, window)
+            return seen.scatter_(-1, itself.expand(len(seen), -1)[..., None], True)
+
+        def sparse(window: int | None) -> Any:
             return _block_mask(queries, keys, itself, window)
-        seen = allowed(queries, keys, window)
-        seen.scatter_(-1, itself.expand(len(seen), -1)[..., None], True)
-        if self.attention == "sdpa":
-            return seen[:, None]
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[
-            :, None
-        ]
+
+        return form_masks(self.windows, self.attention, dtype, sparse if self.attention == "flex_attention" else dense)
 
 
 def _block_mask(queries: Visibility, keys: Visibility, itself: torch.Tensor, window: int | None) -> Any:

@@ -182,7 +182,7 @@ def shift_states(
     shifted = torch.cat([hidden_states[:, :1], hidden_states[:, :-1]], dim=1)
     if position_ids is not None:
         shifted = torch.where((position_ids == 0)[..., None], hidden_states, shifted)
-    if attention_mask is not None and attention_mask.shape == hidden_states.shape[:2]:
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.shape == hidden_states.shape[:2]:
         shifted = torch.where((attention_mask.cumsum(-1) <= 1)[..., None], hidden_states, shifted)
     return shifted
 

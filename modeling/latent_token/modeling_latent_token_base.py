@@ -85,7 +85,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
 
     def semi_causal_masks(self) -> SemiCausalMasks:
         """What makes masks for the decoder; read anew, as the attention implementation may be set at any time."""
-        return SemiCausalMasks(self.model.config)
+        return SemiCausalMasks(self.model.config, type(self.model))
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of hidden states `[..., D]`, scaled and capped as the decoder's family does."""

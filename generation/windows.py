@@ -1,0 +1,148 @@
+"""
+Sliding windows of a decoder's layers, and masks that keep to them where transformers cannot: it builds a window from
+columns, and what a block cache reads again stands in other columns than those it is given in.
+
+`A` rows, `Q` positions that look, `L` positions that are looked at.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import sliding_window_bidirectional_mask_function
+
+# Layers of a configuration's `layer_types` that are attention with nothing to remember but keys and values.
+ATTENTION_LAYERS = ("full_attention", "sliding_attention")
+# What the code of a decoder with windows imports of transformers.
+WINDOW_MASKS = ("create_sliding_window_causal_mask", "create_bidirectional_sliding_window_mask")
+MASKED_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
+
+# The window of all layers, or of each kind of layer; None: they see everything.
+Windows = dict[str, int | None] | int | None
+
+
+def windows_of(config: PreTrainedConfig, decoder: type | None = None) -> Windows:
+    """
+    The sliding windows of a decoder, as its `config` says and its forward takes masks for: a mask for each kind of
+    layer where there is a window in some, one mask for all layers else.
+
+    Args:
+        decoder: its class. Some do not look at the `sliding_window` of their configuration (Llama, of a checkpoint
+            that was Mistral's; Moshi). If not given, it is taken to.
+
+    Raises:
+        ValueError: for layers that are no attention, or that look at chunks.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds <= set(ATTENTION_LAYERS):
+        raise ValueError(f"`layer_types` must be among {ATTENTION_LAYERS}, got {sorted(kinds)}.")
+    if getattr(config, "attention_chunk_size", None) is not None and not kinds:
+        raise ValueError(f"`attention_chunk_size` must be None, got {config.attention_chunk_size}.")
+    if decoder is not None and not makes_windows(decoder):
+        return None
+    if "sliding_attention" in kinds and window is not None:
+        return {"sliding_attention": window, "full_attention": None}
+    # Without kinds of layers a window is every layer's (Mistral); with full attention only it is a leftover.
+    return None if kinds else window
+
+
+def makes_windows(decoder: type) -> bool:
+    """Whether the code of a decoder's class, or of one that it is made from, builds masks with windows."""
+    modules = (sys.modules.get(base.__module__) for base in decoder.__mro__)
+    return any(hasattr(module, name) for module in modules for name in WINDOW_MASKS)
+
+
+def narrowest(windows: Windows) -> int | None:
+    """The smallest of the windows; None without any."""
+    found = windows.values() if isinstance(windows, dict) else [windows]
+    return min((window for window in found if window is not None), default=None)
+
+
+def form_masks(
+    windows: Windows, attention: str, dtype: torch.dtype, sees: Callable[[int | None], Any]
+) -> torch.Tensor | dict[str, Any] | Any:
+    """
+    Masks as a decoder with these `windows` takes them.
+
+    Args:
+        attention: its attention implementation, one of `MASKED_IMPLEMENTATIONS`.
+        dtype: of a mask that is added.
+        sees: of a window, which key each query sees: bool `(A, Q, L)`, or a `BlockMask` for flex attention.
+    """
+    if isinstance(windows, dict):
+        return {kind: form_masks(window, attention, dtype, sees) for kind, window in windows.items()}
+    seen = sees(windows)
+    if attention == "flex_attention":
+        return seen
+    if attention == "sdpa":
+        return seen[:, None]
+    least = torch.finfo(dtype).min
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, least)[:, None]
+
+
+class BandMasks:
+    """
+    Masks for queries of a bidirectional decoder that stand anywhere among its keys.
+
+    Args:
+        decoder: the base model.
+
+    Raises:
+        ValueError: for layers whose masks are not known, by name.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        self.config = decoder.config
+        self.windows = windows_of(decoder.config, type(decoder))
+        self.narrowest = narrowest(self.windows)
+
+    def needed(self, length: int) -> bool:
+        """Whether a canvas of `length` columns is wider than a window; `ValueError` where no mask of ours is taken."""
+        if self.narrowest is None or length - 1 <= self.narrowest:
+            return False
+        attention = self.config._attn_implementation
+        if attention not in MASKED_IMPLEMENTATIONS:
+            raise ValueError(
+                f"`attn_implementation` must be one of {MASKED_IMPLEMENTATIONS} for a block cache of {length} tokens "
+                f"with a sliding window of {self.narrowest}, got {attention!r}."
+            )
+        return True
+
+    def __call__(
+        self, queries: torch.Tensor, keys: torch.Tensor, exists: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor | dict[str, Any] | Any:
+        """
+        Masks in the form that the decoder takes.
+
+        Args:
+            queries, keys: int64 `(A, Q)` and `(A, L)`, positions within the row.
+            exists: bool `(A, L)`, keys that are not hidden.
+            dtype: the model's.
+        """
+        attention = self.config._attn_implementation
+
+        def dense(window: int | None) -> torch.Tensor:
+            seen = exists[:, None].expand(-1, queries.shape[1], -1)
+            if window is None:
+                return seen
+            band = sliding_window_bidirectional_mask_function(window)  # whether its end is in is transformers' word
+            return seen & band(0, 0, queries[..., None], keys[:, None])
+
+        def sparse(window: int | None) -> Any:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            band = None if window is None else sliding_window_bidirectional_mask_function(window)
+
+            def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+                return exists[b, k] if band is None else exists[b, k] & band(b, h, queries[b, q], keys[b, k])
+
+            size = len(queries), None, queries.shape[1], keys.shape[1]
+            return create_block_mask(sees, *size, device=queries.device)
+
+        return form_masks(self.windows, attention, dtype, sparse if attention == "flex_attention" else dense)
+
+
+__all__ = ["MASKED_IMPLEMENTATIONS", "BandMasks", "Windows", "form_masks", "windows_of"]
