@@ -10,47 +10,8 @@ from hf_latent.generation.block_cache import BLOCK_CACHES
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.schedule import SCHEDULES
 from hf_latent.generation.settings import ANSWER_REDUCTIONS
+from hf_latent.generation.stock_arguments import plain, refuse_knobs
 
-# Stock knobs that mean nothing to a denoising loop: set to anything but these, they are refused, never ignored.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_beam_groups": (None, 1),
-    "early_stopping": (None, False),
-    "min_length": (None, 0),
-    "stop_strings": (None,),
-    "max_time": (None,),
-    "cache_implementation": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None,),
-    "sequence_bias": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "begin_suppress_tokens": (None,),
-    "exponential_decay_length_penalty": (None,),
-    "penalty_alpha": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "assistant_early_exit": (None,),
-    "watermarking_config": (None,),
-    "use_mtp": (None, False),
-    "length_penalty": (None, 1.0),
-    "diversity_penalty": (None, 0.0),
-    "dola_layers": (None,),
-    "constraints": (None,),
-    "force_words_ids": (None,),
-    "remove_invalid_values": (None, False),
-    "output_scores": (None, False),
-    "output_logits": (None, False),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-    "token_healing": (None, False),
-    "typical_p": (None, 1.0),
-    "top_h": (None,),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-}
 # Names that a stock configuration carries for itself.
 BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")
 FLAGS = (
@@ -188,14 +149,14 @@ class DiffusionGenerationConfig(GenerationConfig):
     def __init__(self, **kwargs: Any) -> None:
         self._left_out = {name for name in self.own_defaults if name not in kwargs}
         for name, default in self.own_defaults.items():
-            super().__setattr__(name, kwargs.pop(name, default))
+            super().__setattr__(name, plain(kwargs.pop(name, default)))
         # A file or a model configuration may carry foreign names; they are kept for whoever wrote them.
         if not kwargs.get("_from_model_config", False) and not kwargs.pop("_lenient", False):
             self.refuse_unknown(kwargs)
         super().__init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
+        super().__setattr__(name, plain(value))
         self._left_out.discard(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -313,10 +274,7 @@ class DiffusionGenerationConfig(GenerationConfig):
 
     def refuse_unsupported(self) -> None:
         """Raise `ValueError` for a stock knob that is set and that a denoising loop cannot honour."""
-        for name, allowed in UNSUPPORTED.items():
-            value = getattr(self, name, None)
-            if value not in allowed:
-                raise ValueError(f"`{name}`={value!r} is not supported by diffusion decoding; leave it unset.")
+        refuse_knobs(self)
 
     @property
     def effective_temperature(self) -> float:

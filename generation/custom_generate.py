@@ -1,19 +1,15 @@
 """A decoder as transformers calls it: `model.generate(..., custom_generate=folder)`, on any masked diffusion model."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.preparation import find_config_class
 from hf_latent.generation.running import run_generate
-
-# Arguments of transformers' `generate` that `run_generate` answers for, if only with its own error.
-HONOURED = ("inputs", "generation_config", "logits_processor", "streamer", "synced_gpus")
 
 
 def generate(
@@ -42,11 +38,6 @@ def generate(
         ValueError: for an argument of transformers' `generate` that no denoising loop can honour, by name, and for all
             that `DiffusionGenerationMixin.generate` refuses.
     """
-    stock = inspect.signature(GenerationMixin.generate).parameters
-    for name in [name for name in kwargs if name in stock and name not in HONOURED]:
-        value = kwargs.pop(name)
-        if value is not None and value is not False:
-            raise ValueError(f"`{name}` is not supported by diffusion decoding, got {type(value).__name__}.")
     defaults = dict(defaults or {})
     # A configuration's None means that it leaves a stock knob unset; as a keyword it is a value.
     unset = {name: value for name, value in defaults.items() if value is None}

@@ -20,6 +20,7 @@ from hf_latent.generation.refinement import RefinementSettings
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.semi_causal import SemiCausalCache, SemiCausalPredictor
 from hf_latent.generation.settings import DenoisingSettings
+from hf_latent.generation.stock_arguments import refuse_arguments
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.
@@ -31,11 +32,7 @@ def resolve_config(
 ) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
     """The configuration of this call, validated, and the keywords that are inputs."""
     kwargs = {name: value for name, value in rename_cache(kwargs).items() if name not in HARMLESS_ARGUMENTS}
-    if kwargs.pop("synced_gpus", None):
-        raise ValueError(
-            "`synced_gpus`=True is not supported: rows end after different numbers of forwards. Gather the "
-            "parameters of a sharded model before generating."
-        )
+    kwargs = refuse_arguments(kwargs)
     names = ("input_ids", "attention_mask", "answer_mask", "past_key_values")
     tensors = {name: kwargs.pop(name) for name in names if name in kwargs}
     config_class = find_config_class(model)

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
+from hf_latent.generation.stock_arguments import plain
+
 # Sampler to diffusers' scheduler class and what it is told beyond noise schedule and prediction type. Evenly spaced
 # steps start at pure noise ("trailing"): others start where the training data still shows, and find pure noise there.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,6 +59,9 @@ class LatentDiffusionGenerationConfig(GenerationConfig):
             self.refuse_unknown(kwargs)
         super().__init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, plain(value))
+
     @classmethod
     def refuse_unknown(cls, names: Iterable[str]) -> None:
         """Raise `ValueError` for the first of `names` that is not a knob, with the nearest known name."""
@@ -93,7 +98,7 @@ class LatentDiffusionGenerationConfig(GenerationConfig):
             is_integer = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and (not is_integer or value < low or (high is not None and value > high)):
                 raise ValueError(f"`{name}` must be an integer of at least {low}, got {value!r}.")
-        if not isinstance(self.eta, int | float) or not 0 <= self.eta <= 1:
+        if not isinstance(self.eta, int | float) or isinstance(self.eta, bool) or not 0 <= self.eta <= 1:
             raise ValueError(f"`eta` must be a number in [0, 1], got {self.eta!r}.")
         if not isinstance(self.output_history, bool):
             raise ValueError(f"`output_history` must be True or False, got {self.output_history!r}.")

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_latent.generation.noise import mix
+from hf_latent.generation.stock_arguments import refuse_arguments
 from hf_latent.generation.stock_generate import check_stock_ids, watch_scores
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import (
@@ -139,6 +140,7 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         """
         inputs = input_ids if inputs is None else inputs
         decoder_kwargs = {name: kwargs.pop(name) for name in DECODER_ARGUMENTS if name in kwargs}
+        kwargs = refuse_arguments(kwargs, "latent diffusion", LATENT_ARGUMENTS, {})
         config = self.merge_generation_config(generation_config, kwargs)
         num_sequences = config.num_return_sequences or 1
         num_rows = check_inputs(self.config, config, inputs, attention_mask, latents, condition) * num_sequences
@@ -310,6 +312,8 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
 
 # Of the decoder's `generate`, beside what a generation configuration can say.
 DECODER_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer")
+# Of transformers' `generate`, those that mean something here; all others are refused where they are set.
+LATENT_ARGUMENTS = ("self", "inputs", "generation_config", "kwargs", *DECODER_ARGUMENTS)
 
 
 def refuse_bad_latents(latents: torch.Tensor) -> None:

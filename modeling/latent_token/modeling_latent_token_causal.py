@@ -24,6 +24,7 @@ from transformers.utils.generic import TransformersKwargs
 from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
 from hf_latent.generation.inputs import find_cache, rename_cache
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
+from hf_latent.generation.stock_arguments import plain
 from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
@@ -303,12 +304,18 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             ValueError: for a negative number, and for none with `self_speculative`; for token ids beyond the
                 vocabulary; for scores of which no token can be chosen, which transformers would choose from.
         """
-        if num_latent_tokens is None:
-            num_latent_tokens = self.config.num_latent_tokens
-        if num_latent_tokens < 0 or (num_latent_tokens == 0 and self_speculative):
-            least = int(self_speculative)
-            raise ValueError(f"`num_latent_tokens` must be at least {least} here, got {num_latent_tokens}.")
-        kwargs = rename_cache(kwargs)
+        num_latent_tokens = self.config.num_latent_tokens if num_latent_tokens is None else plain(num_latent_tokens)
+        least, is_integer = int(self_speculative), type(num_latent_tokens) is int
+        if not is_integer or num_latent_tokens < least:
+            raise ValueError(
+                f"`num_latent_tokens` must be an integer of at least {least} here, got {num_latent_tokens!r}."
+            )
+        if kwargs.pop("token_type_ids", None) is not None:
+            raise ValueError(
+                "`token_type_ids` is not supported by latent-token models, which have no token types: "
+                "`tokenizer(..., return_token_type_ids=False)`."
+            )
+        kwargs = {name: plain(value) if name in NUMBERS else value for name, value in rename_cache(kwargs).items()}
         configs = generation_config, self.generation_config
         check_stock_ids(self.config.vocab_size, {"inputs": inputs, **kwargs}, kwargs, *configs)
         check = None
@@ -345,6 +352,10 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             # Training with checkpointed activations leaves it off.
             arguments["use_cache"] = kwargs.get("use_cache", True)
         return arguments
+
+
+# Stock knobs in which a number of numpy or a tensor of one number is that number.
+NUMBERS = frozenset(GenerationConfig().to_dict())
 
 
 def chosen_columns(

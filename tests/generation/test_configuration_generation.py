@@ -4,13 +4,16 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hf_latent import DiffusionGenerationConfig
-from hf_latent.generation.configuration_generation import UNSUPPORTED, DreamGenerationConfig
+from hf_latent.generation.configuration_generation import DreamGenerationConfig
+from hf_latent.generation.stock_arguments import UNSUPPORTED, neutral_values
 
 CLASSES = [DiffusionGenerationConfig, DreamGenerationConfig]
 
@@ -185,6 +188,18 @@ def test_every_unsupported_knob_exists_and_is_refused_when_set() -> None:
             config.refuse_unsupported()
         setattr(config, name, 7)
         with pytest.raises(ValueError, match=f"`{name}`=7 is not supported"):
+            config.refuse_unsupported()
+
+
+def test_every_knob_of_the_installed_transformers_is_read_or_refused() -> None:
+    """One that is added there, or that nobody thought of, was dropped in silence."""
+    assert not neutral_values().keys() & set(DiffusionGenerationConfig.own_defaults)
+    for name, neutral in neutral_values().items():
+        config = DiffusionGenerationConfig()
+        assert getattr(config, name) in neutral
+        config.refuse_unsupported()
+        setattr(config, name, 0.625)
+        with pytest.raises(ValueError, match=f"`{name}`=0.625 is not supported by diffusion decoding"):
             config.refuse_unsupported()
 
 
@@ -401,3 +416,54 @@ def test_lengths(make_model: Callable) -> None:
     assert model.generate(PROMPT, **knobs).shape == (1, 8)
     assert model.generate(PROMPT, max_length=9, **knobs).shape == (1, 9), "the call before the configuration"
     assert model.generate(PROMPT, max_new_tokens=2, max_length=9, **knobs).shape == (1, 5)
+
+
+NUMBERS: dict[str, Any] = {
+    "max_new_tokens": np.int64(5),
+    "block_length": np.int32(2),
+    "max_denoising_steps": np.uint8(5),
+    "max_tokens_per_step": torch.tensor(2),
+    "entropy_threshold": np.float32(0.5),
+    "confidence_threshold": np.float16(0.5),
+    "entropy_bound": torch.tensor(0.25),
+    "temperature": np.float32(0.5),
+    "top_k": np.int64(3),
+    "top_p": np.float32(0.5),
+    "min_p": np.float64(0.125),
+    "repetition_penalty": np.float32(1.5),
+    "cfg_scale": np.float32(1.0),
+    "min_new_tokens": np.int64(1),
+    "suppress_tokens": np.array([3, 4]),
+    "deferred_tokens": [np.int64(5), np.int64(6)],
+    "eos_token_id": torch.tensor([45]),
+    "pad_token_id": np.int64(46),
+    "mask_token_id": np.int64(47),
+    "seed": np.int64(3),
+    "latent_refinement": np.bool_(True),
+    "refinement_steps": np.int64(1),
+    "refinement_kl": np.float32(0.5),
+    "stop_kl": np.float32(0.25),
+    "refinement_top_p": np.float32(0.5),
+    "refinement_ratio": np.float32(0.25),
+    "schedule_epsilon": np.float32(0.125),
+    "append_blocks": np.bool_(False),
+    "do_sample": np.bool_(True),
+    "return_dict_in_generate": np.bool_(False),
+    "num_return_sequences": np.int64(2),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy_and_tensors_are_numbers(llada: Any, name: str) -> None:
+    """A sweep by `np.linspace` was told that its thresholds are none."""
+    value = NUMBERS[name]
+    python = [int(each) for each in value] if name in ("suppress_tokens", "deferred_tokens") else value.tolist()
+    knobs = {"max_new_tokens": 4, "block_length": 4, "decoding": "med", "temperature": 1.0, "seed": 0}
+    prompt = torch.tensor([[1, 2, 3]])
+    expected = llada.generate(prompt, **(knobs | {name: python}))
+    assert torch.equal(llada.generate(prompt, **(knobs | {name: value})), expected)
+    config = DiffusionGenerationConfig(**{name: value})
+    assert type(getattr(config, name)) is type(python) and getattr(config, name) == python
+    config = DiffusionGenerationConfig()
+    setattr(config, name, value)
+    assert DiffusionGenerationConfig.from_dict(json.loads(config.to_json_string())).to_dict()[name] == python

@@ -1,11 +1,15 @@
 """The table of bad inputs: each gets a ValueError that names it, before any forward."""
 
+import inspect
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, TextStreamer
+from transformers import GenerationConfig, GenerationMixin, TextStreamer
 
 from hf_latent import DiffusionGenerationConfig
 from hf_latent.generation.inputs import rename_cache
@@ -114,7 +118,22 @@ BAD_CALLS = {
         "Unknown argument `block_lenght` .* Did you mean `block_length`",
     ),
     "another library's name": ({"inputs": PROMPT, "steps": 4}, "Unknown argument `steps`"),
-    "a stopping criterion": ({"inputs": PROMPT, "stopping_criteria": []}, "Unknown argument `stopping_criteria`"),
+    "a stopping criterion": (
+        {"inputs": PROMPT, "stopping_criteria": []},
+        "`stopping_criteria` is not supported by diffusion decoding, got list: use `eos_token_id`",
+    ),
+    "a draft model": (
+        {"inputs": PROMPT, "assistant_model": torch.nn.Linear(1, 1)},
+        "`assistant_model` is not supported by diffusion decoding, got Linear: no draft model is needed",
+    ),
+    "a negative prompt": (
+        {"inputs": PROMPT, "negative_prompt_ids": PROMPT},
+        "`negative_prompt_ids` is not supported by diffusion decoding, got Tensor: use `cfg_scale`",
+    ),
+    "token types": ({"inputs": PROMPT, "token_type_ids": PROMPT * 0}, "`token_type_ids` .* have no token types"),
+    "positions": ({"inputs": PROMPT, "position_ids": PROMPT}, "`position_ids` .* follow from `attention_mask`"),
+    "embeddings": ({"inputs_embeds": torch.zeros(1, 2, 32)}, "`inputs_embeds` .* use `input_ids`"),
+    "synchronised devices": ({"inputs": PROMPT, "synced_gpus": True}, "`synced_gpus` is not supported .* got bool"),
     "an unknown rule": ({"inputs": PROMPT, "decoding": "mde"}, "`decoding` must be one of .* got 'mde'. Did .* 'med'"),
     "a threshold out of range": (
         {"inputs": PROMPT, "confidence_threshold": 2},
@@ -262,6 +281,74 @@ def test_a_streamer_takes_one_sequence(llada: torch.nn.Module, tokenizer: object
 
 
 # What is no mistake.
+
+
+STOCK_NAMES = [
+    name
+    for name in inspect.signature(GenerationMixin.generate).parameters
+    if name not in ("self", "kwargs", "inputs", "custom_generate")
+]
+
+
+@pytest.mark.parametrize("name", [*STOCK_NAMES, "token_type_ids", "position_ids", "inputs_embeds", "custom_generate"])
+def test_every_named_argument_of_transformers_may_be_none(
+    llada: torch.nn.Module, make_latent_token: Callable, name: str
+) -> None:
+    """Wrappers pass all of them; None was an unknown argument with a guess at what was meant."""
+    for model in (llada, make_latent_token("any"), make_latent_token("left_to_right")):
+        expected = model.generate(PROMPT, max_new_tokens=2)
+        assert torch.equal(model.generate(PROMPT, max_new_tokens=2, **{name: None}), expected)
+    assert torch.equal(llada.infill(HOLED, **{name: None}), llada.infill(HOLED))
+
+
+def test_every_stock_knob_may_be_none(llada: torch.nn.Module) -> None:
+    names = [name for name in GenerationConfig().to_dict() if not name.startswith("_")]
+    unset = dict.fromkeys(names) | {"max_new_tokens": 4, "eos_token_id": 45, "pad_token_id": 46}
+    assert torch.equal(llada.generate(PROMPT, **unset), llada.generate(PROMPT, max_new_tokens=4))
+
+
+FROM_FILES = {
+    "num_beams": 2,
+    "no_repeat_ngram_size": 3,
+    "cache_implementation": "static",
+    "renormalize_logits": True,
+    "prefill_chunk_size": 4,
+    "num_assistant_tokens": 3,
+    "encoder_repetition_penalty": 1.5,
+    "decoder_start_token_id": 3,
+    "max_cache_len": 8,
+}
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_what_means_nothing_here_is_refused_from_wherever_it_comes(
+    make_model: Callable, tmp_path: Path, name: str
+) -> None:
+    """By the call, by a configuration passed, and by a file: set there, it was dropped."""
+    model, message = make_model("llada"), f"`{name}`={FROM_FILES[name]!r} is not supported by diffusion decoding"
+    with pytest.raises(ValueError, match=message):
+        model.generate(PROMPT, max_new_tokens=2, **{name: FROM_FILES[name]})
+    with pytest.raises(ValueError, match=message):
+        model.generate(PROMPT, GenerationConfig(**{name: FROM_FILES[name]}), max_new_tokens=2)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: FROM_FILES[name]}))
+    loaded = type(model).from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        loaded.generate(PROMPT, max_new_tokens=2)
+    assert loaded.generate(PROMPT, max_new_tokens=2, **{name: None}).shape == (1, 5)
+
+
+def test_numbers_of_numpy_are_numbers_of_latent_tokens(make_latent_token: Callable) -> None:
+    model = make_latent_token("left_to_right")
+    knobs = {"num_latent_tokens": 2, "max_new_tokens": 3, "top_k": 5, "do_sample": False}
+    expected = model.generate(PROMPT, **knobs)
+    assert torch.equal(model.generate(PROMPT, **{k: np.asarray(v)[()] for k, v in knobs.items()}), expected)
+    for value in (1.5, "2", True, np.float32(2)):
+        with pytest.raises(ValueError, match="`num_latent_tokens` must be an integer of at least 0 here"):
+            model.generate(PROMPT, num_latent_tokens=value)
+    with pytest.raises(ValueError, match="`token_type_ids` is not supported by latent-token models"):
+        model.generate(PROMPT, token_type_ids=PROMPT * 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])

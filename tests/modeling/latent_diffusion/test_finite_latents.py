@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers.generation.streamers import BaseStreamer
 
 
 @pytest.mark.parametrize("part", ["autoencoder.encoder", "denoiser"])
@@ -44,3 +46,37 @@ def test_ids_beyond_the_vocabulary_are_refused(make_model: Callable[..., Any], k
     model.autoencoder.encode = lambda *args, **kwargs: pytest.fail("a forward was run")
     with pytest.raises(ValueError, match=message):
         model.generate(**{"inputs": torch.tensor([[3, 4]])} | knobs)
+
+
+NAMED = ("assistant_model", "negative_prompt_ids", "synced_gpus", "custom_generate", "stopping_criteria", "streamer")
+
+
+def test_named_arguments_of_transformers_may_be_none_and_are_refused_by_name(
+    make_model: Callable[..., Any], batch: dict
+) -> None:
+    """They were unknown, with a guess at what was meant. Numbers of numpy are numbers."""
+    model = make_model("in-context")
+    knobs = {"num_inference_steps": 2, "max_new_tokens": 4, "seed": 0}
+    expected = model.generate(**batch, **knobs)
+    assert torch.equal(model.generate(**batch, **knobs, **dict.fromkeys(NAMED)), expected)
+    assert torch.equal(model.generate(**batch, **{name: np.int64(value) for name, value in knobs.items()}), expected)
+    scaled = model.generate(**batch, **knobs, guidance_scale=2.0)
+    assert torch.equal(model.generate(**batch, **knobs, guidance_scale=np.float32(2.0)), scaled)
+    for name in ("assistant_model", "negative_prompt_ids", "token_type_ids", "position_ids"):
+        with pytest.raises(ValueError, match=f"`{name}` is not supported by latent diffusion, got Tensor"):
+            model.generate(**batch, **{name: torch.zeros(3, 9).long()})
+
+
+def test_a_streamer_gets_exactly_what_is_returned(make_model: Callable[..., Any], batch: dict) -> None:
+    class Collect(BaseStreamer):
+        ids: list[int] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.ids += value.flatten().tolist()
+
+        def end(self) -> None:
+            pass
+
+    streamer = Collect()
+    out = make_model("in-context").generate(batch["input_ids"][:1], num_inference_steps=2, streamer=streamer)
+    assert streamer.ids == out[0].tolist()
