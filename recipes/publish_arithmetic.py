@@ -228,7 +228,7 @@ def main() -> None:
     threshold = chosen.settings["entropy_threshold"]
     model.generation_config.update(decoding="med", entropy_threshold=threshold, block_length=BLOCK_LENGTH)
     model.generation_config.max_new_tokens = task.completion_length
-    bundle(model, tokenizer, args.folder)
+    bundle(model, tokenizer, args.folder, with_code=False)
     layout = {name: getattr(task, name) for name in ("reasoning_length", "answer_length", "delimiter")}
     about = {"task": task.name, "version": task.version, **layout, "early_exit_threshold": 0.1}
     write_text(args.folder / "task.json", json.dumps(about) + "\n")

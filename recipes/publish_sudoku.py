@@ -192,7 +192,7 @@ def main() -> None:
     model.generation_config.decoding = "med"
     model.generation_config.entropy_threshold = threshold
     model.generation_config.max_new_tokens = task.completion_length
-    bundle(model, tokenizer, args.folder)
+    bundle(model, tokenizer, args.folder, with_code=False)
     name = args.folder.name
     write_text(
         args.folder / "task.json",

@@ -54,6 +54,7 @@ def bundle(
     *,
     max_shard_size: str = "5GB",
     verify: bool = True,
+    with_code: bool = True,
 ) -> Path:
     """
     Write `model` and `tokenizer` to a folder that needs nothing of this library.
@@ -69,6 +70,8 @@ def bundle(
         max_shard_size: of the weight files, as in `save_pretrained`.
         verify: load configuration and model class in a process that cannot import hf-latent, before anything is put
             in place.
+        with_code: `False` leaves out the code and `auto_map`, for a folder that is kept where hf-latent is at hand and
+            kept up to date, as those of `model_cards/`; a bundle or a push of such a folder has them.
 
     Returns:
         The folder's path.
@@ -97,10 +100,13 @@ def bundle(
         if tokenizer is not None:
             tokenizer.save_pretrained(written)
             forget_where_loaded(written / "tokenizer_config.json")
-        if verify:
+        if not with_code:
+            leave_out_code(written)
+        elif verify:
             check_loads_without_us(written)
-        keep_other_files(folder, written, is_checkpoint)
-        write_code_record(written)
+        keep_other_files(folder, written, lambda path: is_checkpoint(path) or path == Path(CODE_RECORD))
+        if with_code:
+            write_code_record(written)
         if not (written / "README.md").exists():
             write_card(written, model)
     return folder
@@ -113,6 +119,15 @@ def forget_where_loaded(path: Path) -> None:
     fields = json.loads(path.read_text(encoding="utf-8"))
     kept = {name: value for name, value in fields.items() if name not in ("is_local", "local_files_only")}
     write_atomically(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+
+
+def leave_out_code(folder: Path) -> None:
+    """Take the travelling code and its `auto_map` out of a checkpoint that was just saved."""
+    for path in folder.glob("*.py"):
+        path.unlink()
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del fields["auto_map"]
+    write_atomically(folder / "config.json", json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def write_code_record(folder: Path) -> None:

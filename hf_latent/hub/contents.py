@@ -4,18 +4,15 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hf_latent.auto import MODELS
 from hf_latent.hub.bundling import check_loads_without_us, is_checkpoint
 from hf_latent.hub.decoder import FOLDER, check_decoder_without_us
 from hf_latent.hub.inspection import is_decoder_path
-from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
-from hf_latent.modeling.travel import travelling_sources
+from hf_latent.hub.travelling_code import CONFIGS, family_sources
 
 KINDS = ("model", "adapter", "decoder", "dataset")
 DATA_SUFFIXES = {".parquet", ".arrow", ".jsonl", ".csv"}
 # Of a model's code; other Python files of a repository are somebody else's.
 CODE_PREFIXES = ("configuration_", "generation_", "modeling_")
-CONFIGS = {config.model_type: config for config in (*(config for config, _ in MODELS), LatentDiffusionConfig)}
 
 
 def kind_of(folder: Path, files: dict[str, Path]) -> str:
@@ -35,20 +32,25 @@ def kind_of(folder: Path, files: dict[str, Path]) -> str:
     )
 
 
-def check_complete(kind: str, folder: Path, files: dict[str, Path], *, verify: bool) -> None:
+def check_complete(
+    kind: str, folder: Path, files: dict[str, Path], *, origin: Path | None = None, verify: bool
+) -> None:
     """
     Raise `ValueError` for what is missing; with `verify`, load a model or decoder where hf-latent is not installed.
+
+    Args:
+        origin: what messages call the folder, if that was made of another.
 
     Raises:
         ValueError: naming what is missing and what to do.
         RuntimeError: if the folder does not load without hf-latent.
     """
     if kind == "model":
-        _check_model(folder, files)
+        _check_model(origin or folder, files)
         if verify:
             check_loads_without_us(folder)
     elif kind == "adapter":
-        _check_adapter(folder, files)
+        _check_adapter(origin or folder, files)
     elif kind == "decoder" and verify:
         check_decoder_without_us(folder)
 
@@ -82,7 +84,7 @@ def _check_model(folder: Path, files: dict[str, Path]) -> None:
     rebundle = f"write a whole folder with `hf-latent bundle {folder.name} NEW` and push that"
     if not any("/" not in name and name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} has config.json and no weights (*.safetensors): {rebundle}.")
-    missing = sorted(set(travelling_sources(CONFIGS[model_type])) - set(files))
+    missing = sorted(set(family_sources(model_type)) - set(files))
     if missing or not config.get("auto_map"):
         what = f"lacks {', '.join(missing[:3])}" if missing else "has no `auto_map` in config.json"
         raise ValueError(f"{folder} {what}, without which it does not load without hf-latent: {rebundle}.")

@@ -14,7 +14,7 @@ from hf_latent.generation.rules import RULES
 from hf_latent.hub.bundling import keep_other_files, run_without_us
 from hf_latent.hub.card import LICENSE
 from hf_latent.modeling.atomic import replacing
-from hf_latent.modeling.travel import flat_name, package_sources
+from hf_latent.modeling.travel import flat_name, package_sources, with_digest
 
 ENTRY_POINT = "hf_latent.generation.custom_generate"
 FOLDER = "custom_generate"
@@ -186,9 +186,8 @@ def bundle_decoder(name: str, folder: str | os.PathLike, *, verify: bool = True,
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as written:
         (written / FOLDER).mkdir(parents=True)
-        for file, text in package_sources([ENTRY_POINT], HEADER).items():
+        for file, text in decoder_folder(name, defaults).items():
             (written / FOLDER / file).write_text(text, encoding="utf-8")
-        (written / FOLDER / "generate.py").write_text(entry_point(name, defaults), encoding="utf-8")
         if verify:
             check_decoder_without_us(written)
         rewrites_card = _is_own_card(folder / "README.md")
@@ -250,8 +249,13 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
-def entry_point(name: str, defaults: dict[str, Any]) -> str:
-    """Text of the `generate.py` of decoder `name`, which sets `defaults`."""
+def decoder_folder(name: str, defaults: dict[str, Any]) -> dict[str, str]:
+    """File name to text of the code of decoder `name`, whose `generate.py`, which is loaded first, sets `defaults`."""
+    sources = package_sources([ENTRY_POINT], HEADER)
+    return with_digest({**sources, "generate.py": _entry_point(name, defaults)}, ["generate"])
+
+
+def _entry_point(name: str, defaults: dict[str, Any]) -> str:
     entries = "".join(f'    "{setting}": {value!r},\n' for setting, value in defaults.items())
     return (
         f'{HEADER}"""Decoder {name}: see README.md beside this folder."""\n\n'
@@ -323,4 +327,4 @@ _UNMEASURED = """## Not measured
 Speed and quality of this decoder on the published 8B checkpoints, and anything on a GPU. It was tested on tiny models
 of the same layout, with hf-latent's code and with code of their own, where both write the same tokens."""
 
-__all__ = ["DECODERS", "Decoder", "bundle_decoder", "check_decoder_without_us", "entry_point", "write_decoder_card"]
+__all__ = ["DECODERS", "Decoder", "bundle_decoder", "check_decoder_without_us", "decoder_folder", "write_decoder_card"]

@@ -69,6 +69,7 @@ def check_files(
     is_leaving: bool = True,
     trust_remote_code: bool = False,
     known_tokens: list[str] | None = None,
+    made: Path | None = None,
 ) -> None:
     """
     Raise `ValueError` that names every file of a repository that may not be in it, why, and what to do.
@@ -79,12 +80,14 @@ def check_files(
         is_leaving: about to be pushed. Then also local paths, tokens and links are looked for.
         trust_remote_code: take Python files and references to code that are not this library's.
         known_tokens: further texts that may not occur.
+        made: a folder that was made of `folder`, where some of the files are; default `folder` itself.
     """
+    roots = [root.resolve() for root in (folder, made) if root is not None]
     refusals: list[Refusal] = []
     for name, path in sorted(files.items()):
         found = list(_look_at(name, path, files, trust_remote_code=trust_remote_code))
         if is_leaving:
-            found = found or list(_look_at_link(name, path, folder)) or list(_look_at_text(name, path, known_tokens))
+            found = found or list(_look_at_link(name, path, roots)) or list(_look_at_text(name, path, known_tokens))
             found = found or list(_look_at_origin(name, path))
         refusals += found
     if refusals:
@@ -215,8 +218,8 @@ def _look_at_references(name: str, content: dict[str, Any], files: dict[str, Pat
         yield Refusal(name, f"imports {library!r}, which others do not have", remedy)
 
 
-def _look_at_link(name: str, path: Path, folder: Path) -> Iterator[Refusal]:
-    if not path.resolve().is_relative_to(folder.resolve()):
+def _look_at_link(name: str, path: Path, roots: list[Path]) -> Iterator[Refusal]:
+    if not any(path.resolve().is_relative_to(root) for root in roots):
         yield Refusal(name, "is a link out of the folder", "copy the file into the folder if it shall be public")
 
 

@@ -16,6 +16,7 @@ from hf_latent.hub.bundling import bundle
 from hf_latent.hub.contents import kind_of, read_json
 from hf_latent.hub.dataset import is_saved_dataset, read_dataset, write_dataset
 from hf_latent.hub.inspection import list_files
+from hf_latent.hub.staging import missing_code, stage
 from hf_latent.modeling.travel import write_atomically
 
 
@@ -25,11 +26,13 @@ class Prepared:
     A folder as it goes.
 
     Args:
+        origin: the folder it was made of, to which its links may lead; itself, if nothing was changed.
         kind: one of `KINDS`.
         was_verified: whether it has just been loaded without hf-latent.
     """
 
     folder: Path
+    origin: Path
     files: dict[str, Path]
     kind: str
     was_verified: bool
@@ -40,7 +43,7 @@ def prepare(
     source: Any, name: str, *, tokenizer: PreTrainedTokenizerBase | None, base_model: str | None, verify: bool
 ) -> Iterator[Prepared]:
     """
-    The folder of `source`: itself, or a temporary one that is written from it.
+    The folder of `source`: itself, or a temporary one that is written from it, with the code that a model lacks.
 
     Raises:
         ValueError: for what is none of the things that can be pushed, or for arguments that do not apply to it.
@@ -52,17 +55,20 @@ def prepare(
         if is_folder and is_saved_dataset(folder):
             card = folder / "README.md"
             folder = write_dataset(read_dataset(folder), target, name, card=card if card.is_file() else None)
-        files = list_files(folder)
+        origin, files = folder, list_files(folder)
         kind = kind_of(folder, files)
+        if kind == "model" and (added := missing_code(folder, files)):
+            folder = stage(files, target, added)
+            files = list_files(folder)
         if base_model is not None:
             if kind != "adapter":
                 raise ValueError(f"`base_model` is for adapters, and `source` is a {kind}.")
             if folder != target:
                 shutil.copytree(folder, target, symlinks=True)
-                folder = target
+                folder = origin = target
             set_base_model(folder, base_model)
             files = list_files(folder)
-        yield Prepared(folder, files, kind, was_verified=verify and not is_folder and kind == "model")
+        yield Prepared(folder, origin, files, kind, was_verified=verify and not is_folder and kind == "model")
 
 
 def set_base_model(folder: Path, base_model: str) -> None:

@@ -40,6 +40,8 @@ def push(
     are not sent again. Files of an earlier push that belong to what is replaced (weights, code) are deleted in the
     same commit; cards, results and plots that are only there stay. If the branch changes meanwhile, nothing is pushed.
 
+    The code that a model needs is written where the folder lacks it, into what is pushed and not into the folder.
+
     Nothing is pushed of a folder that has a pickle or the state of a training run, Python files that are not byte for
     byte those of the installed hf-latent, absolute paths of this machine, tokens or keys, or links out of the folder.
 
@@ -78,9 +80,9 @@ def push(
     name = str(repo_id).rsplit("/", 1)[-1]
     with prepare(source, name, tokenizer=tokenizer, base_model=base_model, verify=verify) as prepared:
         repo_type = _check_type(repo_type, prepared.kind)
-        check_files(prepared.files, prepared.folder, known_tokens=known)
+        check_files(prepared.files, prepared.origin, known_tokens=known, made=prepared.folder)
         verify = verify and not prepared.was_verified
-        check_complete(prepared.kind, prepared.folder, prepared.files, verify=verify)
+        check_complete(prepared.kind, prepared.folder, prepared.files, origin=prepared.origin, verify=verify)
         api = HfApi(token=token, library_name="hf-latent")
         push = _Push(api, prepared, repo_id, repo_type, revision or MAIN, private, create_pr, message, known)
         return push.plan() if dry_run else push.send(large=large)

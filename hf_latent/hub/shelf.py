@@ -16,8 +16,9 @@ PART = "shelf"
 INTRODUCTION = """# Published checkpoints
 
 Each folder holds its card, results, training log and plots; those with weights load with
-`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` where only transformers and torch are installed.
-The commands that made the numbers are in the cards, and in the JSON files beside them.
+`AutoModelForCausalLM.from_pretrained(folder)` after `import hf_latent`. `hf-latent bundle FOLDER NEW` and
+`hf-latent push FOLDER user/name` write the code that the cards speak of, with which they load where only transformers
+and torch are installed. The commands that made the numbers are in the cards, and in the JSON files beside them.
 """
 
 

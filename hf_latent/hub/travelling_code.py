@@ -2,21 +2,37 @@
 
 import ast
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from hf_latent.auto import MODELS
-from hf_latent.hub.decoder import DECODERS, ENTRY_POINT, FOLDER, HEADER, entry_point
+from hf_latent.hub.decoder import DECODERS, ENTRY_POINT, FOLDER, HEADER, decoder_folder
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
-from hf_latent.modeling.travel import package_sources, travelling_sources
+from hf_latent.modeling.travel import TravellingConfigMixin, package_sources, travelling_sources
+
+# By `model_type`.
+CONFIGS: dict[str, type[TravellingConfigMixin]] = {
+    config.model_type: config for config in (*(config for config, _ in MODELS), LatentDiffusionConfig)
+}
 
 
 @cache
 def model_sources() -> dict[str, str]:
     """File name to text of every module that travels with a model of any family."""
     sources: dict[str, str] = {}
-    for config_class in (*(config for config, _ in MODELS), LatentDiffusionConfig):
-        sources |= travelling_sources(config_class)
+    for model_type in CONFIGS:
+        sources |= family_sources(model_type)
     return sources
+
+
+@cache
+def family_sources(model_type: str) -> dict[str, str]:
+    """File name to text of every module that travels with a model of one family."""
+    return travelling_sources(CONFIGS[model_type])
+
+
+def auto_map_of(folder: Path, model_type: str) -> dict[str, str]:
+    """What `auto_map` has to say in the `config.json` of a model's folder."""
+    return CONFIGS[model_type].from_pretrained(folder).travelling_auto_map()  # type: ignore[attr-defined]
 
 
 @cache
@@ -51,9 +67,10 @@ def _expected_entry_point(content: bytes) -> str:
         name = str(ast.get_docstring(tree)).removeprefix("Decoder ").partition(":")[0]
         assignment = next(node for node in tree.body if isinstance(node, ast.Assign))
         defaults = ast.literal_eval(assignment.value)
-        return entry_point(name, defaults) if name in DECODERS and isinstance(defaults, dict) else ""
+        is_known = name in DECODERS and isinstance(defaults, dict)
+        return decoder_folder(name, defaults)["generate.py"] if is_known else ""
     except (SyntaxError, ValueError, StopIteration):
         return ""
 
 
-__all__ = ["decoder_sources", "find_foreign_code", "model_sources"]
+__all__ = ["CONFIGS", "auto_map_of", "decoder_sources", "family_sources", "find_foreign_code", "model_sources"]

@@ -261,13 +261,6 @@ def test_what_is_not_whole_is_refused_with_what_to_do(hub: Any, folder: Path, tm
         push(folder, "user/mine", base_model="user/base")
     with pytest.raises(ValueError, match="Repo id must"):
         push(folder, "user/mine/deep", verify=False)
-    (folder / "modeling_llada.py").unlink()
-    with pytest.raises(ValueError, match=r"config.json names the code 'modeling_llada"):
-        push(folder, "user/mine")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({name: config[name] for name in config if name != "auto_map"}))
-    with pytest.raises(ValueError, match=r"lacks modeling_llada.py.*hf-latent bundle mine NEW"):
-        push(folder, "user/mine")
     (folder / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="a model of type 'llama', which is not one of hf-latent"):
         push(folder, "user/mine")
