@@ -8,6 +8,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hf_latent.data.vocabulary import naming
+
 
 class ReasonedAnswer(NamedTuple):
     """The two texts of a filled template, without special tokens."""
@@ -152,13 +154,14 @@ class ReasoningTemplate:
     def _encode(
         tokenizer: PreTrainedTokenizerBase, question: Any, chat: bool | None, chat_template_kwargs: dict[str, Any]
     ) -> list[int]:
-        if isinstance(question, str):
-            if not chat:
-                return tokenizer(question)["input_ids"]
-            question = [{"role": "user", "content": question}]
-        options = {"add_generation_prompt": True} | chat_template_kwargs
-        text = tokenizer.apply_chat_template(question, tokenize=False, **options)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        with naming(f"The question {question!r}"):
+            if isinstance(question, str):
+                if not chat:
+                    return tokenizer(question)["input_ids"]
+                question = [{"role": "user", "content": question}]
+            options = {"add_generation_prompt": True} | chat_template_kwargs
+            text = tokenizer.apply_chat_template(question, tokenize=False, **options)
+            return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 __all__ = ["ReasonedAnswer", "ReasoningTemplate"]

@@ -6,6 +6,7 @@ Which traces to keep: by their score, or by a verifier. The order of what is kep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ def separation(scores: Sequence[float], is_right: Sequence[bool]) -> float:
         raise ValueError(f"`is_right` must be one a score, {len(scores)}, got {len(is_right)}.")
     right = torch.tensor(list(is_right), dtype=torch.bool)
     values = torch.tensor(list(scores), dtype=torch.float64)
+    if values.isnan().any():
+        raise ValueError(f"`scores` must be numbers, got nan at {int(values.isnan().nonzero()[0])}.")
     good, bad = values[right], values[~right].sort().values
     if not len(good) or not len(bad):
         raise ValueError(f"`is_right` must hold right and wrong traces, got {len(good)} right of {len(values)}.")
@@ -68,7 +71,11 @@ def separation(scores: Sequence[float], is_right: Sequence[bool]) -> float:
 def _scores(traces: Dataset, by: str) -> list[float]:
     if by not in traces.column_names:
         raise ValueError(f"`by` must be a column of the traces, one of {traces.column_names}, got {by!r}.")
-    return list(traces[by])
+    scores = list(traces[by])
+    for number, score in enumerate(scores):
+        if not isinstance(score, int | float) or isinstance(score, bool) or math.isnan(score):
+            raise ValueError(f"`by`: {by!r} of trace {number} must be a number, got {score!r}.")
+    return scores
 
 
 __all__ = ["keep_best", "keep_scored", "keep_top_share", "keep_verified", "separation"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_latent.data.template import ReasoningTemplate
+from hf_latent.data.vocabulary import naming
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -178,7 +179,8 @@ def _tokenize(
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"`{name}` must hold texts, got {text!r} at {number}.")
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        with naming(f"`{name}`, at {number}: {text!r}"):
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) > longest:
             raise ValueError(
                 f"`{name}` must fit in `{knob}` ({longest} tokens), got {len(tokens)} tokens at {number}: {text!r}."

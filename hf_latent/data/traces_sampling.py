@@ -26,6 +26,7 @@ from hf_latent.data.traces_scoring import (
 from hf_latent.generation.preparation import resolve_config
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.running import run_infill
+from hf_latent.modeling.mode import in_evaluation_mode
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -218,6 +219,7 @@ def check_questions(
         check_room(model, [fill_template(tokenizer, questions[part], answers[part], template, **options)])
 
 
+@in_evaluation_mode
 def _sample(
     model: PreTrainedModel,
     filled: FilledTemplate,

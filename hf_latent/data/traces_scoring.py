@@ -19,6 +19,7 @@ from hf_latent.generation.canvas import build_canvas
 from hf_latent.generation.inputs import check_length
 from hf_latent.generation.predictor import Predictor, PredictorSettings, Reading
 from hf_latent.generation.preparation import find_mask_token_id, position_limit, resolve_config
+from hf_latent.modeling.mode import in_evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,6 +114,7 @@ def score_traces(
     return scores
 
 
+@in_evaluation_mode
 @torch.no_grad()
 def score_filled(
     model: PreTrainedModel,
@@ -146,6 +148,12 @@ def score_filled(
         row, number, seen, known = part.unbind(-1)
         value = _read_answers(predictor, filled, row, seen, known, estimator, mask_token_id)
         totals.index_put_((row, number), value, accumulate=True)
+    broken = (~totals.isfinite()).any(-1).tolist()
+    if True in broken:
+        raise ValueError(
+            f"`model` gives the answer of row {broken.index(True)} no finite score: its logits hold NaN or infinity. "
+            "Look at its weights, or load it in another `dtype`."
+        )
     found = [values[: len(ends)] for values, ends in zip(totals.tolist(), cuts, strict=True)]
     return [TraceScore(values[-1], values, ends) for values, ends in zip(found, cuts, strict=True)]
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.data.vocabulary import naming
+
 IGNORE_INDEX = -100
 
 
@@ -28,12 +30,13 @@ def encode_context(
     tokenizer: PreTrainedTokenizerBase, context: str | Sequence[Mapping[str, str]], *, chat: bool = False
 ) -> list[int]:
     """Tokens of a prompt: a text, which `chat` puts through the chat template, or a list of messages."""
-    if isinstance(context, str):
-        if not chat:
-            return list(tokenizer(context)["input_ids"]) if context else []
-        context = [{"role": "user", "content": context}]
-    text = tokenizer.apply_chat_template(list(context), add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    with naming(f"The prompt {context!r}"):
+        if isinstance(context, str):
+            if not chat:
+                return list(tokenizer(context)["input_ids"]) if context else []
+            context = [{"role": "user", "content": context}]
+        text = tokenizer.apply_chat_template(list(context), add_generation_prompt=True, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_pair(
@@ -58,10 +61,13 @@ def encode_pair(
         ValueError: for a continuation without tokens.
     """
     given = encode_context(tokenizer, context, chat=chat)
-    if chat or not isinstance(context, str):
-        behind = list(tokenizer(continuation, add_special_tokens=False)["input_ids"])
-    else:
-        together = list(tokenizer(context + continuation)["input_ids"])
+    is_alone = chat or not isinstance(context, str)
+    with naming(f"The text {continuation!r}"):
+        if is_alone:
+            behind = list(tokenizer(continuation, add_special_tokens=False)["input_ids"])
+        else:
+            together = list(tokenizer(context + continuation)["input_ids"])
+    if not is_alone:
         # A tokenizer that closes its texts with a special token closes the context alone, too.
         same = 0
         while same < min(len(given), len(together)) and given[same] == together[same]:

@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from hf_latent.evaluation.encoding import ScoredText
+from hf_latent.modeling.mode import in_evaluation_mode
 from hf_latent.training.objectives import MASK_SCHEDULES, corrupt, sample_noise, sample_times, weigh
 
 ESTIMATORS = ("masked_count", "continuous_time", "chain")
@@ -115,6 +116,7 @@ def batch_rows(
     return ids, exists, scored, torch.tensor([text.key for text in chosen]), torch.tensor([k for _, k in rows])
 
 
+@in_evaluation_mode
 @torch.no_grad()
 def predict(
     model: PreTrainedModel, ids: torch.Tensor, exists: torch.Tensor, masked: torch.Tensor, read: torch.Tensor
@@ -138,6 +140,7 @@ def chunks(rows: Sequence[tuple[int, int]], texts: Sequence[ScoredText], size: i
         yield ordered[first : first + size]
 
 
+@in_evaluation_mode
 def estimate(
     model: PreTrainedModel,
     texts: Sequence[ScoredText],
@@ -176,6 +179,7 @@ def estimate(
     return nats
 
 
+@in_evaluation_mode
 def would_write(model: PreTrainedModel, texts: Sequence[ScoredText], *, batch_size: int = 32) -> list[bool]:
     """
     Whether greedy decoding from left to right, one token a forward, writes exactly the scored tokens of each text.

@@ -33,6 +33,7 @@ from hf_latent.evaluation.grid import check_settings
 from hf_latent.evaluation.likelihood import score_texts
 from hf_latent.evaluation.running import process_state
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.modeling.mode import evaluation_mode
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -323,15 +324,16 @@ class HfLatentLM(TemplateLM):
         shape = {"batch_first": True, "padding_side": "left"}
         ids = stack(rows, padding_value=pad, **shape)
         exists = stack([torch.ones_like(row) for row in rows], padding_value=0, **shape)
-        output = self.model.generate(
-            ids.to(self.model.device),
-            attention_mask=exists.to(self.model.device),
-            max_new_tokens=length,
-            row_indices=[key for _, _, key in batch],
-            return_dict_in_generate=True,
-            seed=self.seed,
-            **{**self.generation_kwargs, **kwargs},
-        )
+        with evaluation_mode(self.model):
+            output = self.model.generate(
+                ids.to(self.model.device),
+                attention_mask=exists.to(self.model.device),
+                max_new_tokens=length,
+                row_indices=[key for _, _, key in batch],
+                return_dict_in_generate=True,
+                seed=self.seed,
+                **{**self.generation_kwargs, **kwargs},
+            )
         self.num_generations += len(batch)
         self.num_forward_passes += int(output.num_forward_passes.sum())
         self.num_committed += int((output.commit_step >= 0).sum())

@@ -128,7 +128,7 @@ def _entries(name: str, lm: HfLatentLM, results: dict[str, Any]) -> Iterator[dic
     """An entry for the task or group `name`; for each of its tasks if it is a tag."""
     found = results["results"]
     for task in [name] if name in found else list(found):
-        metrics = {k: v for k, v in found[task].items() if isinstance(v, int | float) and "," in k}
+        metrics = {k: v for k, v in found[task].items() if isinstance(v, int | float) and v == v and "," in k}
         first = next((metric for metric in metrics if "_stderr," not in metric), None)
         if first is None:
             raise ValueError(f"lm-eval gives no number for {task}: {found[task]}.")
@@ -140,9 +140,9 @@ def _entries(name: str, lm: HfLatentLM, results: dict[str, Any]) -> Iterator[dic
             "measure": "harness",
             "metric": metric,
             "value": metrics[first],
-            "standard_error": error if isinstance(error, int | float) else None,
+            "standard_error": error if isinstance(error, int | float) and error == error else None,
             "num_examples": counts.get("effective"),
-            "metrics": {k: v for k, v in metrics.items() if v == v},
+            "metrics": metrics,
         }
         if lm.num_requests:  # what an earlier, interrupted run has answered costs nothing now
             entry["seconds_per_request"] = lm.seconds / lm.num_requests

@@ -187,6 +187,12 @@ def score_texts(
 ) -> list[LogLikelihood]:
     """[`LogLikelihood`] of each text; `kwargs` are those of `estimate`."""
     draws = estimate(model, texts, estimator=estimator, **kwargs)
+    for number, nats in enumerate(draws):
+        if not nats.isfinite().all():
+            raise ValueError(
+                f"`model` gives text {number} no finite score ({float(nats.sum())} nats): its logits hold NaN or "
+                "infinity. Look at its weights, or load it in another `dtype`."
+            )
     return [LogLikelihood.of(d, sum(text.scored), estimator) for d, text in zip(draws, texts, strict=True)]
 
 

@@ -64,6 +64,8 @@ def run(
         on_done: called with the number of records made since the last call.
     """
     keys, known = example_keys(measure), store.read()
+    if not keys:
+        raise ValueError(f"{measure.name} has no examples to measure.")
     numbers = [n for n in range(share.process, len(keys), share.num_processes) if keys[n] not in known]
     if not numbers:
         return
@@ -90,6 +92,8 @@ def collect(measure: Measure, settings: Settings, store: RecordStore) -> dict[st
         ValueError: if records are missing.
     """
     keys, known = example_keys(measure), store.read()
+    if not keys:
+        raise ValueError(f"{measure.name} has no examples to measure.")
     missing = sum(key not in known for key in keys)
     if missing:
         raise ValueError(

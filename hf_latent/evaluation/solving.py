@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.encoding import encode_context
 from hf_latent.generation.output import DiffusionGenerateOutput
+from hf_latent.modeling.mode import evaluation_mode
 
 Inputs = dict[str, torch.Tensor]
 SEED_STRIDE = 1_000_003  # between the seeds of two evaluations: more than there are prompts
@@ -139,13 +140,14 @@ def solve(
         some = numbers[first : first + batch_size]
         if seed is not None:
             torch.manual_seed(seed * SEED_STRIDE + some[0])
-        output = model.generate(
-            **{name: values.to(model.device) for name, values in inputs.items()},
-            return_dict_in_generate=True,
-            **length,
-            **({"row_indices": some} if is_diffusion else {}),
-            **generation_kwargs,
-        )
+        with evaluation_mode(model):
+            output = model.generate(
+                **{name: values.to(model.device) for name, values in inputs.items()},
+                return_dict_in_generate=True,
+                **length,
+                **({"row_indices": some} if is_diffusion else {}),
+                **generation_kwargs,
+            )
         texts = layout.read(tokenizer, output.sequences.cpu(), inputs)  # waits for the device
         seconds = (time.perf_counter() - start) / len(texts)
         correct = [judge(first + i, text) for i, text in enumerate(texts)]

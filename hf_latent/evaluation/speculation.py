@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hf_latent.modeling.mode import in_evaluation_mode
+
 __all__ = ["SpeculationResult", "measure_speculation"]
 
 
@@ -36,6 +38,7 @@ class SpeculationResult:
         return asdict(self)
 
 
+@in_evaluation_mode
 def measure_speculation(
     model: Any,
     prompts: Sequence[Mapping[str, torch.Tensor]],

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import create_model_from_path
 
+from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.training.config import MaskedDiffusionConfig
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -92,16 +93,14 @@ def _check_masks(base: nn.Module, max_length: int | None) -> None:
 @torch.no_grad()
 def _sees(base: nn.Module, mask: torch.Tensor | None) -> bool:
     """Whether the first of eight tokens sees any behind the fourth, or any at all without a mask."""
-    was_training = base.training
-    base.eval()
     vocabulary = base.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, 9, device=base.get_input_embeddings().weight.device)[None] * 7919 % vocabulary
     changed = ids.clone()
     first = 1 if mask is None else 4
     changed[:, first:] = (changed[:, first:] + 1 + vocabulary // 3) % vocabulary
     keep = torch.tensor([0], device=ids.device)
-    logits = [base(input_ids=each, attention_mask=mask, logits_to_keep=keep).logits for each in (ids, changed)]
-    base.train(was_training)
+    with evaluation_mode(base):
+        logits = [base(input_ids=each, attention_mask=mask, logits_to_keep=keep).logits for each in (ids, changed)]
     return not torch.equal(*logits)
 
 

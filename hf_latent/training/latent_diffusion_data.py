@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_latent.modeling.atomic import replacing
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
+from hf_latent.modeling.mode import in_evaluation_mode
 
 SHARD_ROWS = 16_384
 
@@ -109,12 +110,12 @@ def stack_latents(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
 
 
+@in_evaluation_mode
 @torch.no_grad()
 def encode_texts(
     autoencoder: LatentAutoencoder, texts: list[list[int]], *, pad_token_id: int, batch_size: int
 ) -> torch.Tensor:
     """Unnormalized latents `[N, Z, C]` of tokenized texts, float32, on the CPU; texts of a length go together."""
-    autoencoder.eval()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     latents = torch.empty(len(texts), autoencoder.config.latent_length, autoencoder.config.latent_dim)
     collate = TextCollator(pad_token_id)

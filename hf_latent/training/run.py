@@ -25,6 +25,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
+from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.tasks import Task
 from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
@@ -64,11 +65,10 @@ class TaskEvaluation(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.every and state.global_step % self.every == 0:
-            self.trainer.model.eval()  # also tells `log` that these are metrics of an evaluation
             should_log = control.should_log
-            self.trainer.log({f"eval_{name}": value for name, value in self.solve_all().items()})
+            with evaluation_mode(self.trainer.model):  # also tells `log` that these are metrics of an evaluation
+                self.trainer.log({f"eval_{name}": value for name, value in self.solve_all().items()})
             control.should_log = should_log  # `log` takes it for done, and the step's own metrics would be lost
-            self.trainer.model.train()
             write_log(Path(args.output_dir), state.log_history)
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from hf_latent.data.vocabulary import naming_rows
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
 from hf_latent.training.adapters import check_adapters, check_peft_config
 from hf_latent.training.checks import (
@@ -173,9 +174,10 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         formatting_func: Callable[[dict], str] | None,
         dataset_name: str,
     ) -> AnyDataset:
-        prepared = super()._prepare_dataset(
-            add_example_ids(dataset), processing_class, args, False, formatting_func, dataset_name
-        )
+        with naming_rows(f"`{dataset_name}_dataset`", processing_class, dataset):
+            prepared = super()._prepare_dataset(
+                add_example_ids(dataset), processing_class, args, False, formatting_func, dataset_name
+            )
         if isinstance(dataset, Dataset) and len(prepared) < len(dataset):
             dropped = len(dataset) - len(prepared)
             logger.warning("Dropped %d of %d examples without a supervised token left", dropped, len(dataset))

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from hf_latent.modeling.mode import evaluation_mode
+
 
 def texts_over_steps(
     model: Any, tokenizer: Any, output: Any, *, num_shown: int = 8, row: int = 0, **decoder: Any
@@ -35,7 +37,8 @@ def texts_over_steps(
         shown = torch.tensor([steps - 1])
     config = copy.deepcopy(decoder.pop("generation_config", None) or model.generation_config.of_the_decoder())
     others = config.update(**decoder)
-    ids = model.autoencoder.decode(output.history[shown, row], generation_config=config, **others)
+    with evaluation_mode(model):
+        ids = model.autoencoder.decode(output.history[shown, row], generation_config=config, **others)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
         {"step": int(step) + 1, "timestep": int(output.timesteps[step]), "text": text.strip()}

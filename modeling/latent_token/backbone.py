@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.modeling.latent_token.lookahead import stream
+from hf_latent.modeling.mode import evaluation_mode
 
 # What `from_pretrained` of a tokenizer takes of a model's arguments.
 TOKENIZER_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "gguf_file")
@@ -99,12 +100,10 @@ def adopt(
 @torch.no_grad()
 def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees others."""
-    was_training = backbone.training
-    backbone.eval()
     ids, changed = _sample_ids(backbone)
-    states = [model.model(each, use_cache=False).last_hidden_state for each in (ids, changed)]
-    expected = backbone(ids, use_cache=False).logits
-    backbone.train(was_training)
+    with evaluation_mode(backbone):
+        states = [model.model(each, use_cache=False).last_hidden_state for each in (ids, changed)]
+        expected = backbone(ids, use_cache=False).logits
     name = type(backbone).__name__
     if torch.equal(states[0][:, 0], states[1][:, 0]):
         raise ValueError(f"`backbone` must have attention that can be opened; that of {name} stays causal.")
@@ -119,26 +118,24 @@ def probe_semi_causal(model: PreTrainedModel, backbone: PreTrainedModel) -> None
     """
     name = type(backbone).__name__
     refusal = f"`backbone` must take any attention mask and `position_ids`; {name} does not"
-    was_training = backbone.training
-    backbone.eval()
-    ids, changed = _sample_ids(backbone)
-    columns = torch.arange(ids.shape[1], device=ids.device)[None]
-    exists = torch.ones_like(columns, dtype=torch.bool)
-    seen = stream(exists, columns)
-    masks, states = model.semi_causal_masks(), []
-    for tokens, order in ((ids, columns), (ids, columns.flip(-1)), (changed, columns)):
-        at = (torch.zeros_like(order), order)
-        look = seen.select(at)
-        mask = masks(look, look, columns, backbone.dtype)
-        try:
-            found = model.model(tokens[at], attention_mask=mask, position_ids=order, use_cache=False)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{refusal}: {error}") from error
-        states.append(found.last_hidden_state[:, order.argsort(-1)[0]])
-    is_causal, model.config.text_config.is_causal = model.config.text_config.is_causal, True
-    expected = backbone(ids, use_cache=False).logits
-    model.config.text_config.is_causal = is_causal
-    backbone.train(was_training)
+    with evaluation_mode(backbone):
+        ids, changed = _sample_ids(backbone)
+        columns = torch.arange(ids.shape[1], device=ids.device)[None]
+        exists = torch.ones_like(columns, dtype=torch.bool)
+        seen = stream(exists, columns)
+        masks, states = model.semi_causal_masks(), []
+        for tokens, order in ((ids, columns), (ids, columns.flip(-1)), (changed, columns)):
+            at = (torch.zeros_like(order), order)
+            look = seen.select(at)
+            mask = masks(look, look, columns, backbone.dtype)
+            try:
+                found = model.model(tokens[at], attention_mask=mask, position_ids=order, use_cache=False)
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise ValueError(f"{refusal}: {error}") from error
+            states.append(found.last_hidden_state[:, order.argsort(-1)[0]])
+        is_causal, model.config.text_config.is_causal = model.config.text_config.is_causal, True
+        expected = backbone(ids, use_cache=False).logits
+        model.config.text_config.is_causal = is_causal
     if not _close(states[0], states[1]) or not _close(states[0][:, 0], states[2][:, 0]):
         raise ValueError(f"{refusal}.")
     _check_head(model, states[0], expected, name)
