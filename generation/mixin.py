@@ -9,6 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hf_latent.generation.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.generation.generation_file import load_generation_config
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.running import run_generate, run_infill
 
@@ -109,7 +110,6 @@ class DiffusionGenerationMixin(GenerationMixin):
         **kwargs: Any,
     ) -> None:
         """Load `generation_config.json` into our class: transformers' own method would drop every knob of ours."""
-        defaults = self.generation_config
         hub = {
             "cache_dir": cache_dir,
             "force_download": force_download,
@@ -121,15 +121,16 @@ class DiffusionGenerationMixin(GenerationMixin):
             **kwargs,
         }
         name = pretrained_model_name_or_path
+        defaults = self.generation_config
+        found = None
+        if generation_config is None and name is not None:
+            # First: transformers' own method takes a file that cannot be read for none.
+            found = load_generation_config(self.generation_config_class, name, hub)
         super().adjust_generation_fn(
             generation_config, from_auto_class, from_pipeline, name, trust_remote_code=trust_remote_code, **hub
         )
-        if generation_config is not None or pretrained_model_name_or_path is None:
-            return
-        try:
-            self.generation_config = self.generation_config_class.from_pretrained(name, **hub)
-        except OSError:
-            self.generation_config = defaults
+        if generation_config is None and name is not None:
+            self.generation_config = defaults if found is None else found
 
 
 __all__ = ["DiffusionGenerationMixin"]

@@ -1,10 +1,11 @@
 """The checkpoints that the page has in memory, and what their folders say about them."""
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from hf_latent.data.json_files import read_json_object
 
 MOST_LOADED = 2
 
@@ -45,7 +46,7 @@ def _read(name: str, file: str) -> dict[str, Any]:
     from hf_latent.cli.loading import resolve
 
     path = Path(resolve(name)) / file
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(path)
 
 
 __all__ = ["Shelf", "about_checkpoint", "own_decoding"]

@@ -1,6 +1,5 @@
 """`hf-latent demo`"""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +52,7 @@ def demo(
 
     from hf_latent.cli.loading import load, packaged_checkpoints, resolve
     from hf_latent.cli.reasoning import show_early_exit
+    from hf_latent.data.json_files import read_json_object
     from hf_latent.tasks import SudokuTask
 
     torch.set_num_threads(threads)
@@ -64,7 +64,7 @@ def demo(
     description = Path(resolve(name)) / "task.json"
     if not description.is_file():
         raise ValueError(f"`--checkpoint` {name} has no task.json that says which puzzles it was trained on.")
-    about = json.loads(description.read_text(encoding="utf-8"))
+    about = read_json_object(description)
     task = SudokuTask(about["size"])
     model, tokenizer = load(name)
     console.print(

@@ -1,6 +1,5 @@
 """`hf-latent eval`"""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,9 +182,9 @@ def evaluate(
 def read_task_description(model: str) -> dict[str, Any]:
     """The `task.json` of a model folder or packaged checkpoint; empty if there is none."""
     from hf_latent.cli.loading import resolve
+    from hf_latent.data.json_files import read_json_object
 
-    path = Path(resolve(model)) / "task.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(Path(resolve(model)) / "task.json")
 
 
 def read_specs(tasks: str | None, about: dict[str, Any], model: str) -> list[str]:

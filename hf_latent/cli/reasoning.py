@@ -1,6 +1,5 @@
 """A word problem in the terminal: reasoning as it is written, and the answer that is decided before it is done."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,9 +23,10 @@ def show_early_exit(console: "Console", checkpoint: str, num_problems: int, seed
 
     from hf_latent import ReasoningTemplate
     from hf_latent.cli.loading import load, resolve
+    from hf_latent.data.json_files import read_json_object
     from hf_latent.tasks import ArithmeticTask
 
-    about = json.loads((Path(resolve(checkpoint)) / "task.json").read_text(encoding="utf-8"))
+    about = read_json_object(Path(resolve(checkpoint)) / "task.json")
     model, tokenizer = load(checkpoint)
     task = ArithmeticTask()
     template = ReasoningTemplate(about["reasoning_length"], about["answer_length"], about["delimiter"])

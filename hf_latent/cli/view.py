@@ -1,6 +1,5 @@
 """`hf-latent view`"""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,11 +99,11 @@ def template_parts(model: str, given: Mapping[str, Any], use_task: bool) -> dict
     Raises `ValueError` for a template of which a part is missing.
     """
     from hf_latent.cli.loading import resolve
+    from hf_latent.data.json_files import read_json_object
 
     parts = {name: value for name, value in given.items() if value is not None}
-    description = Path(resolve(model)) / "task.json"
-    if use_task and description.is_file():
-        about = json.loads(description.read_text(encoding="utf-8"))
+    if use_task:
+        about = read_json_object(Path(resolve(model)) / "task.json")
         parts = {name: about[name] for name in given if about.get(name) is not None} | parts
     missing = {"reasoning_length", "answer_length", "delimiter"} - parts.keys()
     if parts and missing:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_latent.data.json_files import read_json_object
 from hf_latent.evaluation.puzzles import DecodingResult
 from hf_latent.modeling.travel import write_atomically
 
@@ -16,7 +17,12 @@ SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # of 1, shown in percen
 def read_entries(path: str | Path) -> list[Entry]:
     """The entries of a `results.json`; none if there is no file."""
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    if not path.exists():
+        return []
+    entries = read_json_object(path).get("results")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} holds no list of `results`: give another folder, or move it away.")
+    return entries
 
 
 def put_entry(path: str | Path, entry: Entry) -> list[Entry]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from hf_latent.data.json_files import read_json_object
 from hf_latent.evaluation.puzzles import DecodingResult
 from hf_latent.modeling.travel import write_atomically
 
@@ -58,7 +59,7 @@ def measure_all(
 def _read(path: Path, header: dict[str, Any]) -> dict[str, DecodingResult]:
     if not path.exists():
         return {}
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_json_object(path)
     if any(report.get(name) != json.loads(json.dumps(value)) for name, value in header.items()):
         return {}
     return {json.dumps(r["settings"]): DecodingResult.from_dict(r) for r in report["results"]}

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.card import write_card
 from hf_latent.modeling.atomic import replacing, write_atomically
 from hf_latent.modeling.travel import TravellingConfigMixin
@@ -116,7 +117,7 @@ def forget_where_loaded(path: Path) -> None:
     """Take out of a tokenizer's configuration how it came into this process, which transformers writes with it."""
     if not path.is_file():
         return
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_json_object(path)
     kept = {name: value for name, value in fields.items() if name not in ("is_local", "local_files_only")}
     write_atomically(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_latent.data.json_files import read_json
 from hf_latent.evaluation.puzzles import DecodingResult
 from hf_latent.evaluation.report import SHARES, describe_settings, put_entry
 from hf_latent.evaluation.results import describe
@@ -71,7 +72,7 @@ def evaluation_of(task: str, result: DecodingResult, command: str = "", file: st
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no file, or if it holds something else."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
+from hf_latent.generation.generation_file import HUB_ARGUMENTS, load_generation_config
 from hf_latent.generation.noise import mix
 from hf_latent.generation.stock_arguments import refuse_arguments
 from hf_latent.generation.stock_generate import check_stock_ids, watch_scores
@@ -296,18 +297,14 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         **kwargs: Any,
     ) -> None:
         """Load `generation_config.json` into our class: transformers' own method would drop every knob of ours."""
-        defaults, name = self.generation_config, pretrained_model_name_or_path
+        defaults, name, found = self.generation_config, pretrained_model_name_or_path, None
+        if generation_config is None and name is not None:
+            # First: transformers' own method takes a file that cannot be read for none.
+            hub = {**dict(zip(HUB_ARGUMENTS, args, strict=False)), **kwargs}
+            found = load_generation_config(self.generation_config_class, name, hub)
         super().adjust_generation_fn(generation_config, from_auto_class, from_pipeline, name, *args, **kwargs)
-        if generation_config is not None or name is None:
-            return
-        hub_names = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-        hub = {**dict(zip(hub_names, args, strict=False)), **kwargs}
-        try:
-            self.generation_config = self.generation_config_class.from_pretrained(
-                name, **{key: hub[key] for key in hub_names if key in hub}
-            )
-        except OSError:
-            self.generation_config = defaults
+        if generation_config is None and name is not None:
+            self.generation_config = defaults if found is None else found
 
 
 # Of the decoder's `generate`, beside what a generation configuration can say.

@@ -22,6 +22,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
+from hf_latent.generation.generation_file import refuse_damaged_file
 from hf_latent.generation.inputs import find_cache, rename_cache
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
 from hf_latent.generation.stock_arguments import plain
@@ -333,6 +334,11 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         if check is not None:
             check.raise_fault()
         return output
+
+    def adjust_generation_fn(self, generation_config: GenerationConfig | None, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but that a `generation_config.json` that is there and cannot be read raises."""
+        refuse_damaged_file(generation_config, args, kwargs)
+        super().adjust_generation_fn(generation_config, *args, **kwargs)
 
     def _look_ahead_arguments(
         self, num_latent_tokens: int, self_speculative: bool, kwargs: dict[str, Any]
