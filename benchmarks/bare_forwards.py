@@ -29,8 +29,8 @@ class Stopwatch:
 
     def _begin(self, _model: torch.nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         if self._examines:
-            past = kwargs.get("past_key_values")
-            inputs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "logits_to_keep")}
+            past = kwargs.get("cache")
+            inputs = {k: v for k, v in kwargs.items() if k not in ("cache", "logits_to_keep")}
             self.calls.append((inputs, None if past is None else dict(vars(past.slots))))
         self._start = time.perf_counter()
 
@@ -57,7 +57,7 @@ class Stopwatch:
                 self._model(**inputs)
             else:
                 vars(cache.slots).update(slots)
-                self._model(**inputs, past_key_values=cache)
+                self._model(**inputs, cache=cache)
         return time.perf_counter() - start
 
     def remove(self) -> None:

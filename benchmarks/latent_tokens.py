@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from hf_latent import LatentTokenConfig, get_task
 from hf_latent.evaluation import measure_speculation
+from hf_latent.generation.cache_argument import CACHE_NAME
 
 PROMPT_LENGTH, NEW_TOKENS, VOCAB_SIZE = 64, 32, 4096
 NUMBERS = (0, 1, 2, 4, 8, 16, 31)
@@ -57,14 +58,14 @@ def bare_step(model: Any, num_tokens: int, batch_size: int) -> Callable[[], obje
     """The decoder reads `num_tokens` against a cache of the middle length; the head reads the last."""
     cache = DynamicCache()
     past = torch.randint(1, VOCAB_SIZE - 1, (batch_size, PROMPT_LENGTH + NEW_TOKENS // 2))
-    model.model(past, past_key_values=cache, use_cache=True)
+    model.model(past, **{CACHE_NAME: cache}, use_cache=True)
     ids = past[:, :num_tokens]
     seen = torch.ones(batch_size, 1, num_tokens, past.shape[1] + num_tokens, dtype=torch.bool)
     positions = torch.arange(num_tokens).expand(batch_size, -1)
 
     def step() -> None:
         with torch.no_grad():
-            out = model.model(ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
+            out = model.model(ids, attention_mask=seen, position_ids=positions, **{CACHE_NAME: cache}, use_cache=True)
             model.project(out.last_hidden_state[:, -1:])
             cache.crop(-num_tokens)
 

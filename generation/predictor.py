@@ -274,7 +274,7 @@ class Predictor:
 
     def _forward(self, inputs: dict[str, Any], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         if self.selects:
-            extra = {} if self.cache is None else {"past_key_values": self.cache}
+            extra = {} if self.cache is None else {"cache": self.cache}
             return self.model(**inputs, **extra, logits_to_keep=at, return_dict=True).logits
         return self._foreign(inputs)[at]
 

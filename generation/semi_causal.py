@@ -181,7 +181,7 @@ class SemiCausalPredictor(Predictor):
             **inputs,
             attention_mask=self.masks(queries, keys, columns, self.model.dtype),
             position_ids=canvas.position_ids[at],
-            past_key_values=self.cache,
+            cache=self.cache,
             logits_to_keep=(at_row, at_column),
             return_dict=True,
         ).logits

@@ -15,6 +15,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
+from hf_latent.generation.cache_argument import cache_name
 from hf_latent.generation.inputs import find_cache
 from hf_latent.modeling.adapter_names import AdapterLoadingMixin, rename_original_keys
 
@@ -60,6 +61,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
             # without and one with the model's. Saves look for all of the code beside the configuration's class.
             self.config.__class__ = self.config_class
         self.loss_function = ForMaskedLMLoss
+        self.cache_name = cache_name(type(self.model))
         self.register_load_state_dict_pre_hook(rename_original_keys)
 
     def align(
@@ -113,8 +115,11 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
             `MaskedLMOutput` with `logits` `(B, L, V)`, `(B, K, V)` or `(N, V)`; with `targets` a `ScoredOutput`.
         """
         # Trainers and pipelines pass `use_cache`; a model that reads every position at once has no use for a growing
-        # cache. Block-wise caches come as `past_key_values`, from `generate`.
+        # cache. Block-wise caches come as `cache`, from `generate`.
         kwargs["use_cache"] = False
+        cache = find_cache(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("cache", "past_key_values")}
+        past = {} if cache is None else {self.cache_name: cache}
         if position_ids is None:
             position_ids = self.place(attention_mask)
         outputs: BaseModelOutputWithPast = self.model(
@@ -122,11 +127,12 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            **past,
             **kwargs,
         )
         # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
         # state is a row's first, even where the window is as wide as the mask.
-        mask = attention_mask if find_cache(kwargs) is None else None
+        mask = attention_mask if cache is None else None
         hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
         hidden_states = select_positions(hidden_states, logits_to_keep)
         if targets is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.generation.cache_argument import cache_name
 from hf_latent.generation.visibility import SemiCausalMasks
 from hf_latent.modeling.latent_token.backbone import adopt, find_mask_token, load_backbone, load_tokenizer
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
@@ -23,7 +24,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
     config: LatentTokenConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -42,6 +43,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
                 f"{type(self).__name__}."
             )
         self.model = AutoModel.from_config(config.text_config)
+        self.cache_name = cache_name(type(self.model))
         embeddings = self.model.get_input_embeddings()
         # Padding and end-of-text often share an id, whose row would start at zero and stay there.
         embeddings.padding_idx = None

@@ -22,6 +22,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
+from hf_latent.generation.cache_argument import CACHE_NAME, cache_of
 from hf_latent.generation.generation_file import refuse_damaged_file
 from hf_latent.generation.inputs import find_cache, rename_cache
 from hf_latent.generation.speculative import SpeculativeOutput, speculate
@@ -194,8 +195,8 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
+                **{self.cache_name: past_key_values},
                 **kwargs,
             )
             next_states, latent_states = select_positions(outputs.last_hidden_state, logits_to_keep), None
@@ -212,10 +213,10 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
         return LatentTokenOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             latent_logits=latent_logits,
+            **{CACHE_NAME: cache_of(outputs)},
         )
 
     def look_ahead(
@@ -269,8 +270,8 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             **{"input_ids" if inputs_embeds is None else "inputs_embeds": contents},
             attention_mask=self.semi_causal_masks()(queries, keys, itself[None], self.dtype),
             position_ids=positions,
-            past_key_values=past_key_values,
             use_cache=past_key_values is not None,
+            **{self.cache_name: past_key_values},
             **kwargs,
         )
         if past_key_values is not None:
@@ -330,6 +331,8 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             )
         if num_latent_tokens > 0:
             kwargs |= self._look_ahead_arguments(num_latent_tokens, self_speculative, kwargs)
+        if "past_key_values" in kwargs:
+            kwargs[CACHE_NAME] = kwargs.pop("past_key_values")
         output = super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
         if check is not None:
             check.raise_fault()

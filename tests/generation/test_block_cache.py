@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_latent import DiffusionGenerateOutput
 from hf_latent.generation.block_cache import BLOCK_CACHES, WindowCache
+from hf_latent.generation.cache_argument import CACHE_NAME
 from hf_latent.generation.predictor import Predictor, PredictorSettings
 from hf_latent.generation.rules import RULES
 
@@ -34,12 +35,12 @@ def test_cached_logits_of_the_reference_are_reproduced(fixtures_dir: Path, folde
     for name, stop in (("prefix", first.shape[1]), ("dual", end)):
         cache = WindowCache()
         with torch.no_grad():
-            model.model(first, past_key_values=cache.place(None, None, first.shape[1]))
+            model.model(first, **{CACHE_NAME: cache.place(None, None, first.shape[1])})
             columns = torch.arange(begin, stop)[None]
             states = model.model(
                 second[:, begin:stop],
                 position_ids=columns,
-                past_key_values=cache.place(None, columns, first.shape[1]),
+                **{CACHE_NAME: cache.place(None, columns, first.shape[1])},
             ).last_hidden_state
             found = model.lm_head(states)
             whole = model.lm_head(model.model(second).last_hidden_state)[:, begin:stop]
@@ -140,7 +141,7 @@ def reads(model: nn.Module) -> Iterator[list[dict[str, list]]]:
         seen[-1] |= {"rows": states.shape[0], "width": states.shape[1]}
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        keys = kwargs["past_key_values"].layers[0].keys
+        keys = kwargs["cache"].layers[0].keys
         seen[-1] |= {"cached": tuple(keys.shape[::2]), "keys": keys[0].clone()}
 
     hooks = [

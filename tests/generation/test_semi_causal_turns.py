@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
+from hf_latent.generation.cache_argument import CACHE_NAME
 from hf_latent.generation.visibility import NOWHERE, of_canvas
 
 MASK, EOS, PAD = 63, 61, 62
@@ -115,7 +116,7 @@ def full_forward_states(model: Any, ids: torch.Tensor, past: Any) -> torch.Tenso
             clean,
             attention_mask=model.semi_causal_masks()(seen, seen, columns, model.dtype),
             position_ids=past.position_ids,
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
             use_cache=True,
         )
     return torch.cat([torch.cat([layer.keys, layer.values], -1) for layer in cache.layers], -1)

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModel
 
 from hf_latent import LatentTokenConfig, LatentTokenForMaskedDiffusion
 from hf_latent.generation.block_cache import BLOCK_CACHES, WindowCache
+from hf_latent.generation.cache_argument import CACHE_NAME
 from hf_latent.generation.predictor import Predictor, PredictorSettings
 from hf_latent.generation.rules import RULES
 from hf_latent.generation.windows import BandMasks
@@ -133,7 +134,7 @@ def test_what_has_not_changed_is_read_again_as_it_was(family: str, attention: st
     places = (exists.long().cumsum(-1) - 1).clamp(min=0)
     whole = model.model(ids, attention_mask=exists.long(), position_ids=places).last_hidden_state
     cache, masks = WindowCache(), BandMasks(model.base_model)
-    model.model(ids, attention_mask=exists.long(), position_ids=places, cache=cache.place(None, None, 14))
+    model.model(ids, attention_mask=exists.long(), position_ids=places, **{CACHE_NAME: cache.place(None, None, 14)})
     columns = torch.tensor([[7, 8, 9, 12], [3, 4, 5, 6]])
     at = places.gather(1, columns)
     assert masks.needed(14)
@@ -141,7 +142,7 @@ def test_what_has_not_changed_is_read_again_as_it_was(family: str, attention: st
         ids.gather(1, columns),
         attention_mask=masks(at, places, exists, model.dtype),
         position_ids=at,
-        cache=cache.place(None, columns, 14),
+        **{CACHE_NAME: cache.place(None, columns, 14)},
     ).last_hidden_state
     expected = whole.gather(1, columns[..., None].expand_as(states))
     torch.testing.assert_close(states, expected, atol=1e-9, rtol=0)
