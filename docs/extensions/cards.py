@@ -1,4 +1,7 @@
-"""`{card} NAME`: a model card, as it lies in `model_cards/NAME/`, as a part of a page."""
+"""
+`{card} NAME`: a model card, as it lies in `model_cards/NAME/`, as a part of a page.
+`{repository-page} FILE`: another page of the repository, without its title.
+"""
 
 import os
 import re
@@ -35,7 +38,19 @@ class Card(MarkdownDirective):
         return read_card(folder, Path(self.env.doc2path(self.env.docname))), [folder / "README.md"]
 
 
+class RepositoryPage(MarkdownDirective):
+    """A Markdown file of the repository's root; its links into `docs/` lead into the manual."""
+
+    def markdown(self) -> tuple[str, list[Path]]:
+        """Its text."""
+        path = ROOT / self.arguments[0]
+        text = path.read_text(encoding="utf-8").partition("\n")[2]
+        text = re.sub(r"\]\(docs/([^)]+)\)", r"](\1)", text)
+        return text.replace("[README](README.md)", "README"), [path]
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Registers the directive."""
+    """Registers the directives."""
     app.add_directive("card", Card)
+    app.add_directive("repository-page", RepositoryPage)
     return {"parallel_read_safe": True}

@@ -37,9 +37,10 @@ def describe_knobs(cls: Any) -> str:
         raise ValueError(f"{cls.__name__} does not say what {', '.join(missing)} do")
     rows = []
     for name, (kind, text) in knobs.items():
-        default = f"`{cls.own_defaults[name]!r}`" if name in cls.own_defaults else ""
-        rows.append([f"`{name}`", kind, default, text.replace("|", "\\|")])
-    return table(["knob", "type", "default", "meaning"], rows)
+        default = f", {cls.own_defaults[name]!r}" if name in cls.own_defaults else ""
+        # Two columns, so that the meaning is in sight on a phone.
+        rows.append([f"`{name}`<br>{kind.replace('`', '')}{default}", text.replace("|", "\\|")])
+    return table(["knob, type, default", "meaning"], rows)
 
 
 class Knobs(MarkdownDirective):

@@ -62,7 +62,7 @@ class Picture:
 
 def draw_canvas() -> None:
     """Two rows of a batch: padding, given tokens, positions to write."""
-    picture = Picture(224, "A canvas of two rows")
+    picture = Picture(230, "A canvas of two rows")
     picture.text(16, 26, "before the first forward")
     picture.row(36, [("pad", PADDING), ("pad", PADDING), *((word, GIVEN) for word in ("2", "+", "3", "="))])
     picture.row(36, [("?", OPEN), ("?", OPEN)], 16 + 6 * (CELL + GAP))
