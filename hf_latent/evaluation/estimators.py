@@ -15,9 +15,16 @@ forward, with masks for all that follows:
 
     -log p(x | c) = sum_i CE(x_i | c, x_<i, masks)
 
-The expectations of the first two are equal (arXiv 2406.03736); the second has heavier tails (its weight is unbounded,
-and its variance grows with the logarithm of the smallest time). Draws are stratified: the k-th of `K` has
+The expectations of the first two are equal (arXiv 2406.03736). Draws are stratified: the k-th of `K` has
 `u in [k / K, (k + 1) / K)`, where `u` is the time, or chooses the number `l = 1 + floor(u S)`.
+
+At small times nearly every draw of the second masks nothing, and a rare one has a weight without bound: the variance
+would be infinite, and the spread of the draws would not show it. The first stratum is therefore drawn given that at
+least one token is masked, of which the probability `1 - (1 - t)^S` is known: the same expectation, with a weight
+`(1 - (1 - t)^S) / t` of at most `S`.
+
+Probabilities are those of decoding: the mask token, which is never written, has none (in the losses of training it has
+its share, as published).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,14 +71,36 @@ def draw(
     u = (number + u) / num_samples
     noise = sample_noise(keys, scored, seed=seed, epoch=epoch)  # [B, L]
     if estimator == "continuous_time":
+        first = number == 0
+        noise = torch.where(first[:, None], given_a_mask(noise, scored, u), noise.double())
         probability = MASK_SCHEDULES["linear"].mask_probability(u)
         masked = corrupt(torch.zeros_like(rank), scored, probability, noise, mask_token_id=1).masked
-        return Draw(masked, masked, weigh(u))
+        return Draw(masked, masked, weigh(u) * torch.where(first, any_below(u, scored.sum(-1)), 1.0))
     length = scored.sum(-1)  # [B]
     count = ((u * length).floor().long() + 1).minimum(length)
     order = noise.masked_fill(~scored, float("inf")).argsort(dim=-1, stable=True).argsort(dim=-1)
     masked = scored & (order < count[:, None])
     return Draw(masked, masked, length / count.double())
+
+
+def any_below(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """Probability `[B]` that the least of `count` uniform numbers is below `x`, both `[B]`: 1 - (1 - x)^count."""
+    return -torch.expm1(count * torch.log1p(-x))
+
+
+def given_a_mask(noise: torch.Tensor, scored: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """
+    Uniform `noise` `[B, L]` made such that at least one of the `scored` is below the time `[B]`, as if those rows were
+    all that had been drawn: float64.
+
+    The least is moved by its distribution function to where it is, given that; the others, uniform above it, follow.
+    """
+    noise, count = noise.double().masked_fill(~scored, 1.0), scored.sum(-1)
+    least, place = noise.min(-1, keepdim=True)  # [B, 1]
+    share = any_below(least.squeeze(-1), count) * any_below(times, count)
+    moved = -torch.expm1(torch.log1p(-share) / count)[:, None]  # [B, 1]
+    others = moved + (1 - moved) * (noise - least) / (1 - least)
+    return others.scatter(-1, place, moved)
 
 
 def check_estimator(estimator: str, num_samples: int) -> None:
@@ -128,8 +157,10 @@ def predict(
         inputs["attention_mask"] = exists.long().to(device)
     at = tuple(index.to(device) for index in read.nonzero(as_tuple=True))
     logits = model(**inputs, logits_to_keep=at).logits  # [N, V]
+    logits = logits.float()
+    logits[:, mask_token_id(model)] = float("-inf")  # never written
     targets = ids[read].to(logits.device)
-    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    nll = F.cross_entropy(logits, targets, reduction="none")
     return nll.cpu(), (logits.argmax(-1) == targets).cpu()
 
 

@@ -48,14 +48,19 @@ def error_of_stratified_mean(draws: torch.Tensor) -> float:
     Standard error of the mean of `[K]` draws, one from each of `K` strata in order; nan for `K = 1`.
 
     From the differences of neighbours, whose expected squares hold the variances of both strata and the square of
-    what their means differ by: too large by the latter, never too small in expectation (collapsed strata, Cochran,
-    Sampling Techniques, section 5A.12). The spread around the mean of all draws would count what stratification has
-    removed.
+    what their means differ by (collapsed strata, Cochran, Sampling Techniques, section 5A.12). A stratum between two
+    others is in two differences, which count half; the first and the last are in one, which counts whole: the first
+    is the one that varies most. Too large by what neighbours differ by, never too small in expectation. The spread
+    around the mean of all draws would count what stratification has removed.
     """
     num = len(draws)
     if num < 2:
         return float("nan")
-    return math.sqrt(float(draws.diff().square().mean()) / 2 / num)
+    squares = draws.diff().square()
+    if num == 2:
+        return math.sqrt(float(squares)) / 2
+    ends = squares[0] + squares[-1]
+    return math.sqrt(float(squares.sum() + ends) / 2) / num
 
 
 @dataclass(frozen=True)
