@@ -11,6 +11,7 @@ import pytest
 
 import hf_latent
 from hf_latent import DiffusionGenerationConfig
+from hf_latent.generation.configuration_generation import DreamGenerationConfig
 
 
 class Links(HTMLParser):
@@ -85,6 +86,19 @@ def test_no_page_states_a_measured_number_by_hand(repository: Path) -> None:
     """Accuracies of the studies come from JSON: a percentage with a decimal in a page would drift."""
     for page in (repository / "docs/studies").glob("*.md"):
         assert not re.search(r"\d\.\d (±|%)", page.read_text(encoding="utf-8")), page.name
+
+
+def test_what_the_knob_page_says_of_dream_holds(repository: Path) -> None:
+    """The one list of defaults there that is written by hand."""
+    own = DreamGenerationConfig.own_defaults
+    differing = {
+        name: own[name] for name, value in DiffusionGenerationConfig.own_defaults.items() if own[name] != value
+    }
+    text = (repository / "docs/knobs.md").read_text(encoding="utf-8")
+    said = re.search(r"Dream's own: (.*?)\.\n\n", text, re.DOTALL)
+    assert said and {name: str(value) for name, value in differing.items()} == {
+        name: value.strip('"') for name, value in re.findall(r"`(\w+)=([^`]+)`", said[1])
+    }
 
 
 def test_the_pictures_are_those_that_the_script_draws(repository: Path, tmp_path: Path) -> None:
