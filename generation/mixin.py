@@ -9,12 +9,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from hf_latent.generation.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.generation.continuous_batching import ContinuousBatchingRefusal
 from hf_latent.generation.generation_file import load_generation_config
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.running import run_generate, run_infill
 
 
-class DiffusionGenerationMixin(GenerationMixin):
+class DiffusionGenerationMixin(ContinuousBatchingRefusal, GenerationMixin):
     """
     Generation by denoising. Comes before any `PreTrainedModel` among the bases of a class whose
     `forward(input_ids, attention_mask, position_ids, logits_to_keep)` gives logits of the tokens at the positions.

@@ -236,7 +236,8 @@ class Predictor:
             name = "inputs_embeds"
             contents = [memory.embeddings(ids, view.cut(canvas.masked)) for ids in contents]
         contents = [_pick(content, rows, window) for content in contents]
-        inputs = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
+        with torch.autocast(canvas.ids.device.type, enabled=False):  # which joins no other half precision than its own
+            inputs: dict[str, Any] = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
         if window is not None:
             inputs["position_ids"] = self._copied(window.position_ids)
         elif view.hides:

@@ -81,11 +81,13 @@ class Memory:
         if self._slot is not None and self._score is not None and len(self._score) > 0:
             slots = self._slot[at]
         divergences, mixed, start = [], [], 0
-        for part in now.split():
-            positions = slice(start, start := start + len(part))
-            divergences.append(self._divergence(part, None if slots is None else slots[positions]))
-            if self.settings.mixes:
-                mixed.append(mix_embeddings(part, self.embed, self._mask, self.settings))
+        # What is read of a belief is float32, whatever the model's own forward is cast to.
+        with torch.autocast(at[0].device.type, enabled=False):
+            for part in now.split():
+                positions = slice(start, start := start + len(part))
+                divergences.append(self._divergence(part, None if slots is None else slots[positions]))
+                if self.settings.mixes:
+                    mixed.append(mix_embeddings(part, self.embed, self._mask, self.settings))
         number = torch.arange(len(now), device=at[0].device)
         if keep is not None:
             number = number.where(keep, -1)

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -23,12 +22,14 @@ from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
 from hf_latent.generation.cache_argument import CACHE_NAME, cache_of
+from hf_latent.generation.continuous_batching import ContinuousBatchingRefusal
 from hf_latent.generation.generation_file import refuse_damaged_file
 from hf_latent.generation.inputs import find_cache, rename_cache
-from hf_latent.generation.speculative import SpeculativeOutput, speculate
+from hf_latent.generation.speculative import SpeculativeOutput
 from hf_latent.generation.stock_arguments import plain
 from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
+from hf_latent.modeling.latent_token.generation_arguments import look_ahead_arguments, speculation_arguments
 from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
     LatentTokenPreTrainedModel,
@@ -60,7 +61,7 @@ class LookAhead(NamedTuple):
     outputs: BaseModelOutputWithPast
 
 
-class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
+class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedModel, GenerationMixin):
     """
     Any decoder-only model of transformers as an autoregressive model with latent tokens: `model` is the decoder itself
     and `lm_head` its head.
@@ -330,7 +331,13 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
                 eos_token_id=find_knob("eos_token_id", kwargs, *configs),
             )
         if num_latent_tokens > 0:
-            kwargs |= self._look_ahead_arguments(num_latent_tokens, self_speculative, kwargs)
+            if self.config.mask_token_id is None:
+                raise ValueError("`mask_token_id` of the configuration is not set: latent tokens are masks.")
+            arguments = look_ahead_arguments(num_latent_tokens, kwargs, configs)
+            if self_speculative:
+                further, stopping_criteria = speculation_arguments(kwargs, stopping_criteria, configs)
+                arguments |= further
+            kwargs |= arguments
         if "past_key_values" in kwargs:
             kwargs[CACHE_NAME] = kwargs.pop("past_key_values")
         output = super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
@@ -338,29 +345,15 @@ class LatentTokenForCausalLM(LatentTokenPreTrainedModel, GenerationMixin):
             check.raise_fault()
         return output
 
+    def refuse_continuous_batching(self, name: str) -> None:
+        """Raise `ValueError` where there are latent tokens, which it leaves out; without it is the decoder's own."""
+        if self.config.num_latent_tokens > 0:
+            super().refuse_continuous_batching(name)
+
     def adjust_generation_fn(self, generation_config: GenerationConfig | None, *args: Any, **kwargs: Any) -> None:
         """As in transformers, but that a `generation_config.json` that is there and cannot be read raises."""
         refuse_damaged_file(generation_config, args, kwargs)
         super().adjust_generation_fn(generation_config, *args, **kwargs)
-
-    def _look_ahead_arguments(
-        self, num_latent_tokens: int, self_speculative: bool, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What transformers' `generate` is told beyond the `kwargs` of a call, to look ahead."""
-        if self.config.mask_token_id is None:
-            raise ValueError("`mask_token_id` of the configuration is not set: latent tokens are masks.")
-        arguments: dict[str, Any] = {"num_latent_tokens": num_latent_tokens}
-        if kwargs.get("past_key_values") is None and kwargs.get("use_cache", True):
-            arguments["past_key_values"] = DynamicCache()  # without windows, which cannot forget the masks
-        if self_speculative:
-            for name in ("custom_generate", "assistant_model", "synced_gpus"):
-                if kwargs.get(name):
-                    raise ValueError(f"`{name}` must be left out with `self_speculative`, got {kwargs[name]!r}.")
-            # Of its arguments transformers hands no streamer to a function.
-            arguments["custom_generate"] = partial(speculate, streamer=kwargs.get("streamer"))
-            # Training with checkpointed activations leaves it off.
-            arguments["use_cache"] = kwargs.get("use_cache", True)
-        return arguments
 
 
 # Stock knobs in which a number of numpy or a tensor of one number is that number.

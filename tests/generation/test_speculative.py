@@ -227,7 +227,7 @@ def test_sampling_keeps_the_distribution(knobs: dict[str, Any], make_decoder: Ca
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_latent_tokens": 0}, "`num_latent_tokens` must be at least 1 here, got 0"),
+        ({"num_latent_tokens": 0}, "`num_latent_tokens` must be an integer of at least 1 here, got 0"),
         ({"num_latent_tokens": -1}, "`num_latent_tokens` must be at least 1 here, got -1"),
         ({"num_beams": 2}, "`num_beams` must be 1 with `self_speculative`, got 2"),
         ({"output_scores": True}, "`output_scores` must be False with `self_speculative`, got True"),
