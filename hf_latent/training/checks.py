@@ -12,6 +12,7 @@ from trl.trainer.utils import create_model_from_path
 
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.passes import number_examples
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
 
@@ -113,15 +114,6 @@ def check_tokenizer(tokenizer: Any, model: nn.Module) -> None:
         )
 
 
-def check_not_empty(dataset: AnyDataset) -> None:
-    """Raise `ValueError` if no example is left to train on."""
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError(
-            "`train_dataset` has no example with a supervised token left: all labels are -100, or `max_length` cuts "
-            "every completion off"
-        )
-
-
 def has_prompts_in_evaluation_only(train: AnyDataset, evaluation: AnyDataset | dict[str, AnyDataset] | None) -> bool:
     """Whether the training set is tokenized, with labels, and an evaluation set holds prompts and completions."""
     sets = evaluation.values() if isinstance(evaluation, dict) else [evaluation] if evaluation is not None else []
@@ -130,10 +122,14 @@ def has_prompts_in_evaluation_only(train: AnyDataset, evaluation: AnyDataset | d
     return is_tokenized and any({"prompt", "completion"} <= names for names in columns)
 
 
+def _number(batch: dict[str, list], ids: list[int]) -> dict[str, list[int]]:
+    return {"example_id": number_examples(ids)}
+
+
 def add_example_ids(dataset: AnyDataset) -> AnyDataset:
     """`dataset` with a column `example_id`, the place of each example in it; unchanged if it has one of integers."""
     if "example_id" not in get_dataset_column_names(dataset):
-        return dataset.map(lambda batch, ids: {"example_id": ids}, with_indices=True, batched=True)
+        return dataset.map(_number, with_indices=True, batched=True)
     example_id = next(iter(dataset), {"example_id": 0})["example_id"]
     if not isinstance(example_id, int):
         raise ValueError(f"the column `example_id` must hold integers, got {example_id!r}: rename it")
@@ -144,7 +140,6 @@ __all__ = [
     "AnyDataset",
     "add_example_ids",
     "check_model",
-    "check_not_empty",
     "check_tokenizer",
     "has_prompts_in_evaluation_only",
     "load_model",

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
-from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
-from hf_latent.training.latent_diffusion_average import DenoiserAverage
+from hf_latent.training.latent_diffusion_average import FILE, DenoiserAverage
+from hf_latent.training.latent_diffusion_checks import check_arguments
 from hf_latent.training.latent_diffusion_config import LatentDiffusionTrainingConfig
 from hf_latent.training.latent_diffusion_data import (
     LatentPairs,
@@ -33,10 +33,11 @@ from hf_latent.training.latent_diffusion_objectives import (
     sample_timesteps,
     sample_uniform,
 )
+from hf_latent.training.loss_log import TrueLossMixin, ratio, without_empty
 from hf_latent.training.publishing import SelfContainedPushMixin
+from hf_latent.training.resuming import ResumableMixin
 
 EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never that of training
-MODEL_CLASSES = {"autoencoder": LatentAutoencoder, "denoiser": LatentDiffusionForConditionalGeneration}
 # What is summed over rows for the log, by stage; "items" divides the first.
 PARTS = {
     "autoencoder": ("loss", "items", "correct", "exact", "rows"),
@@ -46,7 +47,7 @@ STATISTICS_TEXTS = 20_000
 _LATENT_NOISE, _NOISE_SIZE, _SELF_CONDITION = 21, 22, 23
 
 
-class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
+class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMixin, Trainer):
     """
     Train a [`LatentAutoencoder`] (`args.stage == "autoencoder"`) or the denoiser of a
     [`LatentDiffusionForConditionalGeneration`] (`"denoiser"`) on pairs of tokenized texts.
@@ -114,6 +115,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
             self.alphas_cumprod = noise_schedule(config)
             if args.ema_decay is not None:
                 self.average = DenoiserAverage(model.denoiser, args.ema_decay)
+                self.needed_files = {FILE: "it was trained without `ema_decay`"}
                 self.add_callback(self.average)
         self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
         self._eval_sums = torch.zeros(len(PARTS[self.stage]), dtype=torch.float64)
@@ -164,9 +166,11 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
         if not batch_samples:
             return None
         num_items = torch.stack([torch.as_tensor(self._count_items(batch)) for batch in batch_samples]).sum()
-        if not self.args.average_tokens_across_devices:
-            return num_items.to(device)
-        return self.accelerator.gather(num_items.to(device)).sum()
+        num_items = num_items.to(device)
+        if self.args.average_tokens_across_devices:
+            num_items = self.accelerator.gather(num_items).sum()
+        self._note_items(num_items)
+        return num_items
 
     def _count_items(self, inputs: dict[str, torch.Tensor]) -> Any:
         return (inputs["labels"] != -100).sum() if self.stage == "autoencoder" else len(inputs["example_id"])
@@ -180,7 +184,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
     ) -> Any:
         """Loss of a batch; with `return_outputs` also its `PARTS`, one row for each example."""
         training = self.model.training
-        draw = {"seed": self.args.noise_seed, "epoch": int(self.state.epoch or 0) if training else EVAL_EPOCH}
+        draw = {"seed": self.args.noise_seed, "epoch": self.passes.current if training else EVAL_EPOCH}
         num_items = self._count_items(inputs) if num_items_in_batch is None else num_items_in_batch
         score = self._reconstruction if self.stage == "autoencoder" else self._denoising
         loss, parts = score(model, inputs, draw, num_items)
@@ -188,6 +192,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
             # The divisor counts all processes, and DDP averages over them.
             loss = loss * self.accelerator.num_processes
         if training:
+            self._note_loss(loss)
             self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
         return (loss, parts) if return_outputs else loss
 
@@ -205,7 +210,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
         read = self.autoencoder.language_model.prepare_decoder_input_ids_from_labels(labels=labels)
         logits = model(**inputs, decoder_input_ids=read).logits.float()  # [B, S, V]
         nats = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # [B, S], 0 for padding
-        loss = nats.sum() / torch.as_tensor(num_items, device=nats.device)
+        loss = nats.sum() / torch.as_tensor(num_items, device=nats.device).clamp(min=1)
 
         supervised = labels != -100
         wrong = (logits.argmax(-1) != labels) & supervised
@@ -296,7 +301,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
         """Add the means since the last log. Collective: every process has to call it."""
         if self.model.training and self._train_sums is not None:
             sums = self.accelerator.gather(self._train_sums[None]).sum(0).tolist()
-            logs = {**logs, **summarize(self.stage, sums)}
+            logs = {**logs, **without_empty(summarize(self.stage, sums), dict(enumerate(sums)))}
             self._train_sums = None
         super().log(logs, start_time)
 
@@ -324,7 +329,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
         with self.averaged():
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         sums = self._eval_sums.tolist()
-        metrics = {"loss": sums[0] / max(sums[1], 1), **summarize(self.stage, sums)}
+        metrics = {"loss": ratio(sums[0], sums[1]), **summarize(self.stage, sums)}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
@@ -332,33 +337,15 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, Trainer):
 def summarize(stage: str, sums: list[float]) -> dict[str, float]:
     """Means from the sums of `PARTS`."""
     parts = dict(zip(PARTS[stage], sums, strict=True))
-    rows = max(parts["rows"], 1)
+    rows = parts["rows"]
     if stage == "autoencoder":
-        return {"token_accuracy": parts["correct"] / max(parts["items"], 1), "exact": parts["exact"] / rows}
-    return {"squared_error": parts["squared_error"] / rows, "bound": parts["bound"] / rows}
+        return {"token_accuracy": ratio(parts["correct"], parts["items"]), "exact": ratio(parts["exact"], rows)}
+    return {"squared_error": ratio(parts["squared_error"], rows), "bound": ratio(parts["bound"], rows)}
 
 
 def has_statistics(autoencoder: LatentAutoencoder) -> bool:
     """Whether `set_statistics` was called: nothing that was measured is exactly 0 and 1 everywhere."""
     return bool((autoencoder.latent_mean != 0).any() or (autoencoder.latent_std != 1).any())
-
-
-def check_arguments(
-    model: Any, args: LatentDiffusionTrainingConfig, peft_config: Any, datasets: dict[str, Dataset | None]
-) -> None:
-    """Raise `ValueError` for what does not belong together."""
-    if not isinstance(args, LatentDiffusionTrainingConfig):
-        raise ValueError(f"`args` must be a LatentDiffusionTrainingConfig, got {type(args).__name__}")
-    wanted = MODEL_CLASSES[args.stage]
-    if not isinstance(model, wanted):
-        raise ValueError(
-            f"`model` of the stage {args.stage!r} must be a {wanted.__name__}, got {type(model).__name__}"
-        )
-    if peft_config is not None and args.stage != "autoencoder":
-        raise ValueError("`peft_config` is for the decoder, which the stage 'denoiser' does not train")
-    for name, dataset in datasets.items():
-        if dataset is not None and not {"input_ids", "labels"} <= set(dataset.column_names):
-            raise ValueError(f"`{name}` must have the columns input_ids and labels, got {dataset.column_names}")
 
 
 def decoder_lora_config(autoencoder: LatentAutoencoder, *, r: int = 16, alpha: int = 32, dropout: float = 0.0) -> Any:

@@ -17,6 +17,7 @@ from hf_latent.training.latent_token_objectives import (
     sample_reveal_order,
     sample_states,
 )
+from hf_latent.training.loss_log import ratio
 from hf_latent.training.objectives import IGNORE_INDEX, count_items, normalize_rows
 from hf_latent.training.trainer import PARTS, MaskedDiffusionTrainer, unwrap
 
@@ -94,6 +95,10 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             return max(choices)
         return sample_num_latent_tokens(choices, seed=self.args.noise_seed, step=self.state.global_step)
 
+    @property
+    def _first_supervised(self) -> int:  # type: ignore[override]
+        return int(self._is_causal)
+
     def _supervised(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         supervised = super()._supervised(inputs)
         if self._is_causal:
@@ -105,7 +110,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """In any order: who enters the text when, and who is predicted together."""
         given, at = super()._view(inputs, noisy, attended, masked)
-        ids, draw = inputs["example_id"], self._draw()
+        ids, draw = inputs["example_id"], self._draw(inputs)
         given["reveal_order"] = sample_reveal_order(ids, self._supervised(inputs), **draw)
         hidden = (noisy == self.model.config.mask_token_id) & attended & ~masked
         group = sample_groups(ids, masked, self._num_latent_tokens, **draw)
@@ -137,7 +142,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         row_weight = normalize_rows(torch.ones_like(items, dtype=torch.float32), supervised, args.loss_normalization)
 
         # 1. States, 2. prediction
-        states = sample_states(inputs["example_id"], supervised, args.num_states, **self._draw())
+        states = sample_states(inputs["example_id"], supervised, args.num_states, **self._draw(inputs))
         given = self._lay_out(inputs, attended, states, num_latent)
         text_row, text_column = supervised.nonzero(as_tuple=True)
         targets, exist = look_ahead_targets(labels, states, num_latent)  # [B, S, K + 1]
@@ -170,7 +175,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         sums["next_correct"] = [(row[ahead == 0], correct[num_text:][ahead == 0])]
         counts = {"items": items, "supervised": supervised.sum(-1), "tokens": attended.sum(-1)}
         parts = self._sum_by_row(sums, counts)
-        self._add(parts)
+        self._add(parts, loss)
         return (loss, parts) if return_outputs else loss
 
     def _sum_by_row(
@@ -209,8 +214,11 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         """Means from the sums of `parts`."""
         if not self._is_causal:
             return super().summarize(sums)
-        supervised = max(sums["supervised"], 1)
-        means = {"text_nll": sums["text_nll"] / supervised, "text_accuracy": sums["text_correct"] / supervised}
+        supervised = sums["supervised"]
+        means = {
+            "text_nll": ratio(sums["text_nll"], supervised),
+            "text_accuracy": ratio(sums["text_correct"], supervised),
+        }
         if sums["next"] > 0:
             means["next_nll"] = sums["next_nll"] / sums["next"]
             means["next_accuracy"] = sums["next_correct"] / sums["next"]

@@ -1,5 +1,6 @@
 """trl's `SFTTrainer` with the masked diffusion objective."""
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +23,12 @@ from trl import SFTTrainer
 
 from hf_latent.data.vocabulary import naming_rows
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
+from hf_latent.training import supervision
 from hf_latent.training.adapters import check_adapters, check_peft_config
 from hf_latent.training.checks import (
     AnyDataset,
     add_example_ids,
     check_model,
-    check_not_empty,
     check_tokenizer,
     has_prompts_in_evaluation_only,
     load_model,
@@ -35,6 +36,7 @@ from hf_latent.training.checks import (
 )
 from hf_latent.training.collator import MaskedDiffusionCollator
 from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.loss_log import TrueLossMixin, ratio, without_empty
 from hf_latent.training.objectives import (
     IGNORE_INDEX,
     MASK_SCHEDULES,
@@ -50,7 +52,9 @@ from hf_latent.training.objectives import (
     weigh,
 )
 from hf_latent.training.packing import attention_bias, lay_out, pack_documents
+from hf_latent.training.passes import PASS
 from hf_latent.training.publishing import SelfContainedPushMixin
+from hf_latent.training.resuming import ResumableMixin
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never 
 PARTS = ("loss", "items", "bound", "nll", "correct", "masked", "supervised", "tokens")
 
 
-class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
+class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMixin, SFTTrainer):
     """
     Fine-tune a masked diffusion language model on anything `SFTTrainer` accepts: text, prompt-completion,
     conversations, or `input_ids` with `labels`. Supervised tokens are masked at random and predicted from all others;
@@ -89,6 +93,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
     _name = "Masked diffusion"
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of the whole optimizer step
     parts: tuple[str, ...] = PARTS
+    _first_supervised = 0  # position in a row
 
     def __init__(
         self,
@@ -120,6 +125,8 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
             check_tokenizer(processing_class, model)
         if peft_config is not None:
             peft_config = check_peft_config(peft_config, model)
+        for name, dataset in supervision.named_sets(train_dataset, eval_dataset):
+            supervision.check_not_exhausted(dataset, name)
         if isinstance(eval_dataset, dict):
             eval_dataset = {key: add_example_ids(dataset) for key, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -143,7 +150,8 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
             formatting_func=formatting_func,
         )
         args.model_init_kwargs, args.packing = model_init_kwargs, self._packs
-        check_not_empty(self.train_dataset)
+        for name, dataset in supervision.named_sets(self.train_dataset, self.eval_dataset):
+            supervision.check_supervised(dataset, name, first=self._first_supervised)
         if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
             self.data_collator = self._make_collator()
         self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
@@ -181,6 +189,12 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         if isinstance(dataset, Dataset) and len(prepared) < len(dataset):
             dropped = len(dataset) - len(prepared)
             logger.warning("Dropped %d of %d examples without a supervised token left", dropped, len(dataset))
+        if isinstance(prepared, Dataset) and not supervision.has_supervised_token(prepared):
+            few = add_example_ids(dataset.select(range(min(len(dataset), 8))))
+            uncut = copy.copy(args)
+            uncut.max_length = None
+            whole = super()._prepare_dataset(few, processing_class, uncut, False, formatting_func, dataset_name)
+            supervision.check_supervised(prepared, dataset_name, why=supervision.explain_empty(whole, args.max_length))
         if self._packs and dataset_name == "train":
             map_kwargs = {"num_proc": args.dataset_num_proc} if isinstance(prepared, Dataset) else {}
             return pack_documents(prepared, args.max_length, map_kwargs)
@@ -199,13 +213,15 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         num_items = sum(
             count_items(self._supervised(batch), self.args.loss_normalization).sum() for batch in batch_samples
         )
-        if not self.args.average_tokens_across_devices:
-            return num_items.to(device)
-        return self.accelerator.gather(num_items.to(device)).sum() / self.get_tp_size()
+        num_items = num_items.to(device)
+        if self.args.average_tokens_across_devices:
+            num_items = self.accelerator.gather(num_items).sum() / self.get_tp_size()
+        self._note_items(num_items)
+        return num_items
 
-    def _draw(self) -> dict[str, int]:
-        """Seed and epoch of what is drawn now."""
-        epoch = int(self.state.epoch or 0) if self.model.training else EVAL_EPOCH
+    def _draw(self, inputs: dict[str, Any]) -> dict[str, int]:
+        """Seed and pass over the data, of what is drawn for a batch."""
+        epoch = inputs.get(PASS, self.passes.current) if self.model.training else EVAL_EPOCH
         return {"seed": self.args.noise_seed, "epoch": epoch}
 
     def _attended(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -214,7 +230,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         if not self.model.training or self.args.random_length_share == 0:
             return attended
         share = self.args.random_length_share
-        lengths = sample_lengths(inputs["example_id"], attended.sum(-1), share, **self._draw())  # [B]
+        lengths = sample_lengths(inputs["example_id"], attended.sum(-1), share, **self._draw(inputs))  # [B]
         return attended & (attended.cumsum(-1) <= lengths[:, None])
 
     def _supervised(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -233,7 +249,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
 
         1. Draw each example's time and noise. 2. Mask supervised tokens. 3. Predict those. 4. Weigh and score.
         """
-        args, training, draw = self.args, self.model.training, self._draw()
+        args, training, draw = self.args, self.model.training, self._draw(inputs)
         if "example_id" not in inputs:
             raise ValueError("the batch has no `example_id`, which seeds its noise: use MaskedDiffusionCollator")
         attended, supervised = self._attended(inputs), self._supervised(inputs)  # [B, L]
@@ -273,12 +289,13 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         counts = [masked.sum(-1), supervised.sum(-1), attended.sum(-1)]
         parts = [weights * nll, items, bound * nll, nll, correct, *counts]
         parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
-        self._add(parts)
+        self._add(parts, loss)
         return (loss, parts) if return_outputs else loss
 
-    def _add(self, parts: torch.Tensor) -> None:
+    def _add(self, parts: torch.Tensor, loss: torch.Tensor) -> None:
         """Sum the parts `[B, len(self.parts)]` of a training batch for the log."""
         if self.model.training:
+            self._note_loss(loss)
             self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
 
     def _view(
@@ -300,7 +317,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         steps = self.args.attention_annealing_steps
         if self.model.training and self.state.global_step < steps:
             share = self.state.global_step / steps
-            opening = sample_opening(inputs["example_id"], noisy.shape[1], share, **self._draw())  # [B, L, L]
+            opening = sample_opening(inputs["example_id"], noisy.shape[1], share, **self._draw(inputs))  # [B, L, L]
             given["attention_mask"] = attention_bias(opening & attended[:, None], dtype)
         return given, masked
 
@@ -320,14 +337,6 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         nll = F.cross_entropy(logits.float(), targets, reduction="none")
         return ScoredOutput(nll=nll, correct=logits.detach().argmax(-1) == targets)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """See [`~transformers.Trainer.train`]."""
-        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model and not self.is_fsdp_enabled:
-            # An evaluation before the first step marks the model as prepared; it would then never be wrapped in DDP,
-            # and each process would train on its own gradients.
-            self.model._is_accelerate_prepared = False
-        return super().train(*args, **kwargs)
-
     # Log
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -338,7 +347,8 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
                 seen = [entry["num_tokens"] for entry in self.state.log_history if "num_tokens" in entry]
                 self._total_train_tokens = seen[-1] if seen else 0
             self._total_train_tokens += round(sums["tokens"]) // self._tp_size
-            metrics = {**self.summarize(sums), "num_tokens": self._total_train_tokens}
+            means = without_empty(self.summarize(sums), sums)
+            metrics = {**means, "num_tokens": self._total_train_tokens}
             self._metrics["train"].update({name: [value] for name, value in metrics.items()})
             self._train_sums = None
         super().log(logs, start_time)
@@ -366,18 +376,19 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, SFTTrainer):
         self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         sums = dict(zip(self.parts, self._eval_sums.tolist(), strict=True))
-        metrics = {"loss": sums["loss"] / max(sums["items"], 1), **self.summarize(sums)}
+        metrics = {"loss": ratio(sums["loss"], sums["items"]), **self.summarize(sums)}
+        if sums["items"] == 0:
+            logger.warning("The evaluation set has no supervised token: its loss is NaN")
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     def summarize(self, sums: dict[str, float]) -> dict[str, float]:
         """Means from the sums of `parts`: `nll` per supervised token, `masked_*` per masked token."""
-        masked, supervised = max(sums["masked"], 1), max(sums["supervised"], 1)
         return {
-            "nll": sums["bound"] / supervised,
-            "masked_nll": sums["nll"] / masked,
-            "masked_accuracy": sums["correct"] / masked,
-            "mask_ratio": sums["masked"] / supervised,
+            "nll": ratio(sums["bound"], sums["supervised"]),
+            "masked_nll": ratio(sums["nll"], sums["masked"]),
+            "masked_accuracy": ratio(sums["correct"], sums["masked"]),
+            "mask_ratio": ratio(sums["masked"], sums["supervised"]),
         }
 
 
