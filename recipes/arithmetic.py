@@ -44,8 +44,10 @@ Any value of the YAML can be overridden on the command line (`--max_steps 2000 -
 goes on from its last checkpoint when the same command is given again.
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.run import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["generation"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

@@ -49,8 +49,10 @@ interrupted goes on from its last checkpoint when the same command is given agai
 temporaries instead of asking the system for it anew in every step.
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.latent_diffusion_run import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["generation"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

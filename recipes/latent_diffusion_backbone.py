@@ -15,8 +15,10 @@ Defaults are those of `latent_diffusion.py`, which says how the stages follow ea
         --order answer_last --output_dir runs/latent_diffusion/baseline_answer_last
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.latent_diffusion_backbone import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["generation"] or results["held_out"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

@@ -29,8 +29,10 @@ goes on from its last checkpoint when the same command is given again. `--train_
 dataset of a YAML; `--use_peft true` trains an adapter.
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.run import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["generation"] or results["held_out"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

@@ -27,8 +27,10 @@ Local data instead of the Hub's: `--train_file train.jsonl --eval_file test.json
 YAML can be overridden; a run that was interrupted goes on when the same command is given again.
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.run import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["held_out"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

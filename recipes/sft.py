@@ -25,8 +25,10 @@ Local data in the place of the Hub's: `--train_file train.jsonl --eval_file test
 overridden; a run that was interrupted goes on when the same command is given again.
 """
 
+from hf_latent.training.finishing import describe_end
 from hf_latent.training.run import main, parse
 
 if __name__ == "__main__":
-    results = main(*parse())
-    print(results["held_out"])
+    arguments = parse()
+    results = main(*arguments)
+    print(describe_end(results, arguments[1].output_dir))

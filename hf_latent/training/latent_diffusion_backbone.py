@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from torch import nn
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
@@ -22,13 +23,15 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
+from hf_latent.training.finishing import going_on, last_loss
 from hf_latent.training.latent_diffusion_data import TextCollator, tokenize_pairs
 from hf_latent.training.latent_diffusion_run import load_tokenizer
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
+from hf_latent.training.loss_log import TrueLossMixin
 from hf_latent.training.report import describe_environment, write_json, write_log
+from hf_latent.training.resuming import ResumableMixin
 from hf_latent.training.run import TaskEvaluation
 from hf_latent.training.sources import read_mapping
 
@@ -135,9 +138,20 @@ def build_bart(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase)
     return BartForConditionalGeneration(BartConfig(**config))
 
 
+class BackboneTrainer(ResumableMixin, TrueLossMixin, Trainer):
+    """transformers' `Trainer` that saves, goes on and logs as our other trainers do."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """As in transformers; losses that are not finite are counted."""
+        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        if self.model.training:
+            self._note_loss(result[0] if return_outputs else result)
+        return result
+
+
 def make_trainer(
     arguments: BackboneArguments, training_args: TrainingArguments
-) -> tuple[Trainer, PreTrainedTokenizerBase, Dataset | None]:
+) -> tuple[BackboneTrainer, PreTrainedTokenizerBase, Dataset | None]:
     """The trainer, the tokenizer and the raw held-out pairs."""
     train, test = load_pairs(arguments)
     tokenizer = load_tokenizer(arguments)
@@ -157,7 +171,7 @@ def make_trainer(
             None if pairs is None else corrupted_texts(pairs, arguments, tokenizer, training_args.seed)
             for pairs in tokenized
         ]
-    trainer = Trainer(
+    trainer = BackboneTrainer(
         model=model,
         args=training_args,
         data_collator=TextCollator(tokenizer.pad_token_id),
@@ -171,8 +185,13 @@ def make_trainer(
 def main(arguments: BackboneArguments, training_args: TrainingArguments) -> dict[str, Any]:
     """
     Train, evaluate, and leave in `output_dir` the model, its tokenizer, `run.json`, `training_log.jsonl` and
-    `results.json`, whose content is returned. `resume_from_checkpoint: auto` goes on from the last checkpoint.
+    `results.json`, whose content is returned. It goes on from the newest whole checkpoint there, if there is one.
     """
+    with going_on(training_args):
+        return _run(arguments, training_args)
+
+
+def _run(arguments: BackboneArguments, training_args: TrainingArguments) -> dict[str, Any]:
     folder = Path(training_args.output_dir)
     trainer, tokenizer, test = make_trainer(arguments, training_args)
     run = {
@@ -183,6 +202,7 @@ def main(arguments: BackboneArguments, training_args: TrainingArguments) -> dict
         "num_parameters": trainer.model.num_parameters(),
         "environment": describe_environment(),
     }
+    trainer.plan()  # refuses a folder of another run before anything there is written
     write_json(folder / "run.json", run)
 
     def solve_all(with_outputs: bool = False) -> dict[str, Any]:
@@ -203,17 +223,16 @@ def main(arguments: BackboneArguments, training_args: TrainingArguments) -> dict
     is_judged = test is not None and arguments.objective == "translate"
     if is_judged:
         trainer.add_callback(TaskEvaluation(trainer, arguments.eval_generation_steps, solve_all))
-    resume = training_args.resume_from_checkpoint
-    if resume == "auto":
-        resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    output = trainer.train(resume_from_checkpoint=resume)
+    output = trainer.train()
+    seconds = trainer.train_seconds
     trainer.save_model()
     results: dict[str, Any] = {
         "objective": arguments.objective,
         "tasks": arguments.tasks,
         "order": arguments.order,
         "steps": output.global_step,
-        "train_seconds": output.metrics["train_runtime"],
+        "train_seconds": seconds,
+        "loss": last_loss(trainer.state.log_history),
         "held_out": {} if test is None else trainer.evaluate(),
         "generation": solve_all(with_outputs=True) if is_judged else {},
         "run": {name: run[name] for name in ("command", "num_parameters", "environment")},

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
 from hf_latent.tasks.answer_first import answer_first_tokenizer
+from hf_latent.training.finishing import going_on, last_loss
 from hf_latent.training.latent_diffusion_config import LatentDiffusionTrainingConfig
 from hf_latent.training.latent_diffusion_data import tokenize_pairs
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
 from hf_latent.training.latent_diffusion_trainer import LatentDiffusionTrainer, decoder_lora_config
 from hf_latent.training.report import describe_environment, write_json, write_log
+from hf_latent.training.resuming import replacing_files
 from hf_latent.training.run import TaskEvaluation
 from hf_latent.training.sources import read_mapping
 
@@ -139,9 +140,15 @@ def main(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTr
     Train a stage, evaluate, and write beside the checkpoint what it takes to understand and repeat the run.
 
     `output_dir` then holds the model and tokenizer, `run.json` (resolved configuration, versions, commit, hardware),
-    `training_log.jsonl` and `results.json`, whose content is returned. `resume_from_checkpoint: auto` goes on from the
-    last checkpoint in `output_dir`, if there is one. With LoRA the adapter is merged into what is written.
+    `training_log.jsonl` and `results.json`, whose content is returned. It goes on from the newest whole checkpoint in
+    `output_dir`, if there is one; `resume_from_checkpoint: false` begins anew. With LoRA the adapter is merged into
+    what is written.
     """
+    with going_on(training_args):
+        return _run(script_args, training_args)
+
+
+def _run(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTrainingConfig) -> dict[str, Any]:
     folder = Path(training_args.output_dir)
     trainer, test = make_trainer(script_args, training_args)
     run = {
@@ -154,6 +161,7 @@ def main(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTr
         "environment": describe_environment(),
     }
     run["model_config"] = run["model_config"] or trainer.model.config.to_dict()
+    trainer.plan()  # refuses a folder of another run before anything there is written
     write_json(folder / "run.json", run)
 
     def solve_all() -> dict[str, Any]:
@@ -162,10 +170,8 @@ def main(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTr
 
     if test is not None:
         trainer.add_callback(TaskEvaluation(trainer, script_args.eval_generation_steps, solve_all))
-    resume = training_args.resume_from_checkpoint
-    if resume == "auto":
-        resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    output = trainer.train(resume_from_checkpoint=resume)
+    output = trainer.train()
+    seconds = trainer.train_seconds
     held_out = {} if test is None else trainer.evaluate()
     if script_args.lora_r:
         trainer.model = trainer.model.merge_and_unload()
@@ -176,7 +182,8 @@ def main(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTr
         "stage": trainer.stage,
         "tasks": script_args.tasks,
         "steps": output.global_step,
-        "train_seconds": output.metrics["train_runtime"],
+        "train_seconds": seconds,
+        "loss": last_loss(trainer.state.log_history),
         "held_out": held_out,
         "generation": {} if test is None else generate_all(trainer, test, script_args),
         "run": {name: run[name] for name in ("command", "num_parameters", "environment")},
@@ -188,9 +195,9 @@ def main(script_args: LatentDiffusionArguments, training_args: LatentDiffusionTr
 
 def save_final(trainer: LatentDiffusionTrainer, folder: Path) -> None:
     """The model, merged and averaged, and its tokenizer."""
-    with trainer.averaged():
-        trainer.model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
+    with trainer.averaged(), replacing_files(folder) as beside:
+        trainer.model.save_pretrained(beside)
+        trainer.processing_class.save_pretrained(beside)
 
 
 def parse(

@@ -19,7 +19,6 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from hf_latent.evaluation import solve_puzzles
@@ -28,6 +27,7 @@ from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentT
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.tasks import Task
 from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.finishing import going_on, last_loss
 from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
 from hf_latent.training.latent_token_trainer import LatentTokenTrainer
 from hf_latent.training.report import describe_environment, peak_memory, plot_training_curve, write_json, write_log
@@ -146,8 +146,14 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
 
     `output_dir` then holds the model and tokenizer, `run.json` (resolved configuration, versions, commit, hardware),
     `training_log.jsonl`, `training_curve.png` and `results.json`, whose content is returned.
-    `resume_from_checkpoint: auto` goes on from the last checkpoint in `output_dir`, if there is one.
+    The run goes on from the newest whole checkpoint in `output_dir`, if there is one; `resume_from_checkpoint: false`
+    begins anew. Interrupted by ctrl-C, it says how to go on.
     """
+    with going_on(training_args):
+        return _run(script_args, training_args, model_args)
+
+
+def _run(script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig) -> dict[str, Any]:
     folder = Path(training_args.output_dir)
     trainer, task, test = make_trainer(script_args, training_args, model_args)
     run = {
@@ -160,6 +166,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
         "num_trainable_parameters": trainer.model.num_parameters(only_trainable=True),
         "environment": describe_environment(),
     }
+    trainer.plan()  # refuses a folder of another run before anything there is written
     write_json(folder / "run.json", run)
 
     def solve_all() -> dict[str, Any]:
@@ -175,17 +182,16 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
 
     if task is not None:
         trainer.add_callback(TaskEvaluation(trainer, script_args.eval_generation_steps, solve_all))
-    resume = training_args.resume_from_checkpoint
-    if resume == "auto":
-        resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    output = trainer.train(resume_from_checkpoint=resume)
+    output = trainer.train()
+    seconds = trainer.train_seconds
     trainer.save_model()
 
     trainer.model.eval()
     results: dict[str, Any] = {
         "task": None if task is None else {"name": task.name, "version": task.version},
         "steps": output.global_step,
-        "train_seconds": output.metrics["train_runtime"],
+        "train_seconds": seconds,
+        "loss": last_loss(trainer.state.log_history),
         "peak_memory_mib": peak_memory(),
         "held_out": {} if test is None else trainer.evaluate(),
         "generation": {} if task is None else {**solve_all(), "settings": script_args.generation_kwargs},
