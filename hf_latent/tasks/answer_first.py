@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from hf_latent.tasks.drawing import progress
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -181,15 +183,17 @@ class AnswerFirstTask:
         rng = random.Random(f"{self.name} {seed}")
         found: dict[str, dict[str, Any]] = {}
         misses = 0
-        while len(found) < num_problems:
-            question = self._draw(rng)
-            if question not in found and self.split_of(question) == split:
-                found[question] = self.solve(question)
-                misses = 0
-            elif (misses := misses + 1) == MAX_MISSES:
-                if at_most:
-                    break
-                raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
+        with progress(num_problems, f"drawing {self.name} problems") as advance:
+            while len(found) < num_problems:
+                question = self._draw(rng)
+                if question not in found and self.split_of(question) == split:
+                    found[question] = self.solve(question)
+                    misses = 0
+                    advance(1)
+                elif (misses := misses + 1) == MAX_MISSES:
+                    if at_most:
+                        break
+                    raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
         return list(found.values())
 
     def split_of(self, question: str) -> str:

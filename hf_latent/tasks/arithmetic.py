@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from hf_latent.tasks.drawing import progress
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -97,13 +99,15 @@ class ArithmeticTask:
         rng = random.Random(f"arithmetic {self.num_steps} {seed}")
         found: dict[str, dict[str, Any]] = {}
         misses = 0
-        while len(found) < num_problems:
-            problem = _draw(rng, rng.randint(*self.num_steps), rng.choice(TEMPLATES))
-            if problem["question"] not in found and self.split_of(problem) == split:
-                found[problem["question"]] = problem
-                misses = 0
-            elif (misses := misses + 1) == MAX_MISSES:
-                raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
+        with progress(num_problems, "drawing word problems") as advance:
+            while len(found) < num_problems:
+                problem = _draw(rng, rng.randint(*self.num_steps), rng.choice(TEMPLATES))
+                if problem["question"] not in found and self.split_of(problem) == split:
+                    found[problem["question"]] = problem
+                    misses = 0
+                    advance(1)
+                elif (misses := misses + 1) == MAX_MISSES:
+                    raise ValueError(f"Found only {len(found)} of {num_problems} {split} problems: ask for fewer.")
         return list(found.values())
 
     def split_of(self, problem: dict[str, Any]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent.tasks.drawing import draw_distinct, inclusive_range, split_of_key
+from hf_latent.tasks.drawing import draw_splits, inclusive_range, split_of_key
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ class CountdownTask:
         Returns:
             `list[dict]`: "puzzle" (`"39,22,92,10,89"`, the target last), "solution" (without `<eos>`).
         """
+        return self.generate_splits({split: num_puzzles}, seed)[split]
+
+    def generate_splits(self, nums: Mapping[str, int], seed: int) -> dict[str, list[dict[str, Any]]]:
+        """[`CountdownTask.generate`] for each split and number of `nums`, with every puzzle drawn once."""
         rng = random.Random(f"countdown {self.num_numbers} {self.numbers} {self.targets} {self.largest} {seed}")
         options = f"{self.num_numbers} numbers, {self.numbers=}, {self.targets=}, {self.largest=}".replace("self.", "")
-        return draw_distinct(
-            num_puzzles, split, lambda: self._draw(rng), key_of, what=f"puzzles of {options}", max_misses=MAX_MISSES
-        )
+        return draw_splits(nums, lambda: self._draw(rng), key_of, what=f"puzzles of {options}", max_misses=MAX_MISSES)
 
     def _draw(self, rng: random.Random) -> dict[str, Any] | None:
         numbers = [rng.randint(*self.numbers) for _ in range(self.num_numbers)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["SPLITS", "draw_distinct", "inclusive_range", "split_of_key"]
+__all__ = ["SPLITS", "draw_distinct", "draw_splits", "inclusive_range", "progress", "split_of_key"]
 
 SPLITS = ("train", "test")
+PATIENCE = 2.0  # seconds without a progress bar
 
 
 def split_of_key(key: str) -> str:
@@ -61,16 +63,55 @@ def draw_distinct(
     Raises:
         ValueError: for an unknown split, or if no new instance turns up in `max_misses` draws.
     """
-    if split not in SPLITS:
-        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
-    found: dict[str, dict[str, Any]] = {}
-    misses = 0
-    while len(found) < num:
-        instance = draw()
-        key = None if instance is None else key_of(instance)
-        if instance is not None and key is not None and key not in found and split_of_key(key) == split:
-            found[key] = instance
-            misses = 0
-        elif (misses := misses + 1) == max_misses:
-            raise ValueError(f"Found only {len(found)} of {num} {split} {what}: ask for fewer, or of other options.")
-    return list(found.values())
+    return draw_splits({split: num}, draw, key_of, what=what, max_misses=max_misses)[split]
+
+
+def draw_splits(
+    nums: Mapping[str, int],
+    draw: Callable[[], dict[str, Any] | None],
+    key_of: Callable[[dict[str, Any]], str],
+    *,
+    what: str,
+    max_misses: int = 2000,
+) -> dict[str, list[dict[str, Any]]]:
+    """
+    [`draw_distinct`] for several splits at once: the same instances as one after the other, each drawn once.
+
+    Args:
+        nums: split to how many.
+    """
+    for split in nums:
+        if split not in SPLITS:
+            raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
+    found: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in nums}
+    misses = dict.fromkeys(nums, 0)
+    missing = [split for split, num in nums.items() if num > 0]
+    with progress(sum(nums.values()), f"drawing {what.partition(' with ')[0]}") as advance:
+        while missing:
+            instance = draw()
+            key = None if instance is None else key_of(instance)
+            side = None if key is None else split_of_key(key)
+            for split in tuple(missing):
+                if instance is not None and key is not None and side == split and key not in found[split]:
+                    found[split][key] = instance
+                    misses[split] = 0
+                    advance(1)
+                    if len(found[split]) == nums[split]:
+                        missing.remove(split)
+                    continue
+                misses[split] += 1
+                if misses[split] == max_misses:
+                    raise ValueError(
+                        f"Found only {len(found[split])} of {nums[split]} {split} {what}: ask for fewer, or of other "
+                        "options."
+                    )
+    return {split: list(instances.values()) for split, instances in found.items()}
+
+
+@contextmanager
+def progress(total: int, title: str) -> Iterator[Callable[[int], Any]]:
+    """A progress bar on standard error, of what takes longer than `PATIENCE` seconds; gives what tells it of steps."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=title, delay=PATIENCE, mininterval=0.5, leave=False) as bar:
+        yield bar.update

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_latent.tasks.answer_first import AnswerFirstTask
 from hf_latent.tasks.arithmetic import ArithmeticTask
 from hf_latent.tasks.countdown import CountdownTask
+from hf_latent.tasks.drawing import progress
 from hf_latent.tasks.star_graph import StarGraphTask
 from hf_latent.tasks.sudoku import SudokuTask
 from hf_latent.tasks.zebra import ZebraTask
@@ -129,9 +130,14 @@ def load_task(
     for argument, number in numbers.items():
         if number < 1:
             raise ValueError(f"`{argument}` must be at least 1, got {number!r}.")
-    held_out = task.generate(num_test + num_validation, seed, split="test")
+    nums = {"test": num_test + num_validation, "train": num_train}
+    if hasattr(task, "generate_splits"):
+        sides = task.generate_splits(nums, seed)
+    else:
+        sides = {split: task.generate(num, seed, split=split) for split, num in nums.items()}
+    held_out = sides["test"]
     splits = {
-        "train": task.generate(num_train, seed, split="train"),
+        "train": sides["train"],
         "validation": held_out[num_test:],
         "test": held_out[:num_test],
     }
@@ -139,4 +145,10 @@ def load_task(
     def row(instance: dict[str, Any]) -> dict[str, Any]:
         return task.format(instance) | {"difficulty": task.difficulty(instance)} | instance
 
-    return DatasetDict({split: Dataset.from_list([row(i) for i in instances]) for split, instances in splits.items()})
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
+    with progress(sum(nums.values()), f"difficulty of {name}") as advance:
+        for split, instances in splits.items():
+            for instance in instances:
+                rows[split].append(row(instance))
+                advance(1)
+    return DatasetDict({split: Dataset.from_list(found) for split, found in rows.items()})

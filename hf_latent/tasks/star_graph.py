@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent.tasks.drawing import draw_distinct, split_of_key
+from hf_latent.tasks.drawing import draw_splits, split_of_key
 from hf_latent.tasks.symbols import NUMBERS, before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
@@ -92,9 +93,13 @@ class StarGraphTask:
         Returns:
             `list[dict]`: "edges" (`"7,3|5,0"`, directed), "start", "goal" (numbers), "path" (`"7,3,4"`).
         """
+        return self.generate_splits({split: num_graphs}, seed)[split]
+
+    def generate_splits(self, nums: Mapping[str, int], seed: int) -> dict[str, list[dict[str, Any]]]:
+        """[`StarGraphTask.generate`] for each split and number of `nums`, with every graph drawn once."""
         rng = random.Random(f"star graph {self.degree} {self.path_length} {self.num_nodes} {seed}")
         sizes = f"`degree`={self.degree}, `path_length`={self.path_length} and `num_nodes`={self.num_nodes}"
-        return draw_distinct(num_graphs, split, lambda: self._draw(rng), key_of, what=f"graphs with {sizes}")
+        return draw_splits(nums, lambda: self._draw(rng), key_of, what=f"graphs with {sizes}")
 
     def _draw(self, rng: random.Random) -> dict[str, Any]:
         start, *nodes = rng.sample(range(self.num_nodes), self.num_edges + 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent.tasks.drawing import inclusive_range, split_of_key
+from hf_latent.tasks.drawing import inclusive_range, progress, split_of_key
 from hf_latent.tasks.sudoku_solver import BOXES, SudokuSolver
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 
@@ -106,19 +106,21 @@ class SudokuTask:
         rng = random.Random(f"sudoku {self.size} {seed}")  # a string is hashed by SHA-512: platform-independent
         found: dict[str, dict[str, Any]] = {}
         misses = 0
-        while len(found) < num_puzzles:
-            solution = self._solver.draw_board(rng)
-            givens = self._dig(solution, rng.randint(low, high), unique, rng)
-            puzzle, count = self._render(givens), sum(given.bit_count() for given in givens)
-            is_new = count <= high and puzzle not in found and self.split_of(puzzle) == split
-            if is_new and (not unique or self._is_wanted(puzzle)):
-                found[puzzle] = {"puzzle": puzzle, "solution": self._render(solution), "num_givens": count}
-                misses = 0
-            elif (misses := misses + 1) == MAX_MISSES:
-                raise ValueError(
-                    f"Found only {len(found)} of {num_puzzles} {split} puzzles with `num_givens`={num_givens!r} and "
-                    f"`unique`={unique}: ask for fewer puzzles or more givens."
-                )
+        with progress(num_puzzles, f"drawing {self.size}x{self.size} sudokus") as advance:
+            while len(found) < num_puzzles:
+                solution = self._solver.draw_board(rng)
+                givens = self._dig(solution, rng.randint(low, high), unique, rng)
+                puzzle, count = self._render(givens), sum(given.bit_count() for given in givens)
+                is_new = count <= high and puzzle not in found and self.split_of(puzzle) == split
+                if is_new and (not unique or self._is_wanted(puzzle)):
+                    found[puzzle] = {"puzzle": puzzle, "solution": self._render(solution), "num_givens": count}
+                    misses = 0
+                    advance(1)
+                elif (misses := misses + 1) == MAX_MISSES:
+                    raise ValueError(
+                        f"Found only {len(found)} of {num_puzzles} {split} puzzles with `num_givens`={num_givens!r} "
+                        f"and `unique`={unique}: ask for fewer puzzles or more givens."
+                    )
         return list(found.values())
 
     def split_of(self, puzzle: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent.tasks.drawing import draw_distinct, inclusive_range
+from hf_latent.tasks.drawing import draw_splits, inclusive_range
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 from hf_latent.tasks.zebra_clues import CLUES, Clue, ZebraSolver, holds, house_key, true_clues
+from hf_latent.tasks.zebra_minimal import ClueReducer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,6 +81,7 @@ class ZebraTask:
         self.num_houses, self.num_attributes, self.clues = num_houses, num_attributes, clues
         self.num_guesses = None if num_guesses is None else inclusive_range("num_guesses", num_guesses)
         self._solver = ZebraSolver(num_houses, num_attributes)
+        self._reducer = ClueReducer(self._solver)
 
     @property
     def completion_length(self) -> int:
@@ -99,16 +101,22 @@ class ZebraTask:
         Returns:
             `list[dict]`: "puzzle" (clues joined by ";"), "solution" (rows joined by newlines), "num_clues".
         """
+        return self.generate_splits({split: num_puzzles}, seed)[split]
+
+    def generate_splits(self, nums: Mapping[str, int], seed: int) -> dict[str, list[dict[str, Any]]]:
+        """[`ZebraTask.generate`] for each split and number of `nums`, with every puzzle drawn once."""
         sizes = f"{self.num_houses}x{self.num_attributes} zebra puzzles"
         rng = random.Random(f"zebra {self.num_houses} {self.num_attributes} {self.clues} {seed}")
-        found = draw_distinct(
-            num_puzzles,
-            split,
+        found = draw_splits(
+            nums,
             lambda: self._draw(rng),
             lambda puzzle: puzzle["key"],
             what=f"{sizes} with `clues`={self.clues!r} and `num_guesses`={self.num_guesses}",
         )
-        return [{name: value for name, value in puzzle.items() if name != "key"} for puzzle in found]
+        return {
+            split: [{name: value for name, value in puzzle.items() if name != "key"} for puzzle in puzzles]
+            for split, puzzles in found.items()
+        }
 
     def _draw(self, rng: random.Random) -> dict[str, Any] | None:
         size = self.num_houses
@@ -117,7 +125,7 @@ class ZebraTask:
         drawn: dict[Clue, None] = {}
         for _ in range(MAX_CLUES):
             drawn[rng.choice(rng.choice(pools))] = None
-        clues = self._minimal(list(drawn))
+        clues = self._reducer.minimal(list(drawn), houses)
         if clues is None or (self.num_guesses is not None and not self._is_wanted(clues)):
             return None
         rng.shuffle(clues)
@@ -134,25 +142,6 @@ class ZebraTask:
     def _is_wanted(self, clues: Sequence[Clue]) -> bool:
         low, high = self.num_guesses or (0, 0)
         return low <= self._solver.count_guesses(clues) <= high
-
-    def _minimal(self, clues: list[Clue]) -> list[Clue] | None:
-        """Clues of which none can be left out, from the front of `clues`; `None` if all leave a second solution."""
-        if not self._is_unique(clues):
-            return None
-        # The shortest front that has one solution: more clues never have more solutions.
-        few, enough = 0, len(clues)
-        while enough - few > 1:
-            middle = (few + enough) // 2
-            few, enough = (few, middle) if self._is_unique(clues[:middle]) else (middle, enough)
-        kept = clues[:enough]
-        for clue in kept[-2::-1]:  # the last one is needed
-            fewer = [other for other in kept if other != clue]
-            if self._is_unique(fewer):
-                kept = fewer
-        return kept
-
-    def _is_unique(self, clues: Sequence[Clue]) -> bool:
-        return len(self._solver.solutions(clues)) == 1
 
     def count_solutions(self, puzzle: str, *, limit: int = 2) -> int:
         """Number of solutions of a puzzle, counted up to `limit`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
-__all__ = ["CLUES", "Clue", "ZebraSolver", "holds", "house_key", "true_clues"]
+__all__ = ["CLUES", "Clue", "Houses", "ZebraSolver", "holds", "house_key", "true_clues"]
 
 
 class Clue(NamedTuple):
@@ -45,16 +46,23 @@ def holds(clue: Clue, houses: Houses) -> bool:
 
 def true_clues(houses: Houses, kind: str) -> list[Clue]:
     """All clues of a kind that are true of an assignment, symmetric ones once, none that is always true."""
-    items = [(a, v) for a, row in enumerate(houses) for v in range(len(row))]
     if kind == "@":
-        return [Clue(kind, (a, v), houses[a][v]) for a, v in items]
-    pairs = (
-        Clue(kind, x, y)
+        return [Clue(kind, (a, v), house) for a, row in enumerate(houses) for v, house in enumerate(row)]
+    at = [house for row in houses for house in row]
+    agree = [[CLUES[kind](a, b) for b in range(len(houses[0]))] for a in range(len(houses[0]))]
+    return [clue for clue, i, j in _pairs(kind, len(houses), len(houses[0])) if agree[at[i]][at[j]]]
+
+
+@cache
+def _pairs(kind: str, num_attributes: int, num_houses: int) -> list[tuple[Clue, int, int]]:
+    """All clues of a kind about two values, with the numbers of the two among all values."""
+    items = [(a, v) for a in range(num_attributes) for v in range(num_houses)]
+    return [
+        (Clue(kind, x, y), i, j)
         for i, x in enumerate(items)
         for j, y in enumerate(items)
         if i != j and (i < j or kind not in SYMMETRIC) and (x[0] != y[0] or kind not in "=!")
-    )
-    return [clue for clue in pairs if holds(clue, houses)]
+    ]
 
 
 def house_key(clues: Sequence[Clue], houses: Houses) -> str:
@@ -102,16 +110,37 @@ class ZebraSolver:
             ]
 
         # Houses of the second from those of the first, and the other way round.
-        self._tables = {kind: (table(says), table(lambda a, b, says=says: says(b, a))) for kind, says in CLUES.items()}
+        def both_ways(says: Callable[[int, int], bool]) -> tuple[list[int], list[int]]:
+            return table(says), table(lambda a, b: says(b, a))
+
+        self._tables = {kind: both_ways(says) for kind, says in CLUES.items()}
+        self._denials = {kind: both_ways(lambda a, b, says=says: not says(a, b)) for kind, says in CLUES.items()}
+
+    def another(self, clues: Sequence[Clue], houses: Houses, *, against: Clue | None = None) -> Houses | None:
+        """
+        An assignment that `clues` allow, other than `houses`; `None` if there is none.
+
+        Args:
+            against: a clue, true of `houses`, that it is to contradict: what follows from the contradiction is struck
+                out, too, which finds it sooner.
+        """
+        for state, _ in self._search(clues, against):
+            if state is not None:
+                found = self._houses_of(state)
+                if found != houses:
+                    return found
+        return None
+
+    def _houses_of(self, state: Sequence[int]) -> list[list[int]]:
+        houses = [bits.bit_length() - 1 for bits in state]
+        return [houses[i : i + self.num_houses] for i in range(0, len(houses), self.num_houses)]
 
     def solutions(self, clues: Sequence[Clue], limit: int = 2) -> list[list[list[int]]]:
         """Up to `limit` assignments `[attribute][value] -> house`."""
-        size = self.num_houses
         found = []
         for state, _ in self._search(clues):
             if state is not None:
-                houses = [bits.bit_length() - 1 for bits in state]
-                found.append([houses[i : i + size] for i in range(0, len(houses), size)])
+                found.append(self._houses_of(state))
                 if len(found) == limit:
                     break
         return found
@@ -127,7 +156,7 @@ class ZebraSolver:
         """
         return sum(guesses for _, guesses in self._search(clues))
 
-    def _search(self, clues: Sequence[Clue]) -> Iterator[tuple[list[int] | None, int]]:
+    def _search(self, clues: Sequence[Clue], against: Clue | None = None) -> Iterator[tuple[list[int] | None, int]]:
         """Each solution with 0, and each branching with the number of its branches and `None`."""
         start = [self.full] * (self.num_houses * self.num_attributes)
         links = []
@@ -137,6 +166,13 @@ class ZebraSolver:
                 start[first] &= 1 << second
             else:
                 links.append((first, second[0] * self.num_houses + second[1], *self._tables[kind]))
+        if against is not None:
+            first = against.first[0] * self.num_houses + against.first[1]
+            if isinstance(against.second, int):
+                start[first] &= ~(1 << against.second)
+            else:
+                second = against.second[0] * self.num_houses + against.second[1]
+                links.append((first, second, *self._denials[against.kind]))
         waiting = [start]
         while waiting:
             state = waiting.pop()

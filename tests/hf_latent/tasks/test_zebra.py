@@ -11,6 +11,7 @@ import pytest
 
 from hf_latent.tasks import ZebraTask, zebra_tokenizer
 from hf_latent.tasks.zebra_clues import CLUES, Clue, ZebraSolver, holds, house_key, true_clues
+from hf_latent.tasks.zebra_minimal import ClueReducer
 
 PUZZLE, SOLUTION = "=A2B1;@B23;@A32", "231\n132"  # the instance of the docstring
 SIZES = [(2, 3), (3, 2), (3, 3), (4, 2)]
@@ -254,3 +255,43 @@ def test_lengths_are_those_announced_and_texts_survive() -> None:
         assert tokenizer.decode(ids) == text["prompt"] + text["completion"] + "<eos>"
         assert len(ids) - len(tokenizer(text["prompt"])["input_ids"]) == task.completion_length
         assert len(ids) <= tokenizer.model_max_length
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (2, 4), (4, 3)], ids=str)
+def test_both_ways_to_the_clues_that_are_needed_agree_with_leaving_each_out(size: tuple[int, int]) -> None:
+    """Sets of assignments and searches for a second solution against the definition, one clue after the other."""
+    solver, rng = ZebraSolver(*size), random.Random(str(size))
+    reducer = ClueReducer(solver)
+    assert reducer.is_small
+
+    def minimal(clues: list[Clue]) -> list[Clue] | None:
+        counts = [len(solver.solutions(clues[:n])) for n in range(len(clues) + 1)]
+        if counts[-1] != 1:
+            return None
+        kept = clues[: counts.index(1)]
+        for clue in kept[::-1]:
+            fewer = [other for other in kept if other != clue]
+            kept = fewer if len(solver.solutions(fewer)) == 1 else kept
+        return kept
+
+    found = []
+    for _ in range(40):
+        houses = [rng.sample(range(size[0]), size[0]) for _ in range(size[1])]
+        pools = [pool for kind in CLUES if (pool := true_clues(houses, kind))]
+        clues = list(dict.fromkeys(rng.choice(rng.choice(pools)) for _ in range(rng.choice([2, 8, 30]))))
+        found.append(minimal(clues))
+        assert reducer.minimal(clues, houses) == found[-1]
+        assert reducer._by_search(clues, houses) == found[-1]
+    assert None in found and any(found)
+
+
+def test_both_splits_at_once_are_the_splits_one_after_the_other() -> None:
+    task = ZebraTask(3, 2)
+    both = task.generate_splits({"test": 5, "train": 30}, 7)
+    assert both == {split: task.generate(num, 7, split=split) for split, num in (("test", 5), ("train", 30))}
+
+
+def test_what_takes_long_shows_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("hf_latent.tasks.drawing.PATIENCE", 0.0)
+    ZebraTask(3, 2).generate(20, 0)
+    assert "drawing 3x2 zebra puzzles" in capsys.readouterr().err
