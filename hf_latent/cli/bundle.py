@@ -23,7 +23,10 @@ def bundle(
     from hf_latent.hub import bundle as write_bundle
     from hf_latent.hub import refresh_card
     from hf_latent.hub.card_results import keep_run_files
+    from hf_latent.hub.training_files import where_weights_are
 
+    if advice := where_weights_are(Path(resolve(model)), f"hf-latent bundle {{folder}} {folder}"):
+        raise ValueError(advice)
     loaded, tokenizer = load(model, adapter=adapter, revision=revision, autoregressive=True)
     path = write_bundle(loaded, tokenizer, folder, max_shard_size=max_shard_size)
     if keep_run_files(Path(adapter or resolve(model)), path):

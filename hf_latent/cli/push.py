@@ -26,8 +26,8 @@ def push(
     Push a folder to the Hub, in one commit: hf-latent push my-model user/my-model --dry-run, then without.
 
     Log in first, with `hf auth login` or HF_TOKEN (a token with write access); there is no option for it, because
-    commands are kept in histories. A folder of the trainer becomes one that can be pushed with `hf-latent bundle`.
-    Refused, with the reason: pickles and training states, Python files other than hf-latent's, paths of this machine,
+    commands are kept in histories. What a training keeps for itself (optimizer states, checkpoint-N, logs) is left out
+    and said. Refused, with the reason: other pickles, Python files other than hf-latent's, paths of this machine,
     tokens. Interrupted, the same command goes on: the repository is as before, or complete.
     """
     from hf_latent.cli.loading import resolve

@@ -84,11 +84,13 @@ def bundle(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`folder` must be a folder, got the file {folder}.")
-    if (
-        hasattr(model, "get_base_model")
-        or hasattr(model, "merge_and_unload")
-        or getattr(model, "_hf_peft_config_loaded", False)
-    ):
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"`model` carries adapters that were loaded into it ({type(model).__name__}): load its base alone, and "
+            "bundle `PeftModel.from_pretrained(base, adapter).merge_and_unload()`, or `hf-latent bundle BASE FOLDER "
+            "--adapter ADAPTER`."
+        )
+    if hasattr(model, "get_base_model") or hasattr(model, "merge_and_unload"):
         raise ValueError(
             f"`model` carries adapters ({type(model).__name__}): bundle `model.merge_and_unload()`, or save the "
             "adapter alone with its own `save_pretrained`."

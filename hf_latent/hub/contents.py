@@ -81,9 +81,12 @@ def _check_model(folder: Path, files: dict[str, Path]) -> None:
             f"{folder} holds a model of type {model_type!r}, which is not one of hf-latent ({', '.join(CONFIGS)}): "
             "push it with its own `push_to_hub`."
         )
-    rebundle = f"write a whole folder with `hf-latent bundle {folder.name} NEW` and push that"
+    rebundle = f"write a whole folder with `hf-latent bundle {folder} NEW` and push that"
     if not any("/" not in name and name.endswith(".safetensors") for name in files):
-        raise ValueError(f"{folder} has config.json and no weights (*.safetensors): {rebundle}.")
+        raise ValueError(
+            f"{folder} has config.json and no weights (*.safetensors): save the model there, with "
+            "`model.save_pretrained(folder)` or `trainer.save_model(folder)`."
+        )
     missing = sorted(set(family_sources(model_type)) - set(files))
     if missing or not config.get("auto_map"):
         what = f"lacks {', '.join(missing[:3])}" if missing else "has no `auto_map` in config.json"

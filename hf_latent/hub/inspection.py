@@ -85,7 +85,8 @@ def check_files(
     roots = [root.resolve() for root in (folder, made) if root is not None]
     refusals: list[Refusal] = []
     for name, path in sorted(files.items()):
-        found = list(_look_at(name, path, files, trust_remote_code=trust_remote_code))
+        remedy = _REBUNDLE if is_leaving else _REPUBLISH
+        found = list(_look_at(name, path, files, remedy, trust_remote_code=trust_remote_code))
         if is_leaving:
             found = found or list(_look_at_link(name, path, roots)) or list(_look_at_text(name, path, known_tokens))
             found = found or list(_look_at_origin(name, path))
@@ -99,7 +100,7 @@ def check_files(
 
 def check_names(names: list[str]) -> None:
     """As `check_files`, of names alone: what can be said before anything is downloaded."""
-    refusals = [refusal for name in sorted(names) for refusal in _look_at_name(name)]
+    refusals = [refusal for name in sorted(names) for refusal in _look_at_name(name, _REPUBLISH)]
     if refusals:
         shown = "\n".join(f"- {refusal}" for refusal in refusals[:MAX_SHOWN])
         raise ValueError(
@@ -107,14 +108,14 @@ def check_names(names: list[str]) -> None:
         )
 
 
-def _look_at_name(name: str) -> Iterator[Refusal]:
+def _look_at_name(name: str, remedy: str) -> Iterator[Refusal]:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         yield Refusal(name, "leads out of the folder", "such a name is an attack; do not load this repository")
     elif path.name.startswith(TRAINING_STATES) and path.suffix in PICKLES:
-        yield Refusal(name, "is the state of a training run, a pickle", _REBUNDLE)
+        yield Refusal(name, "is the state of a training run, a pickle", remedy)
     elif path.suffix.lower() in PICKLES:
-        yield Refusal(name, "is a pickle or may hold one, which can run code when it is loaded", _REBUNDLE)
+        yield Refusal(name, "is a pickle or may hold one, which can run code when it is loaded", remedy)
     elif path.suffix.lower() in OTHER_CODE:
         yield Refusal(name, "is compiled code", "delete it")
 
@@ -123,11 +124,17 @@ _REBUNDLE = (
     "write a clean folder with `hf-latent bundle FOLDER NEW` (weights as safetensors, nothing of the training run), "
     "or delete the file"
 )
+_REPUBLISH = (
+    "whoever has published it can push a clean folder instead, which `hf-latent bundle` writes (weights as "
+    "safetensors, nothing of the training run)"
+)
 
 
-def _look_at(name: str, path: Path, files: dict[str, Path], *, trust_remote_code: bool) -> Iterator[Refusal]:
+def _look_at(
+    name: str, path: Path, files: dict[str, Path], remedy: str, *, trust_remote_code: bool
+) -> Iterator[Refusal]:
     """What is wrong with a file wherever it comes from."""
-    if refusals := list(_look_at_name(name)):
+    if refusals := list(_look_at_name(name, remedy)):
         yield from refusals
     elif not path.is_file():
         yield Refusal(name, "is a link to a folder or to nothing", "copy what it should be into the folder")
@@ -139,7 +146,7 @@ def _look_at(name: str, path: Path, files: dict[str, Path], *, trust_remote_code
     elif path.suffix == ".json":
         yield from _look_at_json(name, path, files, trust_remote_code=trust_remote_code)
     elif _is_pickle(path):
-        yield Refusal(name, "is a pickle by its content, which can run code when it is loaded", _REBUNDLE)
+        yield Refusal(name, "is a pickle by its content, which can run code when it is loaded", remedy)
 
 
 _CODE = (

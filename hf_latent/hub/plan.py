@@ -7,11 +7,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from hf_latent.hub.contents import replaces
+from hf_latent.hub.training_files import summarize
 
 MAIN = "main"
 SAMPLE_BYTES = 512
@@ -53,6 +54,7 @@ class PushPlan:
         kind: model, adapter, decoder or dataset.
         files: all files of the folder.
         deleted: paths of an earlier push that this one replaces and does not have.
+        left_out: files of the folder that a training run keeps for itself, which are not sent.
         is_new: whether the repository is created.
         was_asked: whether the Hub has said what is kept as a large file and what has not changed. Otherwise (a new
             repository, no network) these are the rules of a new repository.
@@ -69,6 +71,7 @@ class PushPlan:
     deleted: tuple[str, ...]
     is_new: bool
     was_asked: bool
+    left_out: tuple[str, ...] = ()
     parent: str | None = None
     commit_url: str | None = None
     commit_oid: str | None = None
@@ -85,6 +88,8 @@ class PushPlan:
         unchanged = len(self.files) - len(self.sent)
         total = sum(file.size for file in self.sent)
         lines.append(f"{total:>14,}  bytes in {len(self.sent)} files; {unchanged} files are there already")
+        if self.left_out:
+            lines.append(f"Left out, as it is of the training run: {summarize(self.left_out)}")
         if not self.was_asked:
             lines.append("LFS as in a new repository: the Hub was not asked.")
         return "\n".join(lines)
@@ -116,6 +121,8 @@ def read_remote(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Remo
     except RevisionNotFoundError:
         has_revision = False
         info = api.repo_info(repo_id, repo_type=repo_type, revision=MAIN)
+    except GatedRepoError:  # which is there, and is a RepositoryNotFoundError to huggingface_hub
+        raise
     except RepositoryNotFoundError as error:
         if error.response.status_code == 401:
             api.whoami()  # raises for a wrong token, or none; otherwise there is no such repository
@@ -137,6 +144,7 @@ def make_plan(
     kind: str,
     offline_ok: bool,
     create_pr: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> tuple[PushPlan, Remote]:
     """
     Compare `files` with what is there.
@@ -144,7 +152,7 @@ def make_plan(
     Of an existing repository the Hub says which files it keeps as large ones; it is told path, size and the first 512
     bytes of each for that. With `offline_ok`, HF_HUB_OFFLINE gives the plan of a new repository.
     """
-    plan = PushPlan(repo_id, repo_type, revision, kind, (), (), is_new=True, was_asked=False)
+    plan = PushPlan(repo_id, repo_type, revision, kind, (), (), is_new=True, was_asked=False, left_out=left_out)
     try:
         remote = read_remote(api, repo_id, repo_type, revision)
     except OfflineModeIsEnabled:

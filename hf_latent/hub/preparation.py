@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,14 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.hub.bundling import bundle
-from hf_latent.hub.contents import kind_of, read_json
+from hf_latent.hub.contents import DATA_SUFFIXES, kind_of, read_json
 from hf_latent.hub.dataset import is_saved_dataset, read_dataset, write_dataset
 from hf_latent.hub.inspection import list_files
 from hf_latent.hub.staging import missing_code, stage
+from hf_latent.hub.training_files import leave_out, where_weights_are
 from hf_latent.modeling.travel import write_atomically
+
+DATA = tuple(sorted(DATA_SUFFIXES))
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Prepared:
         origin: the folder it was made of, to which its links may lead; itself, if nothing was changed.
         kind: one of `KINDS`.
         was_verified: whether it has just been loaded without hf-latent.
+        left_out: files of the training run, which do not go.
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Prepared:
     files: dict[str, Path]
     kind: str
     was_verified: bool
+    left_out: tuple[str, ...]
 
 
 @contextmanager
@@ -55,20 +59,22 @@ def prepare(
         if is_folder and is_saved_dataset(folder):
             card = folder / "README.md"
             folder = write_dataset(read_dataset(folder), target, name, card=card if card.is_file() else None)
-        origin, files = folder, list_files(folder)
+        origin = folder
+        files, left_out = leave_out(list_files(folder))
+        advice = where_weights_are(folder, "hf-latent push {folder} user/name")
+        if advice and not any(name.endswith(DATA) for name in files):
+            raise ValueError(advice)
         kind = kind_of(folder, files)
-        if kind == "model" and (added := missing_code(folder, files)):
+        if base_model is not None and kind != "adapter":
+            raise ValueError(f"`base_model` is for adapters, and `source` is a {kind}.")
+        added = missing_code(folder, files) if kind == "model" else {}
+        if (added or base_model is not None) and folder != target:
             folder = stage(files, target, added)
             files = list_files(folder)
         if base_model is not None:
-            if kind != "adapter":
-                raise ValueError(f"`base_model` is for adapters, and `source` is a {kind}.")
-            if folder != target:
-                shutil.copytree(folder, target, symlinks=True)
-                folder = origin = target
             set_base_model(folder, base_model)
-            files = list_files(folder)
-        yield Prepared(folder, origin, files, kind, was_verified=verify and not is_folder and kind == "model")
+        was_verified = verify and not is_folder and kind == "model"
+        yield Prepared(folder, origin, files, kind, was_verified, left_out)
 
 
 def set_base_model(folder: Path, base_model: str) -> None:

@@ -42,8 +42,10 @@ def push(
 
     The code that a model needs is written where the folder lacks it, into what is pushed and not into the folder.
 
-    Nothing is pushed of a folder that has a pickle or the state of a training run, Python files that are not byte for
-    byte those of the installed hf-latent, absolute paths of this machine, tokens or keys, or links out of the folder.
+    What a training keeps for itself (optimizer and trainer states, `checkpoint-N`, logs of trackers, caches) is left
+    out, and said in the plan's `left_out`. Nothing is pushed of a folder that has another pickle, Python files that
+    are not byte for byte those of the installed hf-latent, absolute paths of this machine, tokens or keys, or links
+    out of the folder.
 
     Args:
         source (`str`, [`~pathlib.Path`], [`PreTrainedModel`], [`~peft.PeftModel`] or [`~datasets.Dataset`]):
@@ -133,6 +135,7 @@ class _Push:
             repo_type=self.repo_type,
             revision=self.revision,
             kind=self.prepared.kind,
+            left_out=self.prepared.left_out,
             offline_ok=offline_ok,
             create_pr=self.create_pr,
         )
@@ -168,6 +171,7 @@ class _Push:
         if not remote.has_revision:
             self.api.create_branch(self.repo_id, branch=self.revision, repo_type=self.repo_type, exist_ok=True)
         ignored = [f"{place}{name}/*" for name in sorted(IGNORED_FOLDERS) for place in ("", "*/")]
+        ignored += [glob.escape(name) for name in self.prepared.left_out]
         info = self.api.upload_folder(
             repo_id=self.repo_id,
             repo_type=self.repo_type,
@@ -194,7 +198,7 @@ class _Push:
         """The push, if all of it is there although the answer was lost; None otherwise, or if that cannot be said."""
         try:
             now, remote = self._plan(offline_ok=False)
-        except (OSError, ValueError, RuntimeError):
+        except Exception:  # also of the transport, which are no OSError
             return None
         if not remote.has_revision or now.sent or now.deleted or now.parent == plan.parent:
             return None

@@ -34,12 +34,13 @@ def missing_code(folder: Path, files: dict[str, Path]) -> dict[str, str]:
 def stage(files: dict[str, Path], target: Path, added: dict[str, str]) -> Path:
     """Write to `target` the files of a folder, as links where that is possible, with `added` among or over them."""
     for name, path in files.items():
-        if name not in added and name != CODE_RECORD:
+        if name not in added and (name != CODE_RECORD or not added):
             _link(path, target / name)
     target.mkdir(parents=True, exist_ok=True)
     for name, text in added.items():
         (target / name).write_text(text, encoding="utf-8")
-    write_code_record(target)
+    if added:
+        write_code_record(target)
     return target
 
 

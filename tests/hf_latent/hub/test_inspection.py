@@ -39,15 +39,17 @@ def change_json(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-# Name of the file, what it holds, what the message says.
-PICKLES = [
+# Name of the file, what it holds, what the message says. The first are left out of a push and refused by a pull.
+STATES = [
     ("optimizer.pt", b"x", "optimizer.pt is the state of a training run, a pickle: .*hf-latent bundle"),
     ("scheduler.pt", b"x", "scheduler.pt is the state of a training run"),
     ("rng_state_0.pth", b"x", "rng_state_0.pth is the state of a training run"),
     ("training_args.bin", b"x", "training_args.bin is a pickle"),
+    ("checkpoint-5/optimizer.pt", b"x", "checkpoint-5/optimizer.pt is the state"),
+]
+PICKLES = [
     ("pytorch_model.bin", b"x", "pytorch_model.bin is a pickle"),
     ("deep/er/model.PKL", b"x", "deep/er/model.PKL is a pickle"),
-    ("checkpoint-5/optimizer.pt", b"x", "checkpoint-5/optimizer.pt is the state"),
     ("data.dat", pickle.dumps({}), "data.dat is a pickle by its content"),
     ("weights", torch_archive(), "weights is a pickle by its content"),
     ("model-2.safetensors", pickle.dumps({}), "model-2.safetensors is not a safetensors file"),
@@ -93,7 +95,7 @@ def test_a_folder_with_it_is_not_pushed(
     assert hub.entries == []
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [*PICKLES, *CODE], ids=name_of)
+@pytest.mark.parametrize(("name", "content", "message"), [*STATES, *PICKLES, *CODE], ids=name_of)
 def test_a_repository_with_it_is_not_pulled(
     hub: Any, folder: Path, tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
@@ -106,7 +108,7 @@ def test_a_repository_with_it_is_not_pulled(
     for target in (tmp_path / "pulled", None):
         with pytest.raises(ValueError, match=message):
             pull("user/evil", target)
-    by_name = not message.endswith(("content", "file")) and (name, content, message) in PICKLES
+    by_name = not message.endswith(("content", "file")) and (name, content, message) in [*STATES, *PICKLES]
     assert bool(hub.requests("GET", "/resolve/")) is not by_name
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["mine"]
 
