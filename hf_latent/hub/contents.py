@@ -7,6 +7,7 @@ from typing import Any
 from hf_latent.hub.bundling import check_loads_without_us, is_checkpoint
 from hf_latent.hub.decoder import FOLDER, check_decoder_without_us
 from hf_latent.hub.inspection import is_decoder_path
+from hf_latent.hub.pointers import is_hub_name
 from hf_latent.hub.travelling_code import CONFIGS, family_sources
 
 KINDS = ("model", "adapter", "decoder", "dataset")
@@ -100,7 +101,7 @@ def _check_adapter(folder: Path, files: dict[str, Path]) -> None:
             "`model.save_pretrained(folder)`."
         )
     base = read_json(files["adapter_config.json"]).get("base_model_name_or_path")
-    if not base or Path(base).exists() or Path(base).is_absolute():
+    if not is_hub_name(base) or Path(base).exists():
         raise ValueError(
             f"The adapter's base model is {base!r}, which others do not have: push the base first, and pass its name "
             "on the Hub as `base_model=` (`--base-model user/model`)."

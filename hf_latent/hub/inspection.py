@@ -11,6 +11,7 @@ from typing import Any
 from hf_latent.hub.bundling import PICKLE_SUFFIXES
 from hf_latent.hub.decoder import FOLDER
 from hf_latent.hub.local_paths import find_local_path
+from hf_latent.hub.pointers import code_out, imports_out, is_configuration, pointers_out, weights_out
 from hf_latent.hub.tokens import find_token
 from hf_latent.hub.travelling_code import find_foreign_code
 
@@ -187,8 +188,17 @@ def _look_at_json(name: str, path: Path, files: dict[str, Path], *, trust_remote
         return
     if name.endswith(".index.json"):
         yield from _look_at_index(name, content, files)
+    folder = PurePosixPath(name).parent
+    if is_configuration(name):
+        for reason in weights_out(content, folder, files):
+            yield Refusal(name, reason, "save the model again; do not load what somebody else has made so")
     if not trust_remote_code:
-        yield from _look_at_references(name, content, files)
+        for reason in code_out(content, folder, files):
+            yield Refusal(name, reason, _CODE)
+        for library in imports_out(content):
+            yield Refusal(name, f"imports {library!r}, which others do not have", _IMPORT)
+        for reason in pointers_out(content, folder, files) if is_configuration(name) else ():
+            yield Refusal(name, reason, _POINTER)
 
 
 def _look_at_index(name: str, content: dict[str, Any], files: dict[str, Path]) -> Iterator[Refusal]:
@@ -206,23 +216,11 @@ def _look_at_index(name: str, content: dict[str, Any], files: dict[str, Path]) -
             yield Refusal(name, f"names {shard!r}, which is not there", "save the model again, whole")
 
 
-def _look_at_references(name: str, content: dict[str, Any], files: dict[str, Path]) -> Iterator[Refusal]:
-    """`auto_map` says which code is run: only that of this folder, which was compared with ours."""
-    auto_map = content.get("auto_map") or {}
-    for references in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
-        for reference in references if isinstance(references, list | tuple) else [references]:
-            if reference is None:
-                continue
-            module, _, attribute = str(reference).rpartition(".")
-            if "--" in str(reference) or "/" in str(reference):
-                yield Refusal(name, f"runs code of another repository, {reference!r}", _CODE)
-            elif not attribute.isidentifier() or f"{module}.py" not in files:
-                yield Refusal(name, f"names the code {reference!r}, which is not there", _CODE)
-    mapping = content.get("auto_mapping")
-    library = str(mapping.get("parent_library") or "") if isinstance(mapping, dict) else ""
-    if library and library.split(".")[0] not in ("transformers", "diffusers"):
-        remedy = "set `task_type` of the adapter ('CAUSAL_LM') and save it again, so that any machine loads it"
-        yield Refusal(name, f"imports {library!r}, which others do not have", remedy)
+_IMPORT = "set `task_type` of the adapter ('CAUSAL_LM') and save it again, so that any machine loads it"
+_POINTER = (
+    "loading would follow it: take the field out, or name a file of the folder; for an adapter's base pass "
+    "`base_model=` (`--base-model user/model`); pull with trust_remote_code=True only if you trust it"
+)
 
 
 def _look_at_link(name: str, path: Path, roots: list[Path]) -> Iterator[Refusal]:
