@@ -132,11 +132,23 @@ def architecture(subject: Subject) -> str:
             "weights": str(model.dtype).removeprefix("torch."),
         }
     if subject.adapter:
-        a = subject.adapter
-        modules = a.get("target_modules") or []
-        names = modules if isinstance(modules, str) else ", ".join(sorted(modules))
-        rows["adapter"] = f"{a.get('peft_type')}, rank {a.get('r')}, alpha {a.get('lora_alpha')}, on {names}"
+        rows["adapter"] = _adapter(subject.adapter)
     return "## Architecture\n\n" + _table(rows)
+
+
+def _adapter(fields: Mapping[str, Any]) -> str:
+    """What an adapter's configuration says of it; methods other than LoRA have no rank, and some no modules."""
+    modules = fields.get("target_modules") or []
+    names = modules if isinstance(modules, str) else ", ".join(sorted(modules))
+    tokens = fields.get("num_virtual_tokens")
+    parts = {
+        str(fields.get("peft_type") or "adapter"): True,
+        f"rank {fields.get('r')}": fields.get("r"),
+        f"alpha {fields.get('lora_alpha')}": fields.get("lora_alpha"),
+        f"{tokens} virtual tokens": tokens,
+        f"on {names}": names,
+    }
+    return ", ".join(part for part, is_known in parts.items() if is_known)
 
 
 def _attention(subject: Subject) -> str:
@@ -220,7 +232,8 @@ def training_run(subject: Subject, folder: Path) -> str:
     shown = command if isinstance(command, str) else " ".join(str(part) for part in command)
     plot = folder / "training_curve.png"
     curve = "\n\n![training curve](training_curve.png)" if plot.is_file() else ""
-    return f"### Run\n\n`{shown}`, with\n\n{_table(rows)}{curve}\n\nEvery setting: `run.json`."
+    of = f"`{shown}`, with" if shown else "The command was not recorded; with"
+    return f"### Run\n\n{of}\n\n{_table(rows)}{curve}\n\nEvery setting: `run.json`."
 
 
 def results(rows: Sequence[Evaluation], *, heading: str = "## Results") -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundling import CODE_RECORD, write_code_record
 from hf_latent.hub.travelling_code import CONFIGS, auto_map_of, family_sources
 
@@ -18,12 +19,14 @@ def missing_code(folder: Path, files: dict[str, Path]) -> dict[str, str]:
     Files that are there stay as they are: whether they are this library's is asked before they are published. So does
     an `auto_map`, unless it is of somebody's code that is not there, as of a checkpoint in its authors' layout.
     """
-    config = json.loads(files[CONFIG].read_bytes())
+    config = read_json_object(files[CONFIG])
     model_type = config.get("model_type")
     if model_type not in CONFIGS:
         return {}
     added = {name: text for name, text in family_sources(model_type).items() if name not in files}
     stated = config.get("auto_map") or {}
+    if not isinstance(stated, dict):
+        raise ValueError(f"`auto_map` in {files[CONFIG]} must be an object, got {stated!r}.")
     is_elsewhere = any(mark in str(reference) for reference in stated.values() for mark in ("--", "/"))
     if not stated or (added and not is_elsewhere):
         fields = config | {"auto_map": auto_map_of(folder, model_type)}

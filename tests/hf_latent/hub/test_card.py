@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from hf_latent.hub import Evaluation, bundle, refresh_card, write_card
 from hf_latent.hub import card_sections as sections
-from hf_latent.hub.card_subject import subject_of_folder
+from hf_latent.hub.card_subject import Subject, subject_of_folder
 
 EVALUATION = Evaluation("sudoku-4x4", "med, entropy_threshold=0.1", "accuracy", 0.9876, 0.0031, 1000, 1.8, 11.1)
 
@@ -68,3 +69,36 @@ def test_a_paper_without_a_number_is_cited_by_its_title(tmp_path):
     told = sections.citation(subject, [], "as in *Latent Diffusion with\nLLMs for Reasoning*")
     assert "latent_diffusion2025" in told
     assert "Nothing to cite" in sections.citation(subject, [], "Latent Diffusion with LLMs")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "shown"),
+    [
+        (
+            {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["v", "q"]},
+            "LORA, rank 8, alpha 16, on q, v",
+        ),
+        ({"peft_type": "IA3", "target_modules": "all-linear"}, "IA3, on all-linear"),
+        (
+            {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "target_modules": None},
+            "PROMPT_TUNING, 5 virtual tokens",
+        ),
+        ({"peft_type": "LORA", "r": None}, "LORA"),
+    ],
+)
+def test_what_an_adapter_does_not_say_is_left_out(sudoku_model, adapter, shown):
+    """Cards of adapters other than LoRA said "rank None, alpha None"."""
+    text = sections.architecture(Subject("tiny", sudoku_model, adapter))
+    text += sections.training_run(Subject("tiny", None, adapter, {"training": {}}), Path())
+    assert f"| adapter | {shown} |" in text
+    assert "None" not in text and "``" not in text
+
+
+def test_a_damaged_file_of_results_is_not_taken_for_none(sudoku_model, tokenizer, tmp_path):
+    """A card without its measurements was written over the one that had them."""
+    folder = bundle(sudoku_model, tokenizer, tmp_path / "mine", verify=False)
+    before = (folder / "README.md").read_text()
+    (folder / "run.json").write_text('{"cut')
+    with pytest.raises(ValueError, match=r"run\.json is damaged: it is no JSON"):
+        refresh_card(folder)
+    assert (folder / "README.md").read_text() == before
