@@ -322,6 +322,25 @@ def report(session: "Session", entries: list[dict[str, Any]], card: Path | None)
         plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in stems]
         typer.echo(put_results(card, entries, plots))
         typer.echo(refresh_card(card))
+    if session.is_main and entries:
+        say_end(session, entries, card)
+
+
+def say_end(session: "Session", entries: list[dict[str, Any]], card: Path | None) -> None:
+    """Everything that was measured as a table, where it lies, and what can be done next."""
+    import shlex
+
+    from hf_latent.evaluation.report import table
+
+    typer.echo(f"\n{table(entries)}\n")
+    typer.echo(f"Results, settings and a record of every example are in {session.folder}.")
+    name = shlex.quote(str(session.header["model"]["name"]))
+    typer.echo(
+        f"Next: hf-latent view {name}"
+        if card is not None
+        else "Next: the same command with --card FOLDER "
+        f"puts them into a model's card; hf-latent view {name} shows how a text is written."
+    )
 
 
 __all__ = ["evaluate"]
