@@ -36,7 +36,7 @@ def _expect(
     if not sizes:
         share = large_nucleus(p, top_p)
         every = torch.arange(share.shape[-1], device=share.device)
-        table = embed.weight if type(embed) is nn.Embedding else embed(every)
+        table = embed.weight if type(embed) is nn.Embedding and not embed.weight.is_meta else embed(every)
         return (share.to(table.dtype) @ table).float()
     share, tokens, lacking = small_nucleus(p, maxima, top_p, sizes[0])
     mean = torch.bmm(share[:, None], embed(tokens).float()).squeeze(1)

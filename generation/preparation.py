@@ -14,6 +14,7 @@ from transformers.generation import (
 
 from hf_latent.generation.belief import BeliefReader
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
+from hf_latent.generation.devices import find_device
 from hf_latent.generation.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.predictor import Predictor, PredictorSettings
 from hf_latent.generation.refinement import RefinementSettings
@@ -73,7 +74,7 @@ def read_inputs(
     if inputs is not None and tensors.get("input_ids") is not None:
         raise ValueError("Pass prompts as `inputs` or as `input_ids`, not as both.")
     input_ids = inputs if inputs is not None else tensors.get("input_ids")
-    input_ids = check_input_ids(input_ids, model.config.vocab_size).to(model.device)
+    input_ids = check_input_ids(input_ids, model.config.vocab_size).to(find_device(model))
     eos_token_ids = eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
     pad_token_id = config.pad_token_id if config.pad_token_id is not None else _model_token_id(model, "pad_token_id")
     check_token_ids("pad_token_id", [config.pad_token_id], model.config.vocab_size)
@@ -177,7 +178,7 @@ def make_belief_reader(
     def tensor(name: str) -> torch.Tensor | None:
         token_ids = getattr(config, name)
         check_token_ids(name, token_ids, model.config.vocab_size)
-        return torch.tensor(token_ids, device=model.device) if token_ids else None
+        return torch.tensor(token_ids, device=find_device(model)) if token_ids else None
 
     mask_token_id = find_mask_token_id(model, config)
     ends = eos_list(config.eos_token_id) or eos_list(_model_token_id(model, "eos_token_id"))
@@ -201,7 +202,7 @@ def make_belief_reader(
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
         with_distribution=config.latent_refinement,
-        ends=torch.tensor(ends, device=model.device) if ends else None,
+        ends=torch.tensor(ends, device=find_device(model)) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
     )
 
@@ -224,7 +225,7 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         pace_to_schedule=config.pace_to_schedule,
         max_tokens_per_step=config.max_tokens_per_step,
         seed=seed,
-        eos_token_ids=torch.tensor(eos_token_ids, device=model.device) if ends and eos_token_ids else None,
+        eos_token_ids=torch.tensor(eos_token_ids, device=find_device(model)) if ends and eos_token_ids else None,
         fill_token_id=find_fill_token_id(model, config),
         refinement=_refinement(config) if config.latent_refinement else None,
         early_exit_threshold=config.early_exit_threshold,

@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
+from hf_latent.generation.devices import find_device
 from hf_latent.generation.generation_file import HUB_ARGUMENTS, load_generation_config
 from hf_latent.generation.noise import mix
 from hf_latent.generation.stock_arguments import refuse_arguments
@@ -285,7 +286,7 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         if rows.shape != (num_rows,):
             raise ValueError(f"`row_indices` must hold one for each of {num_rows} rows, got {tuple(rows.shape)}.")
         seed = draw_seed(generator) if seed is None or generator is not None else seed
-        return row_generators(seed, rows, self.device)
+        return row_generators(seed, rows, find_device(self))
 
     def adjust_generation_fn(
         self,

@@ -5,25 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 IDS = torch.tensor([[5, 9, 2, 30, 7]])
 KNOBS = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
 
 
-class Letters:
-    """What `StopStringCriteria` asks of a tokenizer: token `i` is a letter."""
-
-    def get_vocab(self) -> dict[str, int]:
-        return {chr(65 + i): i for i in range(64)}
-
-    def __len__(self) -> int:
-        return 64
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        return "".join(tokens)
-
-    def __call__(self, texts: list[str], **kwargs: Any) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[ord(c) - 65 for c in text] for text in texts]}
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Token `i` is the letter 65 + i."""
+    core = Tokenizer(models.WordLevel({chr(65 + i): i for i in range(64)}, unk_token="A"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=core)
 
 
 def test_stop_strings_end_drafts_where_they_end_plain_decoding(make_latent_token: Callable[..., Any]) -> None:
@@ -31,7 +24,7 @@ def test_stop_strings_end_drafts_where_they_end_plain_decoding(make_latent_token
     model = make_latent_token("left_to_right")
     text = model.generate(IDS, num_latent_tokens=0, **KNOBS)[0, IDS.shape[1] :].tolist()
     stop = chr(65 + text[4]) + chr(65 + text[5])
-    options = KNOBS | {"stop_strings": [stop], "tokenizer": Letters()}
+    options = KNOBS | {"stop_strings": [stop], "tokenizer": make_tokenizer()}
     plain = model.generate(IDS, num_latent_tokens=0, **options)
     assert plain.shape[1] < IDS.shape[1] + 12
     found = model.generate(IDS, num_latent_tokens=2, self_speculative=True, **options)
