@@ -41,13 +41,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from trl import ModelConfig, TrlParser, get_peft_config
+from trl import ModelConfig, get_peft_config
 
 from hf_latent import ReasoningTemplate
 from hf_latent.data import format_traces, keep_top_share
 from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.data.traces_sources import read_questions
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.options import OptionParser
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
 
 ARMS = ("human", "posterior", "both")
@@ -142,4 +143,4 @@ def main(script_args: TraceArguments, training_args: MaskedDiffusionConfig, mode
 
 
 if __name__ == "__main__":
-    main(*TrlParser((TraceArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config())
+    main(*OptionParser((TraceArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config())

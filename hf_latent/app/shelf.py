@@ -5,8 +5,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hf_latent.data.json_files import read_json_object
-
 MOST_LOADED = 2
 
 
@@ -43,10 +41,9 @@ def own_decoding(name: str) -> dict[str, Any]:
 
 
 def _read(name: str, file: str) -> dict[str, Any]:
-    from hf_latent.cli.loading import resolve
+    from hf_latent.checkpoints import read_object, resolve_checkpoint
 
-    path = Path(resolve(name)) / file
-    return read_json_object(path)
+    return read_object(Path(resolve_checkpoint(name, "checkpoint")) / file)
 
 
 __all__ = ["Shelf", "about_checkpoint", "own_decoding"]

@@ -1,14 +1,17 @@
 """A Sudoku board in the terminal, redrawn while it is denoised."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.columns import Columns
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
 
 class LiveBoard:
@@ -26,7 +29,7 @@ class LiveBoard:
     """
 
     def __init__(
-        self, live: Live, tokenizer: PreTrainedTokenizerBase, puzzle: list[str], title: str, delay: float
+        self, live: Live, tokenizer: "PreTrainedTokenizerBase", puzzle: list[str], title: str, delay: float
     ) -> None:
         self.live, self.tokenizer, self.puzzle, self.title, self.delay = live, tokenizer, puzzle, title, delay
         self.previous: list[str] = []
@@ -34,11 +37,11 @@ class LiveBoard:
         self.num_steps = 0
         self.is_prompt = True
 
-    def put_draft(self, value: torch.Tensor, **kwargs: Any) -> None:
+    def put_draft(self, value: "torch.Tensor", **kwargs: Any) -> None:
         """A step's state of what is not final yet."""
         self._show(self.written + self._tokens(value))
 
-    def put(self, value: torch.Tensor) -> None:
+    def put(self, value: "torch.Tensor") -> None:
         """Final tokens; the first call brings the prompt, which is not shown."""
         if self.is_prompt:
             self.is_prompt = False
@@ -51,7 +54,7 @@ class LiveBoard:
         self.previous = self.written
         self._draw(self.written)
 
-    def _tokens(self, value: torch.Tensor) -> list[str]:
+    def _tokens(self, value: "torch.Tensor") -> list[str]:
         tokens = self.tokenizer.convert_ids_to_tokens(value.flatten().tolist())
         return ["." if token == self.tokenizer.mask_token else token for token in tokens]
 
@@ -64,7 +67,6 @@ class LiveBoard:
         time.sleep(self.delay)
 
     def _draw(self, tokens: list[str]) -> None:
-        puzzle = Text("\n".join(" ".join(row) for row in self.puzzle), style="bold")
         board = Text()
         size = len(self.puzzle)
         for r in range(size):
@@ -75,9 +77,19 @@ class LiveBoard:
                 style = "bold" if self.puzzle[r][c] != "." else "bright_green" if token != old else ""
                 board.append(token if len(token) == 1 and token.strip() else ".", style=style)
                 board.append(" " if c < size - 1 else "\n" if r < size - 1 else "")
-        panels = [Panel(puzzle, title="puzzle", expand=False)]
+        panels = [puzzle_panel(self.puzzle)]
         panels.append(Panel(board, title=f"{self.title}, forward {self.num_steps}", expand=False))
         self.live.update(Columns(panels), refresh=True)
 
 
-__all__ = ["LiveBoard"]
+def puzzle_panel(puzzle: list[str]) -> Panel:
+    """The rows of a puzzle in a frame."""
+    return Panel(Text("\n".join(" ".join(row) for row in puzzle), style="bold"), title="puzzle", expand=False)
+
+
+def draw_puzzle(console: "Console", puzzle: list[str]) -> None:
+    """Draw the rows of a puzzle."""
+    console.print(puzzle_panel(puzzle))
+
+
+__all__ = ["LiveBoard", "draw_puzzle", "puzzle_panel"]

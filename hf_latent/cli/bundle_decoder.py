@@ -15,8 +15,9 @@ def bundle_decoder(
     ] = None,
 ) -> None:
     """
-    Write a decoder that runs on any LLaDA or Dream model: model.generate(..., custom_generate=folder,
-    trust_remote_code=True).
+    Write a decoder that runs on any LLaDA or Dream model.
+
+    It is used by model.generate(..., custom_generate=folder, trust_remote_code=True).
 
     Code and a card: hf-latent need not be installed to use it.
     """

@@ -5,17 +5,26 @@ from typing import Annotated
 
 import typer
 
-card = typer.Typer(help="Model cards from what a folder's JSON files say: write, check, shelf.", no_args_is_help=True)
+from hf_latent.cli.help_text import Command, Group
+
+card = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    help="Model cards from what a folder's JSON files say: write, check, shelf.",
+    no_args_is_help=True,
+)
 Folders = Annotated[list[Path], typer.Argument(help="Folders with a model, an adapter or results.")]
 
 
-@card.command()
+@card.command(cls=Command)
 def write(
     folders: Folders,
     title: Annotated[str | None, typer.Option(help="First heading. Default: as it is, or the folder's name.")] = None,
 ) -> None:
     """
-    Write README.md, or its generated parts anew: hf-latent card write my-model.
+    Write README.md, or its generated parts anew.
+
+    hf-latent card write my-model
 
     From config.json, adapter_config.json, generation_config.json, run.json, results.json, decoding_results.json and
     eval_results.json (hf-latent eval MODEL --card FOLDER). Generated parts stand between <!-- hf-latent:NAME -->
@@ -29,10 +38,12 @@ def write(
         typer.echo(refresh_card(folder, title=title))
 
 
-@card.command()
+@card.command(cls=Command)
 def check(folders: Folders) -> None:
     """
-    Say what is wrong with folders that others shall see: hf-latent card check my-model.
+    Say what is wrong with folders that others shall see.
+
+    hf-latent card check my-model
 
     Metadata that the Hub does not take; numbers of the card that no JSON file of the folder holds that names its
     command; generated parts that are out of date; files that are named and missing; pickles, foreign code, tokens,
@@ -51,11 +62,15 @@ def check(folders: Folders) -> None:
         raise typer.Exit(1)
 
 
-@card.command()
+@card.command(cls=Command)
 def shelf(
     folder: Annotated[Path, typer.Argument(help="Folder whose subfolders are models, adapters or experiments.")],
 ) -> None:
-    """Write the table of all models into FOLDER/README.md: hf-latent card shelf model_cards."""
+    """
+    Write the table of all models into FOLDER/README.md.
+
+    hf-latent card shelf model_cards
+    """
     from hf_latent.hub.shelf import write_shelf
 
     typer.echo(write_shelf(folder))

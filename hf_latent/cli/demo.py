@@ -1,10 +1,12 @@
 """`hf-latent demo`"""
 
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +35,9 @@ def demo(
         str | None, typer.Option(help="Packaged checkpoint or folder with task.json. Default: the hardest packaged.")
     ] = None,
     show: Annotated[int, typer.Option(help="Puzzles to solve live.", min=0)] = 1,
-    puzzles: Annotated[int, typer.Option(help="Puzzles for the table.", min=1)] = 32,
+    puzzles: Annotated[
+        int, typer.Option(help="Puzzles, and word problems, for the tables; more take longer and say more.", min=1)
+    ] = 12,
     seed: Annotated[int, typer.Option(help="Of the puzzles.", min=0)] = 1,
     delay: Annotated[float, typer.Option(help="Seconds to wait after each live step.", min=0)] = 0.1,
     output: Annotated[Path, typer.Option(help="Picture of the order in which cells are written.")] = Path(
@@ -45,43 +49,79 @@ def demo(
     Watch a masked diffusion model solve Sudokus it has never seen, compare decoders on it, and see another model leave
     its reasoning as soon as its answer is decided.
 
-    Needs no network. The puzzles are held out: which side a puzzle belongs to is a function of the puzzle itself.
+    Needs no network, and less than a minute on two cores. The puzzles are held out: which side a puzzle belongs to is
+    a function of the puzzle itself.
     """
-    import torch
     from rich.console import Console
 
-    from hf_latent.cli.loading import load, packaged_checkpoints, resolve
-    from hf_latent.cli.reasoning import show_early_exit
-    from hf_latent.data.json_files import read_json_object
-    from hf_latent.tasks import SudokuTask
+    from hf_latent.checkpoints import packaged_checkpoints
+    from hf_latent.cli.board import draw_puzzle
+    from hf_latent.cli.progress import doing
 
-    torch.set_num_threads(threads)
     console = Console()
     boards = [known for known in packaged_checkpoints() if known.startswith("sudoku")]
     name = checkpoint or max(boards, default=None)
     if name is None:
         raise ValueError("no checkpoint comes with this installation: give `--checkpoint` a folder.")
-    description = Path(resolve(name)) / "task.json"
-    if not description.is_file():
-        raise ValueError(f"`--checkpoint` {name} has no task.json that says which puzzles it was trained on.")
-    about = read_json_object(description)
-    task = SudokuTask(about["size"])
-    model, tokenizer = load(name)
+    task, givens = read_board(name)
+    check_picture(output)
     console.print(
-        f"[bold]{name}[/]: {model.num_parameters():,} parameters, {task.size}x{task.size} boards with "
-        f"{about['num_givens'][0]}-{about['num_givens'][1]} given cells, one solution each, never seen in training\n"
+        f"[bold]{escape(name)}[/]: {task.size}x{task.size} Sudokus with {givens[0]}-{givens[1]} given cells, one "
+        "solution each, never seen in training. The first:"
     )
-    needed = max(show, puzzles)
-    found = task.generate(needed, seed=seed, split="test", num_givens=tuple(about["num_givens"]))
+    found = task.generate(max(show, puzzles), seed=seed, split="test", num_givens=givens)
     instances = [instance | task.format(instance) for instance in found]
+    draw_puzzle(console, instances[0]["puzzle"].split("\n"))
+    with doing(console, "Loading torch, transformers and the model"):
+        import torch
+
+        from hf_latent.cli.loading import load
+
+        torch.set_num_threads(threads)
+        model, tokenizer = load(name)
+    console.print(f"A masked diffusion model of {model.num_parameters():,} parameters writes in any order:\n")
     own = model.generation_config
     decoders = [{k: getattr(own, k) if v is None else v for k, v in d.items()} for d in DECODERS]
     solve_live(console, model, tokenizer, task, instances[:show], (decoders[2], decoders[-1]), delay)
+    console.print(f"The same {puzzles} puzzles with each of {len(decoders)} decoders:")
     print_table(console, compare(console, model, tokenizer, task, instances[:puzzles], decoders))
-    draw_order(model, tokenizer, task, instances[0], [d for d in decoders if d["decoding"] in SHOWN], output)
-    console.print(f"\nOrder in which the cells of the first puzzle were written: [bold]{output}[/]")
+    with doing(console, "Drawing the order in which cells are written"):
+        draw_order(model, tokenizer, task, instances[0], [d for d in decoders if d["decoding"] in SHOWN], output)
+    console.print("\nOrder in which the cells of the first puzzle were written: ", end="")
+    console.print(str(output), style="bold", markup=False, highlight=False)
     if REASONING_CHECKPOINT in packaged_checkpoints():
+        from hf_latent.cli.reasoning import show_early_exit
+
         show_early_exit(console, REASONING_CHECKPOINT, puzzles, seed, delay)
+
+
+def read_board(name: str) -> "tuple[SudokuTask, tuple[int, int]]":
+    """The task of a Sudoku checkpoint and the range of given cells it was trained on, from its task.json."""
+    from hf_latent.checkpoints import read_description
+    from hf_latent.tasks import SudokuTask
+
+    about = read_description(name)
+    if not about:
+        raise ValueError(f"`--checkpoint` {name} has no task.json that says which puzzles it was trained on.")
+    if about.get("task") != "sudoku":
+        raise ValueError(f"`--checkpoint` must be one for Sudokus, got {name}, whose task is {about.get('task')!r}.")
+    givens = about.get("num_givens")
+    fits = isinstance(givens, list) and len(givens) == 2 and all(isinstance(number, int) for number in givens)
+    if not fits or about.get("size") not in (4, 6, 9):
+        raise ValueError(
+            f"task.json of `--checkpoint` {name} must have `size` (4, 6 or 9) and `num_givens` (fewest and most), got "
+            f"{about.get('size')!r} and {givens!r}."
+        )
+    return SudokuTask(about["size"]), (givens[0], givens[1])
+
+
+def check_picture(path: Path) -> None:
+    """A picture that cannot be written is said before the minute that comes before it."""
+    kinds = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"`--output` must end in one of {', '.join(kinds)}, got {path}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"`--output` must be in a folder that exists, got {path}.")
 
 
 def solve_live(
@@ -122,26 +162,19 @@ def compare(
     decoders: list[dict[str, Any]],
 ) -> "list[DecodingResult]":
     """Solve the same puzzles with every decoder."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from hf_latent.cli.progress import counting
     from hf_latent.evaluation import solve_puzzles
 
-    columns = (TextColumn("{task.description:>22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(instances) * len(decoders))
+    with counting(console, len(instances) * len(decoders)) as advance:
         for settings in decoders:
-            progress.update(bar, description=settings["decoding"])
+            name = settings["decoding"]
+            advance(name, 0)
+            on_batch = functools.partial(advance, name)
+            size = math.ceil(len(instances) / 2)
             results.append(
                 solve_puzzles(
-                    model,
-                    tokenizer,
-                    task,
-                    instances,
-                    batch_size=math.ceil(len(instances) / 2),
-                    on_batch=lambda num: progress.advance(bar, num),
-                    seed=0,
-                    **settings,
+                    model, tokenizer, task, instances, batch_size=size, on_batch=on_batch, seed=0, **settings
                 )
             )
     return results

@@ -26,7 +26,9 @@ def denoise(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
     """
-    Write text with a latent diffusion model: hf-latent denoise runs/latent_diffusion/denoiser "3 + 5 + 7" --show 8.
+    Write text with a latent diffusion model.
+
+    hf-latent denoise runs/latent_diffusion/denoiser "3 + 5 + 7" --show 8
 
     With --show, a line for each of so many steps says what the estimate of the clean latent decodes to; the output
     comes last. What it took goes to standard error.

@@ -181,10 +181,9 @@ def evaluate(
 
 def read_task_description(model: str) -> dict[str, Any]:
     """The `task.json` of a model folder or packaged checkpoint; empty if there is none."""
-    from hf_latent.cli.loading import resolve
-    from hf_latent.data.json_files import read_json_object
+    from hf_latent.checkpoints import read_description
 
-    return read_json_object(Path(resolve(model)) / "task.json")
+    return read_description(model)
 
 
 def read_specs(tasks: str | None, about: dict[str, Any], model: str) -> list[str]:

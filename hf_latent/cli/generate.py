@@ -35,7 +35,9 @@ def generate(
     stream: Annotated[bool, typer.Option(help="Show the draft while it is denoised (in a terminal).")] = True,
 ) -> None:
     """
-    Write text with a model of this library: hf-latent generate sudoku-4x4 $'1..4\\n....\\n2..3\\n.32.\\n=\\n'.
+    Write text with a model of this library.
+
+    hf-latent generate sudoku-4x4 $'1..4\\n....\\n2..3\\n.32.\\n=\\n'
 
     In a terminal the draft is shown as it is denoised; otherwise only the text is printed. What it took goes to
     standard error.
@@ -79,6 +81,14 @@ def generate(
     typer.echo(f"{forwards} forwards, {per_forward:.2f} tokens per forward", err=True)
 
 
+# Arguments of `generate` that are tensors, objects or functions, or that a command gives itself.
+NO_KNOBS = (
+    *("input_ids", "inputs", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "past_key_values"),
+    *("streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "generation_config", "cache"),
+    *("return_dict_in_generate", "tokenizer", "assistant_model", "custom_generate", "synced_gpus", "answer_mask"),
+)
+
+
 def left_to_right_knobs(knobs: dict[str, Any], infill: bool) -> dict[str, Any]:
     """Knobs of transformers' `generate` in the place of those of a denoising loop."""
     from transformers import set_seed
@@ -102,6 +112,8 @@ def parse_knobs(assignments: list[str]) -> dict[str, Any]:
         name, separator, value = assignment.partition("=")
         if not separator or not name:
             raise ValueError(f"`--set` takes name=value, got {assignment!r}.")
+        if name.replace("-", "_") in NO_KNOBS:
+            raise ValueError(f"`--set` takes knobs of generate; {name!r} is an input or an object, no value.")
         try:
             knobs[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:

@@ -1,26 +1,9 @@
 """Loading for the command line: a folder, a name on the Hub, a checkpoint that comes with this package, an adapter."""
 
-import json
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-
-def packaged_checkpoints(*, autoregressive: bool = True) -> list[str]:
-    """Names of the checkpoints that come with this package; those that write from left to right if asked for."""
-    root = resources.files("hf_latent.model_cards")
-    names = [entry.name for entry in root.iterdir() if (entry / "model.safetensors").is_file()]
-    if not autoregressive:
-        orders = {name: json.loads((root / name / "config.json").read_text()).get("order") for name in names}
-        names = [name for name in names if orders[name] != "left_to_right"]
-    return sorted(names)
-
-
-def resolve(name: str) -> str:
-    """Path of a packaged checkpoint of that name, or the name itself."""
-    if not Path(name).exists() and name in packaged_checkpoints():
-        return str(resources.files("hf_latent.model_cards") / name)
-    return name
+from hf_latent.checkpoints import check_adapter, explained, packaged_checkpoints
+from hf_latent.checkpoints import resolve_checkpoint as resolve
 
 
 def load(
@@ -44,14 +27,18 @@ def load(
 
     logging.disable_progress_bar()
     path = resolve(name)
+    if adapter is not None:
+        check_adapter(adapter)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
     try:  # first: the folder of an adapter, which loads too, has no configuration to look at
-        model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
+        with explained(name):
+            model = AutoModelForCausalLM.from_pretrained(path, device_map=device_map, **hub)
     except ValueError as error:
         if "LatentDiffusionConfig" not in str(error):
             raise
         raise ValueError(f"{name} is a latent diffusion model: `hf-latent denoise {name}` runs it.") from None
-    tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    with explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     if not hasattr(model, "infill") and not (autoregressive and hasattr(model, "look_ahead")):
         kinds = "no model of this library" if autoregressive else "not a masked diffusion model of this library"
         raise ValueError(f"{name} is a {type(model).__name__}, {kinds}.")
@@ -73,12 +60,14 @@ def load_latent_diffusion(
 
     logging.disable_progress_bar()
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
-    config = AutoConfig.from_pretrained(name, **hub)
+    path = resolve(name)
+    with explained(name):
+        config = AutoConfig.from_pretrained(path, **hub)
     if config.model_type != "latent_diffusion" or "LatentAutoencoder" in (config.architectures or ()):
         what = (config.architectures or [config.model_type])[0]
         raise ValueError(f"{name} is a {what}, not a latent diffusion model with a denoiser.")
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, device_map="auto", **hub)
-    return model.eval(), AutoTokenizer.from_pretrained(name, **hub)
+    model = AutoModelForSeq2SeqLM.from_pretrained(path, device_map="auto", **hub)
+    return model.eval(), AutoTokenizer.from_pretrained(path, **hub)
 
 
 __all__ = ["load", "load_latent_diffusion", "packaged_checkpoints", "resolve"]

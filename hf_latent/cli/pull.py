@@ -18,7 +18,9 @@ def pull(
     ] = False,
 ) -> None:
     """
-    Download a repository and look at it before anything is loaded: hf-latent pull user/my-model my-model.
+    Download a repository and look at it before anything is loaded.
+
+    hf-latent pull user/my-model my-model
 
     Refused, with the reason: pickles, weights that lead out of the folder, and Python files that are not exactly
     those of the installed hf-latent. Nothing of it is run. Interrupted, the same command goes on. For private and

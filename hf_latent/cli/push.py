@@ -23,18 +23,28 @@ def push(
     verify: Annotated[bool, typer.Option(help="First load it in a process without hf-latent.")] = True,
 ) -> None:
     """
-    Push a folder to the Hub, in one commit: hf-latent push my-model user/my-model --dry-run, then without.
+    Push a folder to the Hub, in one commit.
+
+    hf-latent push my-model user/my-model --dry-run
+
+    Then without --dry-run.
 
     Log in first, with `hf auth login` or HF_TOKEN (a token with write access); there is no option for it, because
     commands are kept in histories. What a training keeps for itself (optimizer states, checkpoint-N, logs) is left out
     and said. Refused, with the reason: other pickles, Python files other than hf-latent's, paths of this machine,
     tokens. Interrupted, the same command goes on: the repository is as before, or complete.
     """
-    from hf_latent.cli.loading import resolve
+    from pathlib import Path
+
+    from hf_latent.checkpoints import packaged_checkpoints, resolve_checkpoint
     from hf_latent.hub import push as push_folder
 
+    # A folder need not be a model's: decoders and data sets are pushed, too.
+    if not Path(source).exists() and source not in packaged_checkpoints():
+        resolve_checkpoint(source, "source")
+        raise ValueError(f"`source` must be a folder or the name of a packaged checkpoint, got {source!r}")
     done = push_folder(
-        resolve(source),
+        source if Path(source).exists() else resolve_checkpoint(source),
         repo_id,
         base_model=base_model,
         private=private or None,

@@ -1,7 +1,7 @@
 """A word problem in the terminal: reasoning as it is written, and the answer that is decided before it is done."""
 
+import functools
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ def show_early_exit(console: "Console", checkpoint: str, num_problems: int, seed
     from rich.live import Live
 
     from hf_latent import ReasoningTemplate
-    from hf_latent.cli.loading import load, resolve
-    from hf_latent.data.json_files import read_json_object
+    from hf_latent.checkpoints import read_description
+    from hf_latent.cli.loading import load
+    from hf_latent.cli.progress import doing
     from hf_latent.tasks import ArithmeticTask
 
-    about = read_json_object(Path(resolve(checkpoint)) / "task.json")
-    model, tokenizer = load(checkpoint)
+    about = read_description(checkpoint)
+    with doing(console, f"Loading {checkpoint}"):
+        model, tokenizer = load(checkpoint)
     task = ArithmeticTask()
     template = ReasoningTemplate(about["reasoning_length"], about["answer_length"], about["delimiter"])
     problems = [p | task.format(p) for p in task.generate(num_problems, seed, split="test")]
@@ -50,6 +52,7 @@ def show_early_exit(console: "Console", checkpoint: str, num_problems: int, seed
             console.print()
         solved = task.is_solved(first, tokenizer.decode(output.sequences[0, start:]))
         console.print("[green]right[/]\n" if solved else f"[red]wrong[/]: it is {first['answer']}\n")
+    console.print(f"The same {len(problems)} problems with each decoder:")
     _table(console, model, tokenizer, task, template, problems, threshold)
 
 
@@ -98,26 +101,29 @@ def _table(
 ) -> None:
     from rich.table import Table
 
+    from hf_latent.cli.progress import counting
     from hf_latent.evaluation import describe, solve_puzzles
 
     own = {"decoding": "med", "entropy_threshold": model.generation_config.entropy_threshold}
+    early = {**own, "early_exit_threshold": threshold}
+    decoders = ({"decoding": "entropy"}, own, early, {**early, "block_cache": "prefix"})
     table = Table(title=f"{len(problems)} held-out problems")
     for heading in ("decoder", "right", "forwards", "left early", "seconds"):
         table.add_column(heading, justify="left" if heading == "decoder" else "right")
-    for settings in (
-        {"decoding": "entropy"},
-        own,
-        {**own, "early_exit_threshold": threshold},
-        {**own, "early_exit_threshold": threshold, "block_cache": "prefix"},
-    ):
-        result = solve_puzzles(model, tokenizer, task, problems, template=template, batch_size=32, **settings)
-        table.add_row(
-            describe(settings),
-            f"{100 * result.accuracy:.0f} %",
-            f"{result.forwards_per_example:.1f}",
-            f"{100 * result.exit_share:.0f} %",
-            f"{result.seconds:.1f}",
-        )
+    with counting(console, len(problems) * len(decoders)) as advance:
+        for settings in decoders:
+            on_batch = functools.partial(advance, describe(settings))
+            on_batch(0)
+            result = solve_puzzles(
+                model, tokenizer, task, problems, template=template, batch_size=32, on_batch=on_batch, **settings
+            )
+            table.add_row(
+                describe(settings),
+                f"{100 * result.accuracy:.0f} %",
+                f"{result.forwards_per_example:.1f}",
+                f"{100 * result.exit_share:.0f} %",
+                f"{result.seconds:.1f}",
+            )
     console.print(table)
 
 

@@ -31,7 +31,9 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch; its own choice if not given.")] = None,
 ) -> None:
     """
-    Open a page in the browser to watch models denoise: hf-latent app --model sudoku-6x6.
+    Open a page in the browser to watch models denoise.
+
+    hf-latent app --model sudoku-6x6
 
     Pick a checkpoint, type a prompt or a template with blanks, choose one decoder or two, and see every forward.
     Needs pip install 'hf-latent[app]'. With --share or another --host than this machine's own, visitors choose among

@@ -1,25 +1,38 @@
 """`hf-latent train`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hf_latent.cli.help_text import Command, section, width
+
+
+class TrainCommand(Command):
+    """The help of `train` lists the fields of a run, too, in groups."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from hf_latent.cli.train_options import grouped
+
+        super().format_help(ctx, formatter)
+        for title, options in grouped().items():
+            formatter.write(f"\n{section(title, [option.record for option in options], width())}")
 
 
 def train(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="YAML with the fields of the run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with the fields of the run.", metavar="FILE")] = None,
 ) -> None:
     """
     Train a masked diffusion or latent-token model: from scratch on a task, or from a checkpoint, with or without LoRA.
 
-    Any field of the YAML can be given here too and wins: hf-latent train --config run.yaml --max_steps 100 --seed 1.
-    The fields are those of hf_latent.training.run.TrainArguments, MaskedDiffusionConfig (on trl's SFTConfig) and trl's
-    ModelConfig. Interrupted, the same command goes on from the newest whole checkpoint; --resume_from_checkpoint false
-    begins anew. Ready-made files are in recipes/.
+    hf-latent train --config run.yaml --max-steps 100 --seed 1
+
+    Any field of the YAML can be given here too and wins, spelled with hyphens or with underscores. The fields are
+    those of hf_latent.training.run.TrainArguments, MaskedDiffusionConfig (on trl's SFTConfig) and trl's ModelConfig.
+    A switch that is on is put off with --no- before its name. Interrupted, the same command goes on from the newest
+    whole checkpoint; --resume-from-checkpoint false begins anew. Ready-made files are in recipes/.
     """
-    if config is not None and not config.is_file():
-        raise ValueError(f"`--config` must be a YAML file, got {config}, which does not exist.")
     if config is None and not context.args:
         typer.echo(context.get_help())
         raise typer.Exit(2)
@@ -34,4 +47,4 @@ def train(
     typer.echo(describe_end(results, parsed[1].output_dir))
 
 
-__all__ = ["train"]
+__all__ = ["TrainCommand", "train"]

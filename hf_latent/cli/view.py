@@ -65,6 +65,7 @@ def view(
         "delimiter": delimiter,
         "suffix": suffix,
     }
+    check_page(output)
     parts = template_parts(model, given, use_task=template and not infill)
     if infill and parts:
         raise ValueError(f"`--infill` cannot be given with {', '.join(f'`{name}`' for name in parts)}.")
@@ -91,6 +92,14 @@ def view(
     typer.echo(path)
 
 
+def check_page(path: Path) -> None:
+    """A page that cannot be written is said before anything is generated."""
+    if path.is_dir():
+        raise ValueError(f"`--output` must be a file to write, got the folder {path}.")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"`--output` must be in a folder, got {path}.")
+
+
 def template_parts(model: str, given: Mapping[str, Any], use_task: bool) -> dict[str, Any]:
     """
     Arguments of `ReasoningTemplate`, or nothing where the model is to write freely.
@@ -98,12 +107,11 @@ def template_parts(model: str, given: Mapping[str, Any], use_task: bool) -> dict
     What is not `given` (None) comes from the `task.json` of a model folder or packaged checkpoint if `use_task`.
     Raises `ValueError` for a template of which a part is missing.
     """
-    from hf_latent.cli.loading import resolve
-    from hf_latent.data.json_files import read_json_object
+    from hf_latent.checkpoints import read_description
 
     parts = {name: value for name, value in given.items() if value is not None}
     if use_task:
-        about = read_json_object(Path(resolve(model)) / "task.json")
+        about = read_description(model)
         parts = {name: about[name] for name in given if about.get(name) is not None} | parts
     missing = {"reasoning_length", "answer_length", "delimiter"} - parts.keys()
     if parts and missing:

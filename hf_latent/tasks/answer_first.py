@@ -7,13 +7,11 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["KINDS", "ORDERS", "AnswerFirstTask", "answer_first_tokenizer"]
 
@@ -260,6 +258,9 @@ def answer_first_tokenizer() -> PreTrainedTokenizerFast:
     """
     tokens = [*SPECIAL, *OPERATORS, "=", "(", ")", SEPARATOR, *CYCLE, *map(str, range(SMALLEST, LARGEST + 1))]
     vocabulary = {token: i for i, token in enumerate(tokens)}
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(

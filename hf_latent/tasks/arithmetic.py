@@ -7,13 +7,11 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["ArithmeticTask", "arithmetic_tokenizer", "extract_answer"]
 
@@ -329,6 +327,9 @@ def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
     ends = [*NAMES, *ITEMS, *["many", "more", "each", "have", "half", "third", "quarter", "fifth", "together"]]
     tokens = [*special, "\n", " ", ".", ". ", "?", *"+-*/=", *"0123456789", *ends]
     tokens += [f"{word} " for word in sorted(words)]
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), "isolated")
     tokenizer.decoder = decoders.Fuse()

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import draw_splits, inclusive_range, split_of_key
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["CountdownTask", "countdown_tokenizer"]
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import draw_splits, split_of_key
 from hf_latent.tasks.symbols import NUMBERS, before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["StarGraphTask", "star_graph_tokenizer"]
 

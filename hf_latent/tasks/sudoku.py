@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import inclusive_range, progress, split_of_key
 from hf_latent.tasks.sudoku_solver import BOXES, SudokuSolver
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["SudokuTask", "extract_board", "sudoku_tokenizer"]
 

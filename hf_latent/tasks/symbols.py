@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["CHARACTERS", "NUMBERS", "before_eos", "symbol_tokenizer"]
 
@@ -28,6 +29,10 @@ def symbol_tokenizer(
         symbols: all tokens but the special ones, in the order of their ids.
         pattern (`str`): regular expression of a token; a character by default.
     """
+    # Imported here: instances can be drawn and looked at before transformers has loaded.
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*SPECIAL, *symbols])}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Fuse()

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
 from hf_latent.tasks.drawing import draw_splits, inclusive_range
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
 from hf_latent.tasks.zebra_clues import CLUES, Clue, ZebraSolver, holds, house_key, true_clues
@@ -16,6 +14,7 @@ from hf_latent.tasks.zebra_minimal import ClueReducer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["ZebraTask", "zebra_tokenizer"]
 

@@ -23,13 +23,13 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from trl import TrlParser
 
 from hf_latent.training.finishing import going_on, last_loss
 from hf_latent.training.latent_diffusion_data import TextCollator, tokenize_pairs
 from hf_latent.training.latent_diffusion_run import load_tokenizer
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
 from hf_latent.training.loss_log import TrueLossMixin
+from hf_latent.training.options import OptionParser
 from hf_latent.training.report import describe_environment, write_json, write_log
 from hf_latent.training.resuming import ResumableMixin
 from hf_latent.training.run import TaskEvaluation
@@ -244,7 +244,7 @@ def _run(arguments: BackboneArguments, training_args: TrainingArguments) -> dict
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[BackboneArguments, TrainingArguments]:
     """Read the command line (`--config run.yaml`, then anything that overrides it). Unknown names raise."""
-    return TrlParser((BackboneArguments, TrainingArguments)).parse_args_and_config(arguments)
+    return OptionParser((BackboneArguments, TrainingArguments)).parse_args_and_config(arguments)
 
 
 __all__ = ["BackboneArguments", "build_bart", "infill_spans", "main", "make_trainer", "parse"]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
-from trl import TrlParser
 
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
@@ -19,6 +18,7 @@ from hf_latent.training.latent_diffusion_config import LatentDiffusionTrainingCo
 from hf_latent.training.latent_diffusion_data import tokenize_pairs
 from hf_latent.training.latent_diffusion_sources import PairArguments, judge_outputs, load_pairs, write_outputs
 from hf_latent.training.latent_diffusion_trainer import LatentDiffusionTrainer, decoder_lora_config
+from hf_latent.training.options import OptionParser
 from hf_latent.training.report import describe_environment, write_json, write_log
 from hf_latent.training.resuming import replacing_files
 from hf_latent.training.run import TaskEvaluation
@@ -204,7 +204,7 @@ def parse(
     arguments: Sequence[str] | None = None,
 ) -> tuple[LatentDiffusionArguments, LatentDiffusionTrainingConfig]:
     """Read the command line (`--config run.yaml`, then anything that overrides it). Unknown names raise."""
-    return TrlParser((LatentDiffusionArguments, LatentDiffusionTrainingConfig)).parse_args_and_config(arguments)
+    return OptionParser((LatentDiffusionArguments, LatentDiffusionTrainingConfig)).parse_args_and_config(arguments)
 
 
 __all__ = ["LatentDiffusionArguments", "generate_all", "load_tokenizer", "main", "make_trainer", "parse"]

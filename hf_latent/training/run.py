@@ -3,12 +3,10 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
 from transformers import (
     CONFIG_MAPPING,
@@ -19,8 +17,9 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from hf_latent.checkpoints import resolve_checkpoint
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
@@ -30,6 +29,7 @@ from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.finishing import going_on, last_loss
 from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
 from hf_latent.training.latent_token_trainer import LatentTokenTrainer
+from hf_latent.training.options import OptionParser, config_of, read_config
 from hf_latent.training.report import describe_environment, peak_memory, plot_training_curve, write_json, write_log
 from hf_latent.training.sources import TrainArguments, load_data, read_mapping
 from hf_latent.training.trainer import MaskedDiffusionTrainer
@@ -107,6 +107,15 @@ def load_start(
     )
 
 
+def check_targets(model_args: ModelConfig) -> None:
+    """LoRA has to be told its layers: peft knows those of no model of this library by its type."""
+    if model_args.use_peft and not model_args.lora_target_modules and not model_args.lora_target_parameters:
+        raise ValueError(
+            "`use_peft` needs `lora_target_modules`, got None: all-linear for every linear layer, or names of some, "
+            "such as q_proj v_proj (gate_proj, up_proj, down_proj ... of Llama-like layers)"
+        )
+
+
 def make_trainer(
     script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig
 ) -> tuple[MaskedDiffusionTrainer, Task | None, Dataset | None]:
@@ -121,6 +130,11 @@ def make_trainer(
             "give exactly one of `model_config` (from scratch), `backbone` (an autoregressive model to turn into a "
             f"masked diffusion model) and `model_name_or_path`, got {sources}"
         )
+    if script_args.backbone is not None:
+        script_args.backbone = resolve_checkpoint(script_args.backbone, "backbone")
+    if model_args.model_name_or_path is not None:
+        model_args.model_name_or_path = resolve_checkpoint(model_args.model_name_or_path, "model_name_or_path")
+    check_targets(model_args)
     train, test, task = load_data(script_args)
     name = script_args.tokenizer_name or model_args.model_name_or_path or script_args.backbone
     if name is None and task is None:
@@ -211,16 +225,15 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[TrainArguments, Maske
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     config_class = LatentTokenTrainingConfig if names_latent_tokens(words) else MaskedDiffusionConfig
-    return TrlParser((TrainArguments, config_class, ModelConfig)).parse_args_and_config(arguments)
+    return OptionParser((TrainArguments, config_class, ModelConfig)).parse_args_and_config(words)
 
 
 def names_latent_tokens(words: Sequence[str]) -> bool:
     """Whether a command line or its YAML says `num_latent_tokens`."""
-    if any(word.split("=")[0] == "--num_latent_tokens" for word in words):
+    if any(word.partition("=")[0].replace("-", "_") == "__num_latent_tokens" for word in words):
         return True
-    files = [word for flag, word in pairwise(words) if flag == "--config"]
-    files += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    return any("num_latent_tokens" in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}) for file in files)
+    config = config_of(list(words))
+    return config is not None and any(name.replace("-", "_") == "num_latent_tokens" for name in read_config(config))
 
 
 __all__ = ["TrainArguments", "build_model", "load_data", "main", "make_trainer", "parse"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from hf_latent.cli.demo import DECODERS
 from hf_latent.cli.generate import parse_knobs
 from hf_latent.cli.loading import packaged_checkpoints
 from hf_latent.cli.reasoning import show_early_exit
+from hf_latent.cli.train_options import grouped
 from hf_latent.generation.rules import RULES
 from hf_latent.hub import bundle
 from hf_latent.tasks import ArithmeticTask, arithmetic_tokenizer
@@ -135,7 +137,7 @@ def test_knobs_are_json_or_text():
         (["generate", "CHECKPOINT", "1", "--set", "entropy_treshold=1"], "entropy_treshold.*entropy_threshold"),
         (["generate", "CHECKPOINT", "1", "--decoding", "mde"], "'mde'"),
         (["generate", "CHECKPOINT", "1", "--set", "bad"], "'bad'"),
-        (["demo", "--checkpoint", "CHECKPOINT/nothing"], "task.json"),
+        (["demo", "--checkpoint", "CHECKPOINT/nothing"], "nothing"),
         (["train", "--config", "CHECKPOINT/nothing.yaml"], "nothing.yaml"),
     ],
 )
@@ -159,3 +161,67 @@ def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
     for name in packaged_checkpoints(autoregressive=False):
         about = json.loads((resources.files("hf_latent.model_cards") / name / "task.json").read_text())
         assert about["size"] in (4, 6, 9) if about["task"] == "sudoku" else about["reasoning_length"] > 0
+
+
+def test_every_help_is_quick_whole_and_without_markup():
+    """CPU seconds of a process of its own; nothing that loads torch (3 seconds and more) is among what `--help` needs.
+
+    All commands in one process, the options of `train` included, which are read from the sources.
+    """
+    code = (
+        "import resource, sys, typer\nfrom typer.testing import CliRunner\nimport hf_latent.cli as cli\n"
+        "commands = [[name] for name in typer.main.get_command(cli.app).commands] + [['card', 'check'], []]\n"
+        "for command in commands:\n"
+        "    result = CliRunner().invoke(cli.app, [*command, '--help'], env={'COLUMNS': '80'})\n"
+        "    assert result.exit_code == 0, command\n    print(result.output)\n"
+        "assert not {'torch', 'transformers', 'trl'} & set(sys.modules), 'loaded for a help text'\n"
+        "usage = resource.getrusage(resource.RUSAGE_SELF)\nprint('CPU', usage.ru_utime + usage.ru_stime)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        float(done.stdout.rsplit("CPU", 1)[1]) < 6
+    )  # about 1 on a quiet machine; each command alone has all to itself
+    assert "pip install 'hf-latent[app]'" in " ".join(done.stdout.split())
+    for option in ("--early-exit-threshold", "--num-latent-tokens", "--per-device-train-batch-size"):
+        assert option in done.stdout  # whole, at 80 columns
+
+
+def test_the_help_of_train_has_every_option_once_in_groups():
+    """The sources are read, not imported: both must know the same names."""
+    from trl import ModelConfig
+
+    from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
+    from hf_latent.training.options import OptionParser
+    from hf_latent.training.sources import TrainArguments
+
+    parser = OptionParser((TrainArguments, LatentTokenTrainingConfig, ModelConfig))
+    names = [option.name for options in grouped().values() for option in options]
+    assert len(names) == len(set(names))
+    assert set(names) == {action.dest for action in parser._actions} - {"help"}
+    assert len(grouped()) >= 10 and len(grouped().get("Others", [])) < 5
+    by_name = {option.name: option for options in grouped().values() for option in options}
+    assert by_name["loss_weighting"].choices == ("nelbo", "inverse_t", "uniform")
+    assert by_name["max_length"].default == "1024" and by_name["num_latent_tokens"].default == "[0, 1, 2, 4, 8]"
+
+
+def test_options_of_train_are_whole_names_in_either_spelling(tmp_path):
+    from trl import ModelConfig
+
+    from hf_latent.training import MaskedDiffusionConfig
+    from hf_latent.training.options import OptionParser
+    from hf_latent.training.sources import TrainArguments
+
+    (tmp_path / "run.yaml").write_text("task: sudoku\nmax-steps: 3\noutput_dir: out\nuse_cpu: true\n")
+    parser = OptionParser((TrainArguments, MaskedDiffusionConfig, ModelConfig))
+    script, training, _ = parser.parse_args_and_config(
+        [f"--config={tmp_path / 'run.yaml'}", "--learning-rate", "0.5", "--task_seed", "7"]
+    )
+    assert (training.max_steps, training.learning_rate, script.task_seed) == (3, 0.5, 7)
+    with pytest.raises(ValueError, match=r"no option --learning-r: did you mean --learning_rate"):
+        parser.parse_args_and_config(["--task", "sudoku", "--output-dir", "out", "--learning-r", "1"])
+
+
+def test_version_is_printed():
+    result = run("--version")
+    assert result.exit_code == 0 and re.fullmatch(r"hf-latent \d+\.\d+\.\d+\n", result.output)

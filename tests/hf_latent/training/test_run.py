@@ -191,7 +191,7 @@ def test_quantized_weights_are_asked_for_where_the_model_is_loaded(
     for source in ("--model_name_or_path", "--backbone"):
         asked.clear()
         with pytest.raises(Loaded):
-            main(*parse([*flags, source, str(tmp_path), "--use_peft", "true"]))
+            main(*parse([*flags, source, str(tmp_path), "--use_peft", "true", "--lora_target_modules", "all-linear"]))
         assert asked["quantization_config"].load_in_4bit is True, source
     with pytest.raises(ValueError, match="`load_in_4bit` and `load_in_8bit` need `use_peft`"):
         main(*parse([*flags, "--model_name_or_path", str(tmp_path)]))
