@@ -25,6 +25,7 @@ def draw_panel(
     output: str | None = None,
     solved: bool | None = None,
     spell: Spell | None = None,
+    note: str = "",
 ) -> str:
     """
     One decoder's panel.
@@ -41,19 +42,28 @@ def draw_panel(
         solved: whether a puzzle's answer is right, once it is known.
         spell: ids of all positions to the text of each, in the place of `text_of`: a character may be spread over
             several tokens (see [`~hf_latent.viz.spelling.Speller`]).
+        note: what to do, where the run has not begun; it is said in the place of numbers.
     """
     head = f"<header><h3>{html.escape(name)}</h3>{draw_verdict(solved)}{draw_knobs(settings)}</header>"
     if snapshot is None:
-        return f'<section class="hl-panel" data-state="waiting">{head}<p class="hl-note">waiting</p></section>'
+        return f'<section class="hl-panel" data-state="waiting">{head}{draw_note(note or "waiting")}</section>'
     flags = [*given, *[False] * (len(snapshot.ids) - len(given))]
+    spell = spell or (lambda ids: [text_of(i) if i >= 0 else "" for i in ids])
+    if note:
+        body = draw_note(note) + draw_canvas(snapshot, flags, spell, mask_token_id, special_ids)
+        return f'<section class="hl-panel" data-state="waiting">{head}{body}</section>'
     state = "running" if snapshot.replay is None else "done"
     body = draw_numbers(snapshot) + draw_progress(snapshot, flags)
-    spell = spell or (lambda ids: [text_of(i) if i >= 0 else "" for i in ids])
     body += draw_canvas(snapshot, flags, spell, mask_token_id, special_ids)
     body += draw_entropy(snapshot, largest)
     if output is not None:
         body += f'<div class="hl-output"><h4>Text</h4><pre tabindex="0">{html.escape(output)}</pre></div>'
     return f'<section class="hl-panel" data-state="{state}">{head}{body}</section>'
+
+
+def draw_note(note: str) -> str:
+    """A line in a panel."""
+    return f'<p class="hl-note">{html.escape(note)}</p>'
 
 
 def draw_knobs(settings: Mapping[str, Any]) -> str:

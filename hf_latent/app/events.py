@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_latent.app.drawing import draw_message, draw_panel, largest_entropy
-from hf_latent.app.examples import Example, example_of, has_examples
+from hf_latent.app.examples import ANY_WORDS, Example, Words, example_of, has_examples, words_of
 from hf_latent.app.form import OWN_RULE, Request, fill_blanks, read_form
+from hf_latent.app.preview import empty_panel, preview
 from hf_latent.app.settings import AppSettings
 from hf_latent.app.shelf import Shelf, about_checkpoint, own_decoding
 from hf_latent.app.watching import Snapshot, watch
@@ -89,6 +90,24 @@ class Events:
         example = _cached_example(name, int(form["example"]))
         return example if (example.prompt, example.mode) == (form["prompt"], form["mode"]) else None
 
+    def words(self, name: str) -> Words:
+        """What the page calls things for a checkpoint."""
+        name = str(name or "").strip()
+        if self.settings.public and name not in self.settings.choices:
+            return ANY_WORDS
+        try:
+            return words_of(about_checkpoint(name))
+        except (ValueError, OSError):
+            return ANY_WORDS
+
+    def waiting_panels(self, name: str, number: int) -> list[str]:
+        """Both panels before a run: the canvas of the example, or what to do where there is none."""
+        press = f"Press {self.words(name).run}, or Shift+Enter in the text."
+        example = self.fill_example(name, number)
+        if example is None:
+            return [empty_panel(side, press) for side in "ab"]
+        return [preview(str(name).strip(), example, side, press) for side in "ab"]
+
     def fill_example(self, name: str, number: int) -> Example | None:
         """The puzzle of this number for a checkpoint; None if it has none."""
         name = str(name or "").strip()
@@ -111,10 +130,14 @@ def describe_threshold(name: str, rule: str) -> tuple[str, str, bool]:
     if rule == OWN_RULE or rule not in RULES:
         decoding = str(own.get("decoding", ""))
         published = own.get(RULES[decoding].knob or "") if decoding in RULES else None
-        return "threshold", ", ".join(str(x) for x in (decoding, published) if x not in (None, "")), False
+        return (
+            "threshold, as published",
+            ", ".join(str(x) for x in (decoding, published) if x not in (None, "")),
+            False,
+        )
     knob = RULES[rule].knob
     if knob is None:
-        return "threshold", "by schedule", False
+        return "threshold, none", "by schedule", False
     unit = "least probability" if knob == "confidence_threshold" else "threshold, nats"
     return unit, str(own.get(knob, "as published")), True
 

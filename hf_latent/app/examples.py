@@ -6,6 +6,38 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Words:
+    """
+    What the page calls the text that a visitor gives, and what is done with it.
+
+    Args:
+        prompt: label of the text.
+        run: on the button that runs.
+        another: on the button for another example.
+        hint: what the text looks like.
+    """
+
+    prompt: str
+    run: str
+    another: str
+    hint: str = ""
+
+
+ANY_WORDS = Words("prompt", "Generate", "New example")
+WORDS = {
+    "sudoku": Words("puzzle", "Solve", "New puzzle", "A dot is an open cell; the solved board comes behind the =."),
+    "arithmetic": Words(
+        "question", "Answer", "New question", "A word problem; reasoning and answer are filled in together."
+    ),
+}
+
+
+def words_of(about: Mapping[str, Any]) -> Words:
+    """The words for a checkpoint with this `task.json`."""
+    return WORDS.get(str(about.get("task")), ANY_WORDS)
+
+
+@dataclass(frozen=True)
 class Example:
     """
     A puzzle.
@@ -54,4 +86,4 @@ def example_of(about: Mapping[str, Any], number: int) -> Example:
     return Example(measure.prompts[0], mode, fields, lambda completion: bool(measure.judge(0, completion)))
 
 
-__all__ = ["Example", "example_of", "has_examples"]
+__all__ = ["ANY_WORDS", "Example", "Words", "example_of", "has_examples", "words_of"]

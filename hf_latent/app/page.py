@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-from hf_latent.app.drawing import draw_panel, draw_replay
+from hf_latent.app.drawing import draw_replay
 from hf_latent.app.events import Events, Screen, describe_threshold
 from hf_latent.app.form import FIELDS, MODES, OWN_RULE
 from hf_latent.app.settings import AppSettings
@@ -20,8 +20,8 @@ except ImportError as error:
     raise ValueError("the page needs gradio, which is not installed: pip install 'hf-latent[app]'.") from error
 
 HINTS = {
-    "append": "The model writes behind the prompt.",
-    "infill": "[[5]] in the prompt is a blank of five tokens; the model writes the blanks in place.",
+    "append": "The model writes behind this text.",
+    "infill": "[[5]] in this text is a blank of five tokens; the model writes the blanks in place.",
     "reason": "So many tokens of reasoning, the delimiter, so many of answer; exit once the answer's entropy is low.",
 }
 FILLED = ("prompt", "mode", "max_new_tokens", "reasoning_length", "answer_length", "delimiter", "early_exit_threshold")
@@ -74,20 +74,21 @@ def build_page(settings: AppSettings) -> gr.Blocks:
     ) as page:
         gr.HTML(HEADER, padding=False)
         with gr.Row(elem_id="hl-columns"):
+            # In the order in which they are read on a narrow screen: the text and its button, what comes of it, knobs.
             with gr.Column(scale=0, min_width=330, elem_id="hl-form"):
                 fields = build_form(settings, events)
             with gr.Column(scale=1, min_width=320, elem_id="hl-results"):
-                results = build_results()
+                results = build_results(events, settings)
+            with gr.Column(scale=0, min_width=330, elem_id="hl-settings"):
+                build_settings(settings, events, fields)
         connect(events, fields, results)
     return page
 
 
 def build_form(settings: AppSettings, events: Events) -> dict[str, Any]:
-    """Components by the name of their field, and the buttons."""
-    first = settings.choices[0] if settings.choices else ""
-    example = events.fill_example(first, 1)
-    values = {} if example is None else example.fields
-    mode = "append" if example is None else example.mode
+    """The checkpoint, the text and the buttons, by the name of their field."""
+    first, example, mode = opening(settings, events)
+    words = events.words(first)
     fields: dict[str, Any] = {"example": gr.State(1)}
     fields["model"] = gr.Dropdown(
         settings.choices,
@@ -97,34 +98,51 @@ def build_form(settings: AppSettings, events: Events) -> dict[str, Any]:
         allow_custom_value=not settings.public,
         elem_id="hl-model",
     )
-    with gr.Group():
-        fields["prompt"] = gr.Textbox(
-            "" if example is None else example.prompt,
-            label="prompt",
-            lines=4,
-            max_lines=14,
-            elem_id="hl-prompt",
-            info=HINTS[mode],
+    fields["prompt"] = gr.Textbox(
+        "" if example is None else example.prompt,
+        label=words.prompt,
+        lines=4,
+        max_lines=14,
+        elem_id="hl-prompt",
+        info=words.hint or HINTS[mode],
+    )
+    with gr.Row(elem_id="hl-buttons"):
+        fields["generate"] = gr.Button(
+            words.run, variant="primary", size="md", elem_id="hl-generate", min_width=100, scale=2
         )
+        fields["stop"] = gr.Button("Stop", size="md", elem_id="hl-stop", min_width=60, scale=1)
+        fields["puzzle"] = gr.Button(
+            words.another, size="md", visible=example is not None, elem_id="hl-puzzle", min_width=110, scale=2
+        )
+    return fields
+
+
+def opening(settings: AppSettings, events: Events) -> tuple[str, Any, str]:
+    """The checkpoint that the page opens with, its example and its mode."""
+    first = settings.choices[0] if settings.choices else ""
+    example = events.fill_example(first, 1)
+    return first, example, "append" if example is None else example.mode
+
+
+def build_settings(settings: AppSettings, events: Events, fields: dict[str, Any]) -> None:
+    """What is done with the text, with which decoders, and the knobs; the page works without a look at them."""
+    first, example, mode = opening(settings, events)
+    values = {} if example is None else example.fields
+    with gr.Group():
         fields["mode"] = gr.Radio([(label, key) for key, label in MODES.items()], value=mode, show_label=False)
         with gr.Row(visible=mode == "reason") as fields["template_row"]:
-            for name, label in (("reasoning_length", "reasoning"), ("answer_length", "answer")):
+            for name, label in (("reasoning_length", "reasoning, tokens"), ("answer_length", "answer, tokens")):
                 fields[name] = gr.Textbox(values.get(name, ""), label=label, min_width=90)
             fields["early_exit_threshold"] = gr.Textbox(
-                values.get("early_exit_threshold", ""), label="exit, nats", placeholder="never", min_width=90
+                values.get("early_exit_threshold", ""), label="exit below, nats", placeholder="never", min_width=90
             )
             fields["delimiter"] = gr.Textbox(values.get("delimiter", "\nThe answer is "), label="delimiter", lines=2)
-    fields["puzzle"] = gr.Button("New puzzle", size="sm", visible=example is not None, elem_id="hl-puzzle")
     with gr.Group():
         build_decoder(fields, "a", first, OWN_RULE)
         fields["compare"] = gr.Checkbox(True, label="compare with a second decoder", elem_id="hl-compare")
         with gr.Column(visible=True) as fields["second"]:
             build_decoder(fields, "b", first, "low_confidence")
-    with gr.Row():
-        fields["generate"] = gr.Button("Generate", variant="primary", elem_id="hl-generate", min_width=120, scale=2)
-        fields["stop"] = gr.Button("Stop", elem_id="hl-stop", min_width=70, scale=1)
     build_knobs(settings, fields, values)
-    return fields
 
 
 def build_decoder(fields: dict[str, Any], side: str, model: str, rule: str) -> None:
@@ -154,9 +172,9 @@ def build_knobs(settings: AppSettings, fields: dict[str, Any], values: dict[str,
     with gr.Accordion("Knobs", open=False, elem_id="hl-knobs"):
         with gr.Row():
             for name, label, value, placeholder in (
-                ("max_new_tokens", "new tokens", values.get("max_new_tokens", ""), "the checkpoint's"),
-                ("block_length", "block length", "", "all at once"),
-                ("max_denoising_steps", "most forwards", "", "no limit"),
+                ("max_new_tokens", "text to write, tokens", values.get("max_new_tokens", ""), "the checkpoint's"),
+                ("block_length", "block, tokens", "", "all at once"),
+                ("max_denoising_steps", "most forwards, number", "", "no limit"),
                 ("temperature", "temperature", "", "0"),
                 ("seed", "seed", "0", "another each time"),
             ):
@@ -184,8 +202,9 @@ def build_knobs(settings: AppSettings, fields: dict[str, Any], values: dict[str,
         )
 
 
-def build_results() -> dict[str, Any]:
+def build_results(events: Events, settings: AppSettings) -> dict[str, Any]:
     """Where a run is shown."""
+    waiting = dict(zip("ab", events.waiting_panels(opening(settings, events)[0], 1), strict=True))
     results: dict[str, Any] = {"message": gr.HTML(padding=False, elem_id="hl-message")}
     with gr.Row(elem_id="hl-toolbar"):
         results["colour"] = gr.Radio(
@@ -194,8 +213,7 @@ def build_results() -> dict[str, Any]:
         gr.HTML(LEGEND, padding=False)
     with gr.Row(equal_height=False, elem_id="hl-panels"):
         for side in "ab":
-            empty = draw_panel(f"decoder {side.upper()}", {}, None, str, mask_token_id=None)
-            results[f"panel_{side}"] = gr.HTML(empty, padding=False, min_width=300, elem_id=f"hl-panel-{side}")
+            results[f"panel_{side}"] = gr.HTML(waiting[side], padding=False, min_width=300, elem_id=f"hl-panel-{side}")
     with gr.Accordion("Replay, forward by forward", open=False, visible=False) as results["box"]:
         results["replay"] = gr.HTML(padding=False, elem_id="hl-replay")
         results["download"] = gr.DownloadButton("Download this page", size="sm")
@@ -213,24 +231,40 @@ def connect(events: Events, fields: dict[str, Any], results: dict[str, Any]) -> 
             yield updates(screen)
 
     def fill(name: str, number: int) -> list[Any]:
-        example = events.fill_example(name, number)
+        example, words = events.fill_example(name, number), events.words(name)
+        there = [words.run, gr.update(value=words.another, visible=example is not None)]
+        there += events.waiting_panels(name, number)
         if example is None:
-            return [*(gr.skip() for _ in FILLED), None, gr.update(visible=False)]
-        values = {"prompt": example.prompt, "mode": example.mode, **example.fields}
-        new = [gr.update(value=values[name]) if name in values else gr.skip() for name in FILLED]
-        return [*new, number, gr.update(visible=True)]
+            return [
+                gr.update(label=words.prompt, info=HINTS["append"]),
+                *(gr.skip() for _ in FILLED[1:]),
+                None,
+                *there,
+            ]
+        values = {"mode": example.mode, **example.fields}
+        hint = words.hint or HINTS[example.mode]
+        new = [gr.update(value=example.prompt, label=words.prompt, info=hint)]
+        new += [gr.update(value=values[name]) if name in values else gr.skip() for name in FILLED[1:]]
+        return [*new, number, *there]
 
     def describe(name: str, rule: str) -> Any:
         label, placeholder, there = describe_threshold(name, rule)
         return gr.update(label=label, placeholder=placeholder, interactive=there, value="")
 
-    def change_mode(mode: str) -> list[Any]:
-        return [gr.update(info=HINTS[mode]), gr.update(visible=mode == "reason"), gr.update(visible=mode == "append")]
+    def change_mode(mode: str, name: str) -> list[Any]:
+        hint = events.words(name).hint if mode == "append" else ""
+        return [
+            gr.update(info=hint or HINTS[mode]),
+            gr.update(visible=mode == "reason"),
+            gr.update(visible=mode == "append"),
+        ]
 
-    running = fields["generate"].click(run, [fields[name] for name in FIELDS], shown, concurrency_limit=1, **quiet)
+    asked = [fields["generate"].click, fields["prompt"].submit]
+    running = gr.on(asked, run, [fields[name] for name in FIELDS], shown, concurrency_limit=1, **quiet)
     fields["generate"].click(None, js=SHOW_RESULTS, **quiet)
     fields["stop"].click(None, cancels=[running], **quiet)
-    filled = [*(fields[name] for name in FILLED), fields["example"], fields["puzzle"]]
+    filled = [*(fields[name] for name in FILLED), fields["example"], fields["generate"], fields["puzzle"]]
+    filled += [results["panel_a"], results["panel_b"]]
     fields["puzzle"].click(
         lambda name, number: fill(name, (number or 0) + 1), [fields["model"], fields["example"]], filled, **quiet
     )
@@ -239,7 +273,7 @@ def connect(events: Events, fields: dict[str, Any], results: dict[str, Any]) -> 
         inputs, threshold = [fields["model"], fields[f"rule_{side}"]], fields[f"threshold_{side}"]
         gr.on([fields["model"].change, fields[f"rule_{side}"].change], describe, inputs, threshold, **quiet)
     changed = [fields[name] for name in ("prompt", "template_row", "max_new_tokens")]
-    fields["mode"].change(change_mode, fields["mode"], changed, **quiet)
+    fields["mode"].change(change_mode, [fields["mode"], fields["model"]], changed, **quiet)
     hidden = [fields["second"], fields["more_b"], results["panel_b"]]
     fields["compare"].change(lambda on: [gr.update(visible=on)] * 3, fields["compare"], hidden, **quiet)
     results["colour"].change(None, results["colour"], js=RECOLOUR, **quiet)

@@ -138,6 +138,28 @@ def test_every_field_is_sent_and_no_event_is_for_programs():
     assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
 
 
+@pytest.mark.parametrize(
+    ("model", "label", "run"), [("sudoku-4x4", "puzzle", "Solve"), ("arithmetic", "question", "Answer")]
+)
+def test_words_fit_the_task_and_the_panels_show_what_will_be_written(model, label, run):
+    """A Sudoku is no "prompt"; two empty boxes that say "waiting" tell a visitor nothing."""
+    parts = components(AppSettings((model,)))
+    assert parts["hl-prompt"]["label"] == label and parts["hl-prompt"]["value"]
+    assert parts["hl-generate"]["value"] == run
+    for side in "ab":
+        panel = parts[f"hl-panel-{side}"]["value"]
+        opened = panel.count('data-state="open"')
+        assert opened == (20 if model == "sudoku-4x4" else 63) and 'data-state="given"' in panel
+        assert f"Press {run}" in panel
+
+
+def test_labels_that_are_quantities_have_units():
+    texts = [part["props"].get("label") for part in build_page(AppSettings()).get_config_file()["components"]]
+    labels = {text for text in texts if text}
+    for label in ("reasoning, tokens", "answer, tokens", "block, tokens", "text to write, tokens", "exit below, nats"):
+        assert label in labels
+
+
 def test_strangers_are_offered_the_list_and_no_code():
     """What the page does not offer cannot be chosen by mistake; the events refuse it besides."""
     assert components(AppSettings())["hl-model"]["allow_custom_value"] is True
@@ -178,6 +200,25 @@ def test_two_decoders_denoise_live(visitor):
     # Everything came from the page's own server, and nothing complained.
     assert all(url.startswith((visitor.address, "data:", "about:")) for url in visitor.tab.requests())
     assert not visitor.tab.complaints()
+
+
+@pytest.mark.slow
+def test_keys_alone_run_the_example_on_a_narrow_screen(visitor):
+    """On a phone button and result come before the knobs; nobody needs a pointer for them."""
+    visitor.open(390, 844)
+    tops = [
+        visitor.tab.evaluate(f"document.querySelector('{place}').getBoundingClientRect().y")
+        for place in ("#hl-prompt", "#hl-generate", "#hl-panel-a", "#hl-panel-b", "#hl-settings")
+    ]
+    assert tops == sorted(tops) and tops[1] < 500 and tops[2] < 700
+    for _ in range(10):
+        visitor.tab.press("Tab")
+        if visitor.tab.evaluate("document.activeElement.id") == "hl-generate":
+            break
+    assert visitor.tab.evaluate("document.activeElement.id") == "hl-generate"
+    assert visitor.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    visitor.tab.press(" ")
+    visitor.until_done()
 
 
 @pytest.mark.slow
