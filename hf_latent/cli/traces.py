@@ -34,18 +34,24 @@ def traces(
     answer_pattern: Annotated[
         str | None, typer.Option(help="Regular expression whose group is the answer: '#### (.*)' for GSM8K.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="First so many questions; of a task, 1000 if not given.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First so many questions; of a task, 1000 if not given.")
+    ] = None,
     task_seed: Annotated[int, typer.Option(help="Seed of the task's questions.")] = 0,
-    reasoning_length: Annotated[int | None, typer.Option(help="Tokens to reason in, before the answer.")] = None,
-    answer_length: Annotated[int | None, typer.Option(help="Tokens of the answer.")] = None,
+    reasoning_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to reason in, before the answer.")
+    ] = None,
+    answer_length: Annotated[int | None, typer.Option(min=1, help="Tokens of the answer.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Text between reasoning and answer.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Text behind the answer.")] = None,
     chat: Annotated[bool, typer.Option(help="Put questions through the tokenizer's chat template.")] = False,
-    num_traces: Annotated[int, typer.Option(help="Samples of each question.")] = 1,
+    num_traces: Annotated[int, typer.Option(min=1, help="Samples of each question.")] = 1,
     temperature: Annotated[float, typer.Option(help="1 samples the posterior, 0 takes the likeliest tokens.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
     decoding: Annotated[str | None, typer.Option(help="Commit rule; the checkpoint's if not given.")] = None,
-    block_length: Annotated[int | None, typer.Option(help="Tokens of a block; the checkpoint's if not given.")] = None,
+    block_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a block; the checkpoint's if not given.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
@@ -53,17 +59,17 @@ def traces(
     estimator: Annotated[
         str, typer.Option(help="Score: left_to_right (exact), marginals (one forward), or none.")
     ] = "left_to_right",
-    num_cuts: Annotated[int, typer.Option(help="Parts of the trace: scores at their ends.")] = 4,
-    every: Annotated[int | None, typer.Option(help="Instead: a score every so many tokens.")] = None,
+    num_cuts: Annotated[int, typer.Option(min=1, help="Parts of the trace: scores at their ends.")] = 4,
+    every: Annotated[int | None, typer.Option(min=1, help="Instead: a score every so many tokens.")] = None,
     hide_answer: Annotated[bool, typer.Option(help="Score with the answer masked in the trace, too.")] = True,
     min_score: Annotated[float | None, typer.Option(help="Keep traces of at least this score (nats).")] = None,
     top_share: Annotated[float | None, typer.Option(help="Keep this share of all, the best.")] = None,
-    best: Annotated[int | None, typer.Option(help="Keep so many of each question, the best.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each question, the best.")] = None,
     format_: Annotated[
         list[str] | None, typer.Option("--format", help="arrow, parquet, jsonl; may be repeated. [default: arrow]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Traces of a forward.")] = 32,
-    shard_size: Annotated[int, typer.Option(help="Questions that an interruption can cost.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Traces of a forward.")] = 32,
+    shard_size: Annotated[int, typer.Option(min=1, help="Questions that an interruption can cost.")] = 128,
     adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
     data_revision: Annotated[str | None, typer.Option(help="Revision of the dataset on the Hub.")] = None,
@@ -124,7 +130,7 @@ def traces(
         columns: dict[str, Any] = {"question_column": question_column, "answer_column": answer_column}
         source: dict[str, Any] = {"config": data_config, "split": split, "revision": data_revision, "limit": limit}
         if task is not None:
-            found = questions_of_task(task, limit or 1000, task_seed, split=split)
+            found = questions_of_task(task, 1000 if limit is None else limit, task_seed, split=split)
         else:
             found = read_questions(data or "", answer_pattern=answer_pattern, **columns, **source)
         device_map = "auto" if state.num_processes == 1 else {"": state.device}

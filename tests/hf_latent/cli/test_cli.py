@@ -192,6 +192,7 @@ def test_the_help_of_train_has_every_option_once_in_groups():
     from trl import ModelConfig
 
     from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
+    from hf_latent.training.objectives import LOSS_WEIGHTINGS
     from hf_latent.training.options import OptionParser
     from hf_latent.training.sources import TrainArguments
 
@@ -201,7 +202,7 @@ def test_the_help_of_train_has_every_option_once_in_groups():
     assert set(names) == {action.dest for action in parser._actions} - {"help"}
     assert len(grouped()) >= 10 and len(grouped().get("Others", [])) < 5
     by_name = {option.name: option for options in grouped().values() for option in options}
-    assert by_name["loss_weighting"].choices == ("nelbo", "inverse_t", "uniform")
+    assert by_name["loss_weighting"].choices == LOSS_WEIGHTINGS
     assert by_name["max_length"].default == "1024" and by_name["num_latent_tokens"].default == "[0, 1, 2, 4, 8]"
 
 
