@@ -20,6 +20,12 @@ def test_two_commands_each_with_all_of_its_setup(repository: Path) -> None:
         assert words[:3] == ["pip", "install", "-e"] and match and set(match[1].split(",")) <= set(extras)
 
 
+def test_the_manual_starts_with_the_same_two(repository: Path) -> None:
+    pages = [(repository / page).read_text(encoding="utf-8") for page in ("README.md", "docs/start.md")]
+    commands, same = (re.findall(r"^pip install (?:-e|torch) .*$", page, re.MULTILINE) for page in pages)
+    assert commands == same and len(commands) == 3
+
+
 def test_the_two_commands_are_those_that_ci_runs(repository: Path) -> None:
     script = (repository / ".ci/run").read_text(encoding="utf-8")
     assert "README.md" in script and "&& pytest" in script and "&& hf-latent demo" in script

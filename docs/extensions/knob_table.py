@@ -54,12 +54,16 @@ class Knobs(MarkdownDirective):
 
 
 class Refused(MarkdownDirective):
-    """Stock knobs that a denoising loop refuses."""
+    """Arguments of transformers that a denoising loop refuses, with what to use instead where there is something."""
 
     def markdown(self) -> tuple[str, list[Path]]:
-        """Their names."""
+        """A table of those with an answer, and the names of the others."""
         module = importlib.import_module(self.arguments[0])
-        return ", ".join(f"`{name}`" for name in module.UNSUPPORTED), [Path(module.__file__ or "")]
+        answered = table(
+            ["refused", "instead"], [[f"`{name}`", text] for name, text in sorted(module.INSTEAD.items())]
+        )
+        others = ", ".join(f"`{name}`" for name in sorted(set(module.neutral_values()) - set(module.INSTEAD)))
+        return f"{answered}\n\nAnd, without anything in their place: {others}.", [Path(module.__file__ or "")]
 
 
 def setup(app: Any) -> dict[str, bool]:
