@@ -1,5 +1,6 @@
 """Loading for the command line: a folder, a name on the Hub, a checkpoint that comes with this package, an adapter."""
 
+from pathlib import Path
 from typing import Any
 
 from hf_latent.checkpoints import check_adapter, explained, packaged_checkpoints
@@ -24,9 +25,13 @@ def load(
     from transformers.utils import logging
 
     import hf_latent  # noqa: F401  (registers the model classes)
+    from hf_latent.cli.adapters import base_of, merge
+    from hf_latent.data.embeddings import check_vocabulary
 
     logging.disable_progress_bar()
     path = resolve(name)
+    if adapter is None and (base := base_of(path)) is not None:  # the folder of an adapter
+        path, adapter = base, path
     if adapter is not None:
         check_adapter(adapter)
     hub = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision else {})
@@ -37,15 +42,15 @@ def load(
         if "LatentDiffusionConfig" not in str(error):
             raise
         raise ValueError(f"{name} is a latent diffusion model: `hf-latent denoise {name}` runs it.") from None
+    has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
     with explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(adapter if has_own else path, **hub)
     if not hasattr(model, "infill") and not (autoregressive and hasattr(model, "look_ahead")):
         kinds = "no model of this library" if autoregressive else "not a masked diffusion model of this library"
         raise ValueError(f"{name} is a {type(model).__name__}, {kinds}.")
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model, tokenizer = merge(model, tokenizer, adapter, trust_remote_code=trust_remote_code)
+    check_vocabulary(tokenizer, model)
     return model.eval(), tokenizer
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
 from hf_latent.data.traces_scoring import (
@@ -152,6 +153,7 @@ def iterate_traces(
     **generation_kwargs: Any,
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of [`sample_posterior_traces`], a batch at a time; everything is checked before the first."""
+    check_pair(model, tokenizer)
     check_scoring(estimator or "left_to_right", num_cuts, every, batch_size)
     check_lengths(questions, answers=answers)
     ids = _check_ids(question_ids, len(questions))

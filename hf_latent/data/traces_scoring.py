@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
 from hf_latent.generation.canvas import build_canvas
@@ -89,6 +90,7 @@ def score_traces(
     Raises:
         ValueError: naming the argument, before any forward.
     """
+    check_pair(model, tokenizer)
     check_scoring(estimator, num_cuts, every, batch_size)
     mask_token_id = mask_token_of(model)
     options: dict[str, Any] = {"mask_token_id": mask_token_id, "chat": chat, **(chat_template_kwargs or {})}

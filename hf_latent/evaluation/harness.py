@@ -26,6 +26,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.embeddings import check_pair
 from hf_latent.data.identity import changes, identify
 from hf_latent.evaluation.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.estimators import check_estimator, would_write
@@ -116,6 +117,7 @@ class HfLatentLM(TemplateLM):
             raise ValueError("`tokenizer` is needed with a model that is loaded already.")
         else:
             self.model, self.tokenizer = pretrained, tokenizer
+        check_pair(self.model, self.tokenizer)
         # "none" arrives as text.
         kwargs = {k: None if v in ("none", "None") else v for k, v in generation_kwargs.items()}
         check_settings(self.model.generation_config, kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.embeddings import check_pair
 from hf_latent.evaluation.encoding import (
     ScoredText,
     context_key,
@@ -166,6 +167,7 @@ def evaluate_likelihood(
         ValueError: before any forward, for no examples, columns that are missing, nothing to score, a mask token in a
             text, a text longer than the model's positions, an unknown estimator.
     """
+    check_pair(model, tokenizer)
     check_estimator(estimator, num_samples)
     texts = [
         encode_example(example, int(example.get("example_id", place)), tokenizer, chat=chat, add_eos=add_eos)
@@ -233,6 +235,7 @@ def log_likelihood(
     Raises:
         ValueError: before any forward, as [`evaluate_likelihood`] does, and for lists of unequal length.
     """
+    check_pair(model, tokenizer)
     check_estimator(estimator, num_samples)
     if len(contexts) != len(continuations) or not len(contexts):
         raise ValueError(

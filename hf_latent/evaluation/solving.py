@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.encoding import encode_context
 from hf_latent.generation.output import DiffusionGenerateOutput
@@ -127,6 +128,7 @@ def solve(
             f"`template` is filled in by models that write in any order, got {type(model).__name__}: leave it out "
             "(`--no-template` on the command line)."
         )
+    check_pair(model, tokenizer)
     length = {}
     if layout.template is None and layout.max_new_tokens is not None:
         length = {"max_new_tokens": layout.max_new_tokens}

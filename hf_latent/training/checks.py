@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import create_model_from_path
 
+from hf_latent.data.embeddings import check_vocabulary
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.training.config import MaskedDiffusionConfig
 from hf_latent.training.passes import number_examples
@@ -106,12 +107,13 @@ def _sees(base: nn.Module, mask: torch.Tensor | None) -> bool:
 
 
 def check_tokenizer(tokenizer: Any, model: nn.Module) -> None:
-    """Raise `ValueError` if the tokenizer's mask token is not the model's."""
+    """Raise `ValueError` if the tokenizer's mask token is not the model's, or a token has no embedding."""
     mask_token_id, own = getattr(tokenizer, "mask_token_id", None), model.config.mask_token_id
     if mask_token_id is not None and mask_token_id != own:
         raise ValueError(
             f"`mask_token_id` of the tokenizer ({mask_token_id}) must be that of the model's configuration ({own})"
         )
+    check_vocabulary(tokenizer, model)
 
 
 def has_prompts_in_evaluation_only(train: AnyDataset, evaluation: AnyDataset | dict[str, AnyDataset] | None) -> bool:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_latent.hub.bundling import PICKLE_SUFFIXES, is_checkpoint, write_code_record
 from hf_latent.hub.card import write_card
 from hf_latent.hub.pushing import push
-from hf_latent.modeling.atomic import Scratch
+from hf_latent.modeling.atomic import Scratch, write_atomically
 from hf_latent.modeling.travel import TravellingConfigMixin
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,12 @@ class SelfContainedPushMixin:
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
         """The card of a bundle where there is none; of adapters as the base class writes it."""
         if not isinstance(self.model, PreTrainedModel) or not _writes_text(self.model):
-            super().create_model_card(model_name=model_name, **kwargs)  # type: ignore[misc]
+            folder = Path(self.args.output_dir)
+            name = model_name or str(self.hub_model_id or folder.name)
+            super().create_model_card(model_name=name, **kwargs)  # type: ignore[misc]
+            if self.is_world_process_zero() and (folder / CARD).is_file():  # type: ignore[attr-defined]
+                card = name_base(folder / CARD, name)
+                write_atomically(folder / CARD, card)
             return
         folder = Path(self.args.output_dir)
         if self.is_world_process_zero() and not (folder / CARD).exists():  # type: ignore[attr-defined]
@@ -147,6 +152,14 @@ def check_hub_strategy(args: Any) -> None:
             f"`hub_strategy`={args.hub_strategy.value!r} publishes optimizer states, which are pickles: use "
             "'every_save' or 'end', and keep checkpoints to resume from on your own disk."
         )
+
+
+def name_base(card: Path, name: str) -> str:
+    """Text of a card of trl's, with words where it knows no name: of a base that lies in a folder, of the model."""
+    text = card.read_text(encoding="utf-8")
+    unknown = "This model is a fine-tuned version of [None](https://huggingface.co/None)."
+    text = text.replace(unknown, "This is an adapter; its base model is named in `adapter_config.json`.")
+    return text.replace('model="None"', f'model="{name}"')
 
 
 def gather_files(source: Path, beside: Path, *, card: Path | None = None, may_link: bool = True) -> Scratch:

@@ -25,6 +25,7 @@ from hf_latent.data.vocabulary import naming_rows
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
 from hf_latent.training import supervision
 from hf_latent.training.adapters import check_adapters, check_peft_config
+from hf_latent.training.bases import keep_base
 from hf_latent.training.checks import (
     AnyDataset,
     add_example_ids,
@@ -36,6 +37,7 @@ from hf_latent.training.checks import (
 )
 from hf_latent.training.collator import MaskedDiffusionCollator
 from hf_latent.training.config import MaskedDiffusionConfig
+from hf_latent.training.endings import check_endings
 from hf_latent.training.loss_log import TrueLossMixin, ratio, without_empty
 from hf_latent.training.objectives import (
     IGNORE_INDEX,
@@ -127,6 +129,8 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
             peft_config = check_peft_config(peft_config, model)
         for name, dataset in supervision.named_sets(train_dataset, eval_dataset):
             supervision.check_not_exhausted(dataset, name)
+        if peft_config is not None or is_peft_model(model):
+            keep_base(model, processing_class, args)
         if isinstance(eval_dataset, dict):
             eval_dataset = {key: add_example_ids(dataset) for key, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -152,6 +156,9 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         args.model_init_kwargs, args.packing = model_init_kwargs, self._packs
         for name, dataset in supervision.named_sets(self.train_dataset, self.eval_dataset):
             supervision.check_supervised(dataset, name, first=self._first_supervised)
+        check_tokenizer(self._tokenizer, unwrap(self.model))
+        if args.pad_completion_with_eos == "none":
+            check_endings(self.train_dataset, self._tokenizer, unwrap(self.model))
         if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
             self.data_collator = self._make_collator()
         self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process

@@ -25,17 +25,38 @@ class MaskToken(NamedTuple):
 
 def load_backbone(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     """The causal model at `source`."""
-    backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
-    if kwargs.get("gguf_file") is not None:  # its weights are plain again, but transformers would not save them
-        backbone.hf_quantizer = None
-        del backbone.config.quantization_config
+    return AutoModelForCausalLM.from_pretrained(source, **kwargs)
+
+
+def forget_gguf(backbone: PreTrainedModel) -> PreTrainedModel:
+    """
+    `backbone`, known as the plain model it is where it was read from GGUF.
+
+    Its weights were unpacked while they were read, but transformers keeps calling it quantized: it would neither
+    train nor save it, nor change its dtype.
+    """
+    method = getattr(backbone, "quantization_method", None)
+    if getattr(method, "value", method) != "gguf":
+        return backbone
+    for name in QUANTIZATION:
+        if name in vars(backbone):
+            delattr(backbone, name)
+    for config in (backbone.config, backbone.base_model.config):
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
     return backbone
 
 
 def load_tokenizer(source: str, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model at `source`."""
+    """The tokenizer that lies beside the model at `source`; `ValueError` if there is none to be read."""
     chosen = {name: kwargs[name] for name in (*TOKENIZER_KWARGS, "trust_remote_code") if name in kwargs}
-    return AutoTokenizer.from_pretrained(source, **chosen)
+    try:
+        return AutoTokenizer.from_pretrained(source, **chosen)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer can be read from {source}, and somebody has to say which token is the mask: pass "
+            f"`tokenizer` or `mask_token_id`. ({type(error).__name__}: {error})"
+        ) from error
 
 
 def find_mask_token(
@@ -179,4 +200,13 @@ def make_room(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int |
         table[mask.token_id] = table[:rows].float().mean(0).to(table.dtype)
 
 
-__all__ = ["MaskToken", "adopt", "find_mask_token", "load_backbone", "load_tokenizer", "make_room", "probe"]
+__all__ = [
+    "MaskToken",
+    "adopt",
+    "find_mask_token",
+    "forget_gguf",
+    "load_backbone",
+    "load_tokenizer",
+    "make_room",
+    "probe",
+]

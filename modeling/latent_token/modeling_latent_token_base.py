@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.generation.cache_argument import cache_name
 from hf_latent.generation.visibility import SemiCausalMasks
-from hf_latent.modeling.latent_token.backbone import adopt, find_mask_token, load_backbone, load_tokenizer
+from hf_latent.modeling.latent_token.backbone import adopt, find_mask_token, forget_gguf, load_backbone, load_tokenizer
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 
 
@@ -33,6 +33,8 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     # Set by `from_backbone`: adapters then have to train the mask token's embedding.
     mask_token_is_new: bool = False
+    # The same: what was converted lies nowhere, so that an adapter of it would not find its base.
+    is_converted: bool = False
 
     def build(self, config: LatentTokenConfig) -> None:
         """Make the decoder, `model`, and `lm_head`."""
@@ -68,6 +70,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
             if tokenizer is None and mask_token_id is None:
                 tokenizer = load_tokenizer(source, kwargs)
             backbone = load_backbone(source, kwargs)
+        backbone = forget_gguf(backbone)
         mask = find_mask_token(tokenizer, mask_token, mask_token_id, backbone.config.get_text_config().vocab_size)
         attention = backbone.base_model.config._attn_implementation  # a new outer configuration resets it
         config = LatentTokenConfig(text_config=backbone.base_model.config, mask_token_id=mask.token_id, **fields)
@@ -75,6 +78,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         adopt(model, backbone, mask, pad_to_multiple_of)
+        model.is_converted = True
         return model
 
     def get_input_embeddings(self) -> nn.Module:
