@@ -19,6 +19,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 # Notebooks are executed by tests/docs/test_notebooks.py; the manual shows them as they are.
 nb_execution_mode = "off"
+nb_merge_streams = True
 # The hosts of papers and code are not asked for their pages while the manual is built.
 linkcheck_ignore = [r"https?://"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
