@@ -63,7 +63,7 @@ def traces(
     every: Annotated[int | None, typer.Option(min=1, help="Instead: a score every so many tokens.")] = None,
     hide_answer: Annotated[bool, typer.Option(help="Score with the answer masked in the trace, too.")] = True,
     min_score: Annotated[float | None, typer.Option(help="Keep traces of at least this score (nats).")] = None,
-    top_share: Annotated[float | None, typer.Option(help="Keep this share of all, the best.")] = None,
+    top_share: Annotated[float | None, typer.Option(min=0, max=1, help="Keep this share of all, the best.")] = None,
     best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each question, the best.")] = None,
     format_: Annotated[
         list[str] | None, typer.Option("--format", help="arrow, parquet, jsonl; may be repeated. [default: arrow]")
@@ -107,6 +107,8 @@ def traces(
     formats = format_ or ["arrow"]
     for name in formats:
         check_format(name)
+    if estimator not in ("left_to_right", "marginals", "none"):
+        raise ValueError(f"`--estimator` must be left_to_right, marginals or none, got {estimator!r}.")
     if (task is None) == (data is None):
         raise ValueError(f"give either `--task` or `--data`, got {task!r} and {data!r}.")
     given = {"reasoning_length": reasoning_length, "answer_length": answer_length, "delimiter": delimiter}

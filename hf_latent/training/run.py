@@ -37,7 +37,11 @@ from hf_latent.training.trainer import MaskedDiffusionTrainer
 
 def build_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig) -> Any:
     """A model with random weights; its vocabulary and special tokens are those of `tokenizer`."""
-    config_class = CONFIG_MAPPING[model_config.get("model_type", "llada")]
+    model_type = model_config.get("model_type", "llada")
+    if model_type not in CONFIG_MAPPING:
+        ours = "llada, Dream, latent_token"
+        raise ValueError(f"`model_type` of `model_config` must be one of {ours}, got {model_type!r}")
+    config_class = CONFIG_MAPPING[model_type]
     chosen = {name: value for name, value in model_config.items() if name != "model_type"}
     known = {f.name for f in fields(config_class)} | set(config_class.attribute_map)
     if unknown := set(chosen) - known:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
+from hf_latent.checkpoints import read_object
 from hf_latent.data.rows import check_features, pair_text, read_rows, to_dataset
 from hf_latent.evaluation.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
@@ -118,9 +119,12 @@ class TrainArguments:
         given = [name for name in ("task", "dataset_name", "train_file") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of `task`, `dataset_name` and `train_file`, got {given or 'none'}")
+        for name in ("num_train_examples", "num_eval_examples", "max_train_examples", "max_eval_examples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"`task` must be one of {TASKS}, got {self.task!r}")
-        self.task_options = read_mapping(self.task_options)
+        self.task_options = read_mapping(self.task_options, "task_options")
         if self.task is None and self.task_options:
             raise ValueError(f"`task_options` needs a `task`, got {self.task_options!r}")
         if (self.min_givens is None) != (self.max_givens is None):
@@ -133,15 +137,29 @@ class TrainArguments:
             raise ValueError(f"`prompt_column`, `completion_column` and `chat` need no `task`, got {self.task!r}")
         if self.chat and not (self.prompt_column and self.completion_column):
             raise ValueError("`chat` needs `prompt_column` and `completion_column`, got none")
-        self.model_config = read_mapping(self.model_config)
-        self.generation_kwargs = read_mapping(self.generation_kwargs)
+        self.model_config = read_mapping(self.model_config, "model_config")
+        self.generation_kwargs = read_mapping(self.generation_kwargs, "generation_kwargs")
 
 
-def read_mapping(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """A mapping from a mapping, from JSON text, or from a path to a JSON file."""
-    if isinstance(value, str):
-        return json.loads(value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8"))
-    return value
+def read_mapping(value: dict[str, Any] | str | None, name: str = "value") -> dict[str, Any] | None:
+    """
+    A mapping from a mapping, from JSON text, or from a path to a JSON file.
+
+    Raises:
+        ValueError: naming the option `name`, or the file, with line and column of what is no JSON.
+    """
+    if value is None or isinstance(value, dict):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be fields, JSON or the path of a JSON file, got {value!r}")
+    if not value.lstrip().startswith("{"):
+        if not Path(value).is_file():
+            raise ValueError(f"`{name}` must be JSON or the path of a JSON file, got {value!r}, which does not exist")
+        return read_object(Path(value))
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{name}` is not JSON: {error.msg} at column {error.colno} of {value!r}") from None
 
 
 def load_data(arguments: TrainArguments) -> tuple[Dataset, Dataset | None, Task | None]:

@@ -246,7 +246,7 @@ MISTAKES = [
     ("train --task sudoku --output-dir T/run --model-config '{}' --load-in-4bit", "use_peft"),
     ("train --task sudoku --output-dir T/run --model-config '{}' --optim magic", "magic"),
     ("train --task sudoku --output-dir T/run --model-config '{}' --lr-scheduler-type magic", "magic"),
-    ("train --task sudoku --output-dir T/run --model-config '{}' --report-to magic", "magic"),
+    ("train --task sudoku --num-train-examples 4 --output-dir T/run --model-config '{}' --report-to magic", "magic"),
     ("train --task sudoku --output-dir T/run --model-config '{}' --loss-weighting magic", "magic"),
     ("train --task sudoku --output-dir T/run --model-config '{}' --time-epsilon 2", "time_epsilon"),
     ("train --task sudoku --output-dir T/run --model-config '{}' --generation-kwargs T/broken.json", "broken.json"),
