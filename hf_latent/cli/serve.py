@@ -1,6 +1,7 @@
 """`hf-latent app`"""
 
 import ipaddress
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ def serve(
         typer.Option(help="To list: folder, name on the Hub, packaged; may be repeated. Default: all packaged."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to serve at; 0.0.0.0 for every network.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860 if not given.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; the first free one from 7860 if not given.")
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="A public address for 72 hours, through gradio's tunnel.")] = (
         False
     ),
@@ -47,13 +50,22 @@ def serve(
         for path in write_space(export_space, settings, title=title, requirement=requirement):
             typer.echo(path)
         return
+    if threads is not None and threads < 1:
+        raise ValueError(f"`--threads` must be at least 1, got {threads}.")
+    check_host(host)
     if threads is not None:
         import torch
 
-        if threads < 1:
-            raise ValueError(f"`--threads` must be at least 1, got {threads}.")
         torch.set_num_threads(threads)
     launch(settings, server_name=host, server_port=port, share=share, inbrowser=browser)
+
+
+def check_host(host: str) -> None:
+    """Raise `ValueError` for what is no address and no name of a machine."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"`--host` must be an address such as 127.0.0.1, got {host!r}: {error}") from None
 
 
 def is_own(host: str) -> bool:
