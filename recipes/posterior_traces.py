@@ -48,6 +48,7 @@ from hf_latent.data import format_traces, keep_top_share
 from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.data.traces_sources import read_questions
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.finishing import going_on
 from hf_latent.training.options import OptionParser
 from hf_latent.training.report import describe_environment, plot_training_curve, write_json, write_log
 
@@ -143,4 +144,6 @@ def main(script_args: TraceArguments, training_args: MaskedDiffusionConfig, mode
 
 
 if __name__ == "__main__":
-    main(*OptionParser((TraceArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config())
+    parsed = OptionParser((TraceArguments, MaskedDiffusionConfig, ModelConfig)).parse_args_and_config()
+    with going_on(parsed[1]):
+        main(*parsed)

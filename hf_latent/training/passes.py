@@ -151,16 +151,16 @@ def digest_batch(batch: dict[str, Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def number_examples(ids: list[int], num_shards: int = 1, shard: int = 0) -> list[int]:
+def number_examples(ids: list[int]) -> list[int]:
     """
-    Numbers of a stream's examples that no two have in common, from their places `ids` in what this process reads.
+    Numbers of a stream's examples that no two have in common, from their places `ids` in what this worker reads.
 
-    Workers of a loader, and processes that each read a part of a stream (`shard` of `num_shards`), all count from 0.
+    Workers of a loader all count from 0.
     """
     worker = get_worker_info()
     if worker is not None:
-        ids = [number * worker.num_workers + worker.id for number in ids]
-    return [number * num_shards + shard for number in ids]
+        return [number * worker.num_workers + worker.id for number in ids]
+    return ids
 
 
 __all__ = ["PASS", "EndlessBatches", "PassCounter", "SeededLengthGroups", "digest_batch", "number_examples"]
