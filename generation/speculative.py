@@ -1,10 +1,12 @@
 """
-Self-speculative decoding: what a model's latent tokens predict is a draft, what the text itself predicts judges it.
+Self-speculative decoding: what a model's latent tokens predict is a draft, what it would have written judges it.
 
 A forward reads the drafts of the forward before as text, and behind each of them a group of latent tokens. The
-longest prefix of drafts that plain decoding would have written is kept, with the token that plain decoding writes
-behind it; the latent tokens behind the last draft kept are the next drafts. Greedily the text is that of plain
-decoding; sampled, its distribution is (speculative sampling, arXiv 2211.17192).
+longest prefix of drafts that would have been written one by one is kept, with the token that is written behind it;
+the latent tokens behind the last draft kept are the next drafts. The judge is the prediction that decoding without
+drafts reads: the one that looks ahead, or, of `num_latent_tokens=0`, that of the text alone; a forward gives both.
+Greedily the text is that of decoding without drafts; sampled, its distribution is (speculative sampling,
+arXiv 2211.17192).
 
 `B` rows of which `A` are not done, `K` latent tokens, `V` vocabulary.
 """
@@ -17,16 +19,9 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
-    MinPLogitsWarper,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
 )
 from transformers.generation import (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
@@ -35,17 +30,8 @@ from transformers.utils import ModelOutput
 
 from hf_latent.generation.inputs import find_cache
 from hf_latent.generation.score_check import refuse_fault
+from hf_latent.generation.speculative_scoring import DraftScoring
 
-# Processors that look at scores only, not at the text.
-WARPERS = (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
 # Processors that keep a state from call to call, which drafts would spoil.
 STATEFUL = (SynthIDTextWatermarkLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
 
@@ -87,19 +73,24 @@ def speculate(
     generation_config: GenerationConfig,
     synced_gpus: bool = False,
     streamer: BaseStreamer | None = None,
+    *,
+    judged_by_text: bool = False,
     **model_kwargs: Any,
 ) -> torch.LongTensor | SpeculativeOutput:
     """
     The `custom_generate` of `generate(..., self_speculative=True)`.
 
     1. Read the prompt: its last token predicts the first token, the masks behind it the drafts.
-    2. Read token and drafts as text, with a group of masks behind each. 3. Keep the drafts that plain decoding agrees
-    with, and its token behind them. 4. Take the masks behind the last of them for the next drafts. 5. Forget what was
-    read of the other drafts, and rows that have ended.
+    2. Read token and drafts as text, with a group of masks behind each. 3. Keep the drafts that decoding one by one
+    agrees with, and its token behind them. 4. Take the masks behind the last of them for the next drafts. 5. Forget
+    what was read of the other drafts, and rows that have ended.
+
+    Args:
+        judged_by_text (`bool`): whether the text alone judges, which writes what `num_latent_tokens=0` writes.
     """
     _check(generation_config, logits_processor, model_kwargs, synced_gpus)
     run = _Run.start(input_ids, model_kwargs, generation_config, stopping_criteria)
-    scoring = _Scoring(logits_processor, generation_config.do_sample, model.config.mask_token_id, len(input_ids))
+    scoring = DraftScoring(logits_processor, generation_config.do_sample, model.config.mask_token_id, len(input_ids))
     chunk = input_ids[:, run.num_cached :]
     drafts: torch.Tensor | None = None
     draft_p: torch.Tensor | None = None
@@ -113,8 +104,8 @@ def speculate(
             logits_to_keep=1 if drafts is None else 0,
             num_latent_tokens=run.num_latent_tokens,
         )
-        text = states.text[:, -1:] if drafts is None else states.text
-        logits = model.project(text).float()  # [A, 1 + drafts, V]
+        judge = states.text[:, -states.next.shape[1] :] if judged_by_text else states.next
+        logits = model.project(judge).float()  # [A, 1 + drafts, V]
         prefixes = run.prefixes(drafts)
         accepted, token, total = scoring.judge(logits, drafts, draft_p, prefixes)
         ended = run.write(drafts, accepted, token, total, streamer)
@@ -315,84 +306,6 @@ class _Run:
         if surplus > 0:
             self.cache.crop(-surplus)
         return self.cache
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """How drafts are made and judged."""
-
-    processors: LogitsProcessorList
-    do_sample: bool
-    mask_token_id: int
-    batch_size: int
-
-    def draft(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Drafts `(A, K)` from logits `(A, K, V)` and, sampled, the probabilities `(A, K, V)` they were drawn from."""
-        logits[..., self.mask_token_id] = float("-inf")
-        if not self.do_sample:
-            return logits.argmax(-1), None
-        # Any proposal keeps the distribution; one that is warped like the target is kept more often.
-        warpers = LogitsProcessorList(p for p in self.processors if isinstance(p, WARPERS))
-        p = warpers(None, logits.flatten(0, 1)).softmax(-1)
-        return choose_from(p).view(logits.shape[:2]), p.view(logits.shape)
-
-    def judge(
-        self,
-        logits: torch.Tensor,
-        drafts: torch.Tensor | None,
-        draft_p: torch.Tensor | None,
-        prefixes: list[tuple[int, torch.Tensor]],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        How many drafts each row keeps, `(A,)`, the token behind them, `(A,)`, and what is finite where that token
-        could be chosen, `(A,)`; `logits` `(A, 1 + drafts, V)`.
-        """
-        scores = self._process(logits, prefixes)
-        rows = torch.arange(len(scores), device=scores.device)
-        none = torch.zeros_like(rows)
-        if not self.do_sample:
-            highest, best = scores.max(-1)
-            agrees = none if drafts is None else (best[:, :-1] == drafts) & highest[:, :-1].isfinite()
-            accepted = none if drafts is None else agrees.long().cumprod(-1).sum(-1)
-            return accepted, best[rows, accepted], highest[rows, accepted]
-        p = scores.softmax(-1)
-        total = p[..., 0]  # nan as all of a row is that is no distribution
-        if drafts is None or draft_p is None:
-            return none, choose_from(p[:, -1]), total[:, -1]
-        # Keep a draft with probability min(1, p / q); behind the last one kept draw from max(0, p - q), and behind
-        # all of them from p.
-        ratio = _at(p[:, :-1], drafts) / _at(draft_p, drafts)
-        accepted = (torch.rand_like(ratio) < ratio).long().cumprod(-1).sum(-1)
-        q = torch.cat([draft_p, torch.zeros_like(draft_p[:, :1])], dim=1)[rows, accepted]
-        p, total = p[rows, accepted], total[rows, accepted]
-        rest = (p - q).clamp(min=0)
-        rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)  # equal but for rounding
-        return accepted, choose_from(rest), total
-
-    def _process(self, logits: torch.Tensor, prefixes: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
-        """Scores of `(A, N, V)`: processors see the text up to each token, and the row where it is in the batch."""
-        if all(isinstance(processor, WARPERS) for processor in self.processors):
-            return self.processors(None, logits.flatten(0, 1)).view(logits.shape)
-        count = logits.shape[1]
-        rows = []
-        size = self.batch_size
-        for row, (number, text) in zip(logits, prefixes, strict=True):
-            ends = range(len(text) - count + 1, len(text) + 1)
-            # Some hold one value for each row of the batch: they get the row as often as there are rows.
-            scores = [
-                self.processors(text[:end].repeat(size, 1), row[i].repeat(size, 1)) for i, end in enumerate(ends)
-            ]
-            rows.append(torch.stack([each[number] for each in scores]))
-        return torch.stack(rows)
-
-
-def choose_from(p: torch.Tensor) -> torch.Tensor:
-    """Draw from `p` `(N, V)`; any token where it holds nan, of which a device would die."""
-    return torch.multinomial(torch.where(p[:, :1].isnan(), 1.0, p), 1).squeeze(-1)
-
-
-def _at(p: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    return p.gather(-1, tokens[..., None]).squeeze(-1)
 
 
 __all__ = ["SpeculativeOutput", "speculate"]

@@ -56,7 +56,7 @@ tags: [latent-tokens, multi-token-prediction, lora, hf-latent]
 # hf-latent {name}
 
 SmolLM2-135M-Instruct with latent tokens: LoRA on GSM8K teaches it to predict {most} tokens behind the next one, too,
-which serve as drafts of its own text (`self_speculative=True`). {trained} parameters were trained, in
+which serve as drafts of its own text (`self_speculative="plain"`). {trained} parameters were trained, in
 {steps} updates of {batch_size} questions: a fraction of an epoch, a test of the path and not a model to use. The base
 is a 4-bit GGUF file, read back to float32. The adapter is not kept in this folder; the recipe below makes it.
 

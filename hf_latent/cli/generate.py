@@ -18,7 +18,7 @@ def generate(
         int | None, typer.Option(help="Latent tokens that look ahead; the checkpoint's own number if not given.")
     ] = None,
     self_speculative: Annotated[
-        bool, typer.Option(help="Draft with the latent tokens what the model alone writes (left to right).")
+        bool, typer.Option(help="Draft with the latent tokens: the same text in fewer forwards (left to right).")
     ] = False,
     decoding: Annotated[
         str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")

@@ -64,7 +64,7 @@ def measure_speculation(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     knobs = {"max_new_tokens": max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
-    drafting = {"num_latent_tokens": num_latent_tokens, "self_speculative": True}
+    drafting = {"num_latent_tokens": num_latent_tokens, "self_speculative": "plain"}
     plain_times, times, num_tokens, num_forwards = [], [], 0, 0
     judged = accepted = torch.zeros(num_latent_tokens, dtype=torch.long)
     for repeat in range(repeats):

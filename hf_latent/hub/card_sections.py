@@ -75,8 +75,9 @@ def _defaults(subject: Subject) -> str:
     if kind is AHEAD:
         return (
             f"Every token is written with {model.config.num_latent_tokens} latent tokens behind it, which look "
-            "ahead; `num_latent_tokens=0` is the plain autoregressive model, `self_speculative=True` writes what that "
-            "writes, in fewer forwards. All other arguments of `generate` are those of transformers."
+            "ahead; `num_latent_tokens=0` is the plain autoregressive model. `self_speculative=True` writes the same "
+            "in fewer forwards, and `self_speculative='plain'` what the plain model writes. All other arguments of "
+            "`generate` are those of transformers."
         )
     return (
         f"Without arguments it decodes with `{config.decoding}`. A transformers pipeline passes "

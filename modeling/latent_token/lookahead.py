@@ -77,4 +77,20 @@ def group_inputs(
     return torch.cat([copies, masks], dim=2).flatten(1, 2)
 
 
-__all__ = ["group_inputs", "groups", "stream"]
+def chosen_columns(
+    logits_to_keep: int | torch.Tensor, batch_size: int, length: int, device: torch.device
+) -> torch.Tensor:
+    """Columns `(B, S)` that `logits_to_keep` names, an `int` or a 1-D index."""
+    columns = torch.arange(length, device=device)
+    if isinstance(logits_to_keep, int):
+        return columns[-logits_to_keep:].expand(batch_size, -1)
+    if (
+        isinstance(logits_to_keep, torch.Tensor)
+        and logits_to_keep.dim() == 1
+        and not logits_to_keep.is_floating_point()
+    ):
+        return columns[logits_to_keep.to(device)].expand(batch_size, -1)
+    raise ValueError(f"`logits_to_keep` must be a number or a 1-D index with latent tokens, got {logits_to_keep!r}.")
+
+
+__all__ = ["chosen_columns", "group_inputs", "groups", "stream"]

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ from hf_latent.generation.stock_arguments import plain
 from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.generation_arguments import look_ahead_arguments, speculation_arguments
-from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
+from hf_latent.modeling.latent_token.lookahead import chosen_columns, group_inputs, groups, stream
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
     LatentTokenPreTrainedModel,
     is_prepared,
@@ -289,7 +289,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
         stopping_criteria: StoppingCriteriaList | None = None,
         *args: Any,
         num_latent_tokens: int | None = None,
-        self_speculative: bool = False,
+        self_speculative: bool | Literal["plain"] = False,
         **kwargs: Any,
     ) -> torch.LongTensor | SpeculativeOutput | Any:
         r"""
@@ -298,17 +298,20 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
         Args:
             num_latent_tokens (`int`, *optional*, defaults to `config.num_latent_tokens`):
                 Masks that look ahead behind every token that is written.
-            self_speculative (`bool`, *optional*, defaults to `False`):
-                Write what `num_latent_tokens=0` writes, greedily the same tokens and sampled the same distribution, in
-                fewer forwards: the predictions of the masks are drafts, of which the text's own predictions keep the
-                longest prefix they agree with. See [`~generation.speculative.speculate`].
+            self_speculative (`bool` or `"plain"`, *optional*, defaults to `False`):
+                Write the same, greedily the same tokens and sampled the same distribution, in fewer forwards: the
+                predictions of the masks are drafts, of which the longest prefix is kept that would have been written
+                one by one. With `"plain"` it is what `num_latent_tokens=0` writes: the text alone judges.
+                See [`~generation.speculative.speculate`].
 
         Raises:
             ValueError: for a negative number, and for none with `self_speculative`; for token ids beyond the
                 vocabulary; for scores of which no token can be chosen, which transformers would choose from.
         """
         num_latent_tokens = self.config.num_latent_tokens if num_latent_tokens is None else plain(num_latent_tokens)
-        least, is_integer = int(self_speculative), type(num_latent_tokens) is int
+        if self_speculative not in (None, False, True, "plain"):
+            raise ValueError(f"`self_speculative` must be True, False or 'plain', got {self_speculative!r}.")
+        least, is_integer = int(bool(self_speculative)), type(num_latent_tokens) is int
         if not is_integer or num_latent_tokens < least:
             raise ValueError(
                 f"`num_latent_tokens` must be an integer of at least {least} here, got {num_latent_tokens!r}."
@@ -335,7 +338,9 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
                 raise ValueError("`mask_token_id` of the configuration is not set: latent tokens are masks.")
             arguments = look_ahead_arguments(num_latent_tokens, kwargs, configs)
             if self_speculative:
-                further, stopping_criteria = speculation_arguments(kwargs, stopping_criteria, configs)
+                further, stopping_criteria = speculation_arguments(
+                    kwargs, stopping_criteria, configs, judged_by_text=self_speculative == "plain"
+                )
                 arguments |= further
             kwargs |= arguments
         if "past_key_values" in kwargs:
@@ -358,22 +363,6 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
 
 # Stock knobs in which a number of numpy or a tensor of one number is that number.
 NUMBERS = frozenset(GenerationConfig().to_dict())
-
-
-def chosen_columns(
-    logits_to_keep: int | torch.Tensor, batch_size: int, length: int, device: torch.device
-) -> torch.Tensor:
-    """Columns `(B, S)` that `logits_to_keep` names, an `int` or a 1-D index."""
-    columns = torch.arange(length, device=device)
-    if isinstance(logits_to_keep, int):
-        return columns[-logits_to_keep:].expand(batch_size, -1)
-    if (
-        isinstance(logits_to_keep, torch.Tensor)
-        and logits_to_keep.dim() == 1
-        and not logits_to_keep.is_floating_point()
-    ):
-        return columns[logits_to_keep.to(device)].expand(batch_size, -1)
-    raise ValueError(f"`logits_to_keep` must be a number or a 1-D index with latent tokens, got {logits_to_keep!r}.")
 
 
 def check_croppable(cache: Cache) -> Cache:

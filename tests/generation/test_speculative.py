@@ -45,12 +45,14 @@ def batch(*rows: list[int]) -> dict[str, torch.Tensor]:
 KNOWN, UNKNOWN = (LOOP * 2)[:7], [9, 30, 55]
 
 
-def both(model: Any, inputs: dict[str, torch.Tensor], num_latent_tokens: int = 3, **kwargs: Any) -> tuple[Any, Any]:
-    """Plain decoding, and self-speculative."""
+def both(
+    model: Any, inputs: dict[str, torch.Tensor], num_latent_tokens: int = 3, judge: bool | str = "plain", **kwargs: Any
+) -> tuple[Any, Any]:
+    """Decoding without drafts, and self-speculative, judged by the text alone or by what looks ahead."""
     kwargs = {"max_new_tokens": 12, "eos_token_id": None, "pad_token_id": PAD, "do_sample": False} | kwargs
-    plain = model.generate(**inputs, num_latent_tokens=0, **kwargs)
+    plain = model.generate(**inputs, num_latent_tokens=0 if judge == "plain" else num_latent_tokens, **kwargs)
     kwargs["return_dict_in_generate"] = True
-    return plain, model.generate(**inputs, num_latent_tokens=num_latent_tokens, self_speculative=True, **kwargs)
+    return plain, model.generate(**inputs, num_latent_tokens=num_latent_tokens, self_speculative=judge, **kwargs)
 
 
 def test_drafts_of_a_trained_model_are_kept(trained: Any) -> None:
@@ -59,6 +61,29 @@ def test_drafts_of_a_trained_model_are_kept(trained: Any) -> None:
     assert plain[0, -12:].tolist() == (LOOP * 4)[7:19]
     assert float(out.tokens_per_forward) > 1.5 and int(out.num_accepted.sum()) > 4
     assert int(out.num_forward_passes) == 4  # one for the prompt, and three of up to four tokens each
+
+
+@pytest.mark.parametrize("num_latent_tokens", [1, 2, 3])
+def test_it_writes_what_the_same_call_writes_without_it(
+    make_decoder: Callable[..., Any], num_latent_tokens: int
+) -> None:
+    """
+    Of random weights the text alone and what looks ahead predict other tokens: judged by the text, a call with
+    `self_speculative=True` wrote something else than without.
+    """
+    model = LatentTokenForCausalLM.from_backbone(make_decoder(**FEW), mask_token_id=4)
+    ids = torch.tensor([[1, 2, 0], [3, 1, 1]])
+    inputs, texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {}
+    for judge in (True, "plain"):
+        without, out = both(model, inputs, num_latent_tokens, judge=judge, max_new_tokens=24, pad_token_id=0)
+        assert torch.equal(out.sequences, without)
+        texts[judge] = without.tolist()
+    assert texts[True] != texts["plain"]
+
+
+def test_self_speculative_is_true_false_or_plain(trained: Any) -> None:
+    with pytest.raises(ValueError, match="`self_speculative` must be True, False or 'plain', got 'text'"):
+        both(trained, batch(KNOWN), judge="text")
 
 
 @pytest.mark.parametrize("num_latent_tokens", [1, 2, 5])
@@ -150,7 +175,7 @@ def test_the_cache_of_a_row_serves_the_next_turn(trained: Any, name: str) -> Non
     fresh, _ = both(trained, {"input_ids": following})
     kwargs = {"max_new_tokens": 12, "eos_token_id": None, "do_sample": False}
     past = {name: getattr(out, name)}
-    on = trained.generate(following, **past, num_latent_tokens=3, self_speculative=True, **kwargs)
+    on = trained.generate(following, **past, num_latent_tokens=3, self_speculative="plain", **kwargs)
     assert torch.equal(on, fresh)
 
 
@@ -173,7 +198,7 @@ def test_a_streamer_gets_every_token(trained: Any) -> None:
     trained.generate(
         **batch(KNOWN),
         num_latent_tokens=3,
-        self_speculative=True,
+        self_speculative="plain",
         max_new_tokens=12,
         eos_token_id=None,
         do_sample=False,
@@ -183,7 +208,10 @@ def test_a_streamer_gets_every_token(trained: Any) -> None:
 
 
 @pytest.mark.parametrize("knobs", [{"temperature": 1.0}, {"temperature": 1.5, "top_k": 3}], ids=str)
-def test_sampling_keeps_the_distribution(knobs: dict[str, Any], make_decoder: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("judge", [True, "plain"])
+def test_sampling_keeps_the_distribution(
+    judge: bool | str, knobs: dict[str, Any], make_decoder: Callable[..., Any]
+) -> None:
     """
     Exact probabilities of all texts of three tokens against 1,500 draws. The seed is fixed; for another one the
     odds of a false alarm are below 1e-3 (a chi-square value four standard deviations above its mean).
@@ -194,7 +222,7 @@ def test_sampling_keeps_the_distribution(knobs: dict[str, Any], make_decoder: Ca
     out = model.generate(
         torch.tensor([prompt]),
         num_latent_tokens=2,
-        self_speculative=True,
+        self_speculative=judge,
         do_sample=True,
         max_new_tokens=3,
         num_return_sequences=number,
@@ -206,7 +234,7 @@ def test_sampling_keeps_the_distribution(knobs: dict[str, Any], make_decoder: Ca
     texts = list(product(range(5), repeat=3))
     ids = torch.tensor([[*prompt, *text] for text in texts])
     with torch.no_grad():
-        logits = model(ids).logits[:, 1:4] / knobs["temperature"]
+        logits = model(ids, num_latent_tokens=0 if judge == "plain" else 2).logits[:, 1:4] / knobs["temperature"]
     if "top_k" in knobs:
         least = logits.topk(knobs["top_k"]).values[..., -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
@@ -228,7 +256,7 @@ def test_sampling_keeps_the_distribution(knobs: dict[str, Any], make_decoder: Ca
     ("kwargs", "message"),
     [
         ({"num_latent_tokens": 0}, "`num_latent_tokens` must be an integer of at least 1 here, got 0"),
-        ({"num_latent_tokens": -1}, "`num_latent_tokens` must be at least 1 here, got -1"),
+        ({"num_latent_tokens": -1}, "`num_latent_tokens` must be an integer of at least 1 here, got -1"),
         ({"num_beams": 2}, "`num_beams` must be 1 with `self_speculative`, got 2"),
         ({"output_scores": True}, "`output_scores` must be False with `self_speculative`, got True"),
         ({"guidance_scale": 1.5}, "`guidance_scale` must be 1 with `self_speculative`, got 1.5"),

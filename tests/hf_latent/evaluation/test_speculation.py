@@ -15,11 +15,11 @@ class Scripted:
     """Writes four tokens; with two drafts it needs two forwards, of which the second keeps one draft of two."""
 
     def __init__(self, drafted_text: int = 7) -> None:
-        self.calls: list[tuple[int, bool]] = []
+        self.calls: list[tuple[int, bool | str]] = []
         self.drafted_text = drafted_text
 
     def generate(
-        self, input_ids: torch.Tensor, num_latent_tokens: int, self_speculative: bool = False, **_: Any
+        self, input_ids: torch.Tensor, num_latent_tokens: int, self_speculative: bool | str = False, **_: Any
     ) -> Any:
         self.calls.append((num_latent_tokens, self_speculative))
         written = torch.full((1, 4), self.drafted_text if self_speculative else 7)
@@ -38,7 +38,7 @@ def test_counts_are_sums_over_the_prompts_and_not_over_repeats() -> None:
         result = measure_speculation(model, PROMPTS, 2, max_new_tokens=4, repeats=repeats)
         assert result.tokens_per_forward == 8 / 4
         assert result.accepted == [1.0, 0.5]
-        assert model.calls == [(0, False), (2, True)] * 2 * repeats
+        assert model.calls == [(0, False), (2, "plain")] * 2 * repeats
         assert result.speedup > 0 and result.ms_per_token > 0 and result.plain_ms_per_token > 0
 
 
