@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from report import timed
 
-from hf_latent.generation.block_cache import WindowCache
+from hf_latent.generation.model_calls.block_cache import WindowCache
 
 
 class Stopwatch:

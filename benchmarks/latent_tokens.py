@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from hf_latent import LatentTokenConfig, get_task
 from hf_latent.evaluation import measure_speculation
-from hf_latent.generation.cache_argument import CACHE_NAME
+from hf_latent.generation.arguments.cache_argument import CACHE_NAME
 
 PROMPT_LENGTH, NEW_TOKENS, VOCAB_SIZE = 64, 32, 4096
 NUMBERS = (0, 1, 2, 4, 8, 16, 31)

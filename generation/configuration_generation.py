@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
-from hf_latent.generation.block_cache import BLOCK_CACHES
-from hf_latent.generation.rules import RULES
-from hf_latent.generation.schedule import SCHEDULES
-from hf_latent.generation.settings import ANSWER_REDUCTIONS
-from hf_latent.generation.stock_arguments import plain, refuse_knobs
+from hf_latent.generation.arguments.stock_arguments import plain, refuse_knobs
+from hf_latent.generation.commit.rules import RULES
+from hf_latent.generation.commit.schedule import SCHEDULES
+from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES
+from hf_latent.generation.state.settings import ANSWER_REDUCTIONS
 
 # Names that a stock configuration carries for itself.
 BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")

@@ -7,10 +7,10 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
-from hf_latent.generation.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
+from hf_latent.generation.arguments.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
+from hf_latent.generation.arguments.continuous_batching import ContinuousBatchingRefusal
+from hf_latent.generation.arguments.generation_file import load_generation_config
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
-from hf_latent.generation.continuous_batching import ContinuousBatchingRefusal
-from hf_latent.generation.generation_file import load_generation_config
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.running import run_generate, run_infill
 

@@ -12,16 +12,16 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from hf_latent.generation.belief import BeliefReader
+from hf_latent.generation.arguments.devices import find_device
+from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
+from hf_latent.generation.arguments.stock_arguments import refuse_arguments
+from hf_latent.generation.beliefs.belief import BeliefReader
+from hf_latent.generation.beliefs.refinement import RefinementSettings
+from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
-from hf_latent.generation.devices import find_device
-from hf_latent.generation.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
-from hf_latent.generation.predictor import Predictor, PredictorSettings
-from hf_latent.generation.refinement import RefinementSettings
-from hf_latent.generation.rules import RULES
-from hf_latent.generation.semi_causal import SemiCausalCache, SemiCausalPredictor
-from hf_latent.generation.settings import DenoisingSettings
-from hf_latent.generation.stock_arguments import refuse_arguments
+from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings
+from hf_latent.generation.model_calls.semi_causal import SemiCausalCache, SemiCausalPredictor
+from hf_latent.generation.state.settings import DenoisingSettings
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # Arguments of transformers' `generate` that a pipeline, peft or trl may pass and that change nothing here.

@@ -6,10 +6,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from hf_latent.generation.canvas import append_masks, build_canvas
+from hf_latent.generation.arguments.inputs import check_answer_mask, check_length, check_masks, check_row_indices
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
-from hf_latent.generation.denoising import denoise
-from hf_latent.generation.inputs import check_answer_mask, check_length, check_masks, check_row_indices
+from hf_latent.generation.loop.denoising import denoise
+from hf_latent.generation.model_calls.semi_causal import SemiCausalCache
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.preparation import (
     count_new_tokens,
@@ -22,8 +22,8 @@ from hf_latent.generation.preparation import (
     read_inputs,
     resolve_config,
 )
-from hf_latent.generation.progress import OnStep, Progress
-from hf_latent.generation.semi_causal import SemiCausalCache
+from hf_latent.generation.state.canvas import append_masks, build_canvas
+from hf_latent.generation.state.progress import OnStep, Progress
 from hf_latent.generation.streaming import DraftStream
 
 

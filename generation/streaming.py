@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from hf_latent.generation.progress import Progress
+from hf_latent.generation.state.progress import Progress
 
 
 class DraftStream:

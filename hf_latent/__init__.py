@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hf_latent.moved import find_moved_modules as _find_moved_modules
 from hf_latent.registration import register_when_needed as _register_when_needed
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _DEFINED_IN = {
 _ROOMS = ("auto", "data", "evaluation", "generation", "hub", "modeling", "tasks", "training", "viz")
 
 _register_when_needed()
+_find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
-from hf_latent.generation.cache_argument import cache_name
-from hf_latent.generation.inputs import find_cache
+from hf_latent.generation.arguments.cache_argument import cache_name
+from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.modeling.adapter_names import AdapterLoadingMixin, rename_original_keys
 
 # Logits that are held at a time while tokens are scored: 512 MiB in float32. Where there are more, all are computed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_latent.evaluation.report import read_entries
+from hf_latent.evaluation.reports.report import read_entries
 
 PAGE = "docs/guides/walk.md"
 MARK = "<!-- walk -->\n```bash\n"

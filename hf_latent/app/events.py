@@ -17,7 +17,7 @@ from hf_latent.app.preview import empty_panel, preview
 from hf_latent.app.settings import AppSettings
 from hf_latent.app.shelf import Shelf, about_checkpoint, own_decoding
 from hf_latent.app.watching import Snapshot, watch
-from hf_latent.generation.rules import RULES
+from hf_latent.generation.commit.rules import RULES
 
 LOGGER = logging.getLogger(__name__)
 MOST_PAUSE = 5.0  # seconds
@@ -153,7 +153,7 @@ class Race:
     """
 
     def __init__(self, model: Any, tokenizer: Any, request: Request, example: Example | None) -> None:
-        from hf_latent.cli.view import find_mask_token_id, shown_settings
+        from hf_latent.viz.recording import find_mask_token_id, shown_settings
         from hf_latent.viz.spelling import Speller
 
         self.model, self.tokenizer, self.request, self.example = model, tokenizer, request, example
@@ -176,7 +176,7 @@ class Race:
 
     def snapshots(self) -> Generator[list[str], None, None]:
         """All panels after every forward that any decoder still needs."""
-        from hf_latent.cli.view import run_once
+        from hf_latent.viz.recording import run_once
 
         runs = []
         for knobs in self.request.knobs:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_latent.cli.generate import parse_knobs
+from hf_latent.evaluation.knobs import parse_knobs
+from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
-from hf_latent.generation.rules import RULES
 
 # What is done with the prompt: label and value of each mode.
 MODES = {"append": "Continue", "infill": "Fill in", "reason": "Reason"}

@@ -9,7 +9,7 @@ from hf_latent.app.drawing import draw_replay
 from hf_latent.app.events import Events, Screen, describe_threshold
 from hf_latent.app.form import FIELDS, MODES, OWN_RULE
 from hf_latent.app.settings import AppSettings
-from hf_latent.generation.rules import RULES
+from hf_latent.generation.commit.rules import RULES
 
 # Read by gradio when it is imported: it reports to its makers and fetches fonts otherwise.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -12,7 +12,7 @@ from hf_latent.app.watching import Snapshot
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    from hf_latent.checkpoints import resolve_checkpoint
+    from hf_latent.checkpoints.names import resolve_checkpoint
 
     return AutoTokenizer.from_pretrained(resolve_checkpoint(name))
 

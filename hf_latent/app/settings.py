@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hf_latent.checkpoints import packaged_checkpoints
+from hf_latent.checkpoints.names import packaged_checkpoints
 
 
 @dataclass(frozen=True)

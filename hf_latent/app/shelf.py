@@ -16,8 +16,8 @@ class Shelf:
         self._lock = Lock()
 
     def get(self, name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
-        """Model and tokenizer of `name`; see `hf_latent.cli.loading.load`."""
-        from hf_latent.cli.loading import load
+        """Model and tokenizer of `name`; see `hf_latent.checkpoints.loading.load`."""
+        from hf_latent.checkpoints.loading import load
 
         key = (name, revision, trust_remote_code)
         with self._lock:
@@ -41,7 +41,7 @@ def own_decoding(name: str) -> dict[str, Any]:
 
 
 def _read(name: str, file: str) -> dict[str, Any]:
-    from hf_latent.checkpoints import read_object, resolve_checkpoint
+    from hf_latent.checkpoints.names import read_object, resolve_checkpoint
 
     return read_object(Path(resolve_checkpoint(name, "checkpoint")) / file)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_latent.generation.progress import Progress
+from hf_latent.generation.state.progress import Progress
 from hf_latent.viz.replay import Replay
 
 # Seconds after which a run that nobody watches any more ends itself.

@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from hf_latent import __version__
-from hf_latent.cli.bundle import bundle
-from hf_latent.cli.bundle_decoder import bundle_decoder
-from hf_latent.cli.card import card
-from hf_latent.cli.demo import demo
-from hf_latent.cli.denoise import denoise
-from hf_latent.cli.eval import evaluate
-from hf_latent.cli.generate import generate
+from hf_latent.cli.commands.bundle import bundle
+from hf_latent.cli.commands.bundle_decoder import bundle_decoder
+from hf_latent.cli.commands.card import card
+from hf_latent.cli.commands.demo import demo
+from hf_latent.cli.commands.denoise import denoise
+from hf_latent.cli.commands.eval import evaluate
+from hf_latent.cli.commands.generate import generate
+from hf_latent.cli.commands.pull import pull
+from hf_latent.cli.commands.push import push
+from hf_latent.cli.commands.serve import serve
+from hf_latent.cli.commands.traces import traces
+from hf_latent.cli.commands.train import TrainCommand, train
+from hf_latent.cli.commands.view import view
 from hf_latent.cli.help_text import Command, Group
-from hf_latent.cli.pull import pull
-from hf_latent.cli.push import push
-from hf_latent.cli.serve import serve
-from hf_latent.cli.traces import traces
-from hf_latent.cli.train import TrainCommand, train
-from hf_latent.cli.view import view
 
 app = typer.Typer(
     name="hf-latent",

@@ -22,8 +22,8 @@ def show_early_exit(console: "Console", checkpoint: str, num_problems: int, seed
     from rich.live import Live
 
     from hf_latent import ReasoningTemplate
-    from hf_latent.checkpoints import read_description
-    from hf_latent.cli.loading import load
+    from hf_latent.checkpoints.loading import load
+    from hf_latent.checkpoints.names import read_description
     from hf_latent.cli.progress import doing
     from hf_latent.tasks import ArithmeticTask
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_latent.generation.adapters import refuse_prompt_learning
+from hf_latent.generation.arguments.adapters import refuse_prompt_learning
 
 
 def vocabulary_size(tokenizer: Any) -> int:

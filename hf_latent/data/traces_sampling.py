@@ -24,8 +24,8 @@ from hf_latent.data.traces_scoring import (
     mask_token_of,
     score_filled,
 )
+from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.preparation import resolve_config
-from hf_latent.generation.rules import RULES
 from hf_latent.generation.running import run_infill
 from hf_latent.modeling.mode import in_evaluation_mode
 

@@ -16,10 +16,10 @@ import torch
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
-from hf_latent.generation.canvas import build_canvas
-from hf_latent.generation.inputs import check_length
-from hf_latent.generation.predictor import Predictor, PredictorSettings, Reading
+from hf_latent.generation.arguments.inputs import check_length
+from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings, Reading
 from hf_latent.generation.preparation import find_mask_token_id, position_limit, resolve_config
+from hf_latent.generation.state.canvas import build_canvas
 from hf_latent.modeling.mode import in_evaluation_mode
 
 if TYPE_CHECKING:

@@ -1,9 +1,14 @@
 """Measuring: tasks solved by generation, decoders side by side, likelihoods."""
 
-from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
-from hf_latent.evaluation.puzzles import DecodingResult, solve_puzzles
-from hf_latent.evaluation.results import describe, measure_all
-from hf_latent.evaluation.similarity import text_similarity
+from hf_latent.evaluation.reports.results import describe, measure_all
+from hf_latent.evaluation.scoring.likelihood import (
+    LikelihoodResult,
+    LogLikelihood,
+    evaluate_likelihood,
+    log_likelihood,
+)
+from hf_latent.evaluation.solving.puzzles import DecodingResult, solve_puzzles
+from hf_latent.evaluation.solving.similarity import text_similarity
 from hf_latent.evaluation.speculation import SpeculationResult, measure_speculation
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
-from hf_latent.generation.rules import RULES
 
 MOST_VALUES = 1000
 OWN_KNOBS = {rule.knob for rule in RULES.values() if rule.knob is not None}

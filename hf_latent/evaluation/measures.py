@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.evaluation.encoding import encode_example
-from hf_latent.evaluation.likelihood import LikelihoodResult, LogLikelihood, log_likelihood, score_texts
-from hf_latent.evaluation.puzzles import DecodingResult
-from hf_latent.evaluation.solving import Layout, Solved, solve
+from hf_latent.evaluation.scoring.encoding import encode_example
+from hf_latent.evaluation.scoring.likelihood import LikelihoodResult, LogLikelihood, log_likelihood, score_texts
+from hf_latent.evaluation.solving.puzzles import DecodingResult
+from hf_latent.evaluation.solving.solving import Layout, Solved, solve
 
 Record = dict[str, Any]
 Settings = dict[str, Any]

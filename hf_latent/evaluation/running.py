@@ -12,7 +12,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.evaluation.measures import Measure, Record, Settings
-from hf_latent.evaluation.records import RecordStore, digest
+from hf_latent.evaluation.reports.records import RecordStore, digest
 
 PATIENCE = timedelta(days=7)  # shares differ in length, and the first to be done waits
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.identity import identify, keep_to
 from hf_latent.evaluation.measures import Measure, Settings
-from hf_latent.evaluation.report import describe_settings, model_label, put_entry, write_report
+from hf_latent.evaluation.reports.report import describe_settings, model_label, put_entry, write_report
 from hf_latent.evaluation.running import (
     Share,
     collect,

@@ -9,16 +9,16 @@ from typing import Any
 
 from hf_latent.data.rows import Rows, answer_texts, is_conversation, is_local_file, pair_text, read_rows, texts_of
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.evaluation.filters import ANSWER_FILTERS, is_match
-from hf_latent.evaluation.local_files import (
+from hf_latent.evaluation.measures import Choice, ExactMatch, Likelihood, Measure
+from hf_latent.evaluation.solving.filters import ANSWER_FILTERS, is_match
+from hf_latent.evaluation.solving.local_files import (
     ANSWER_FIELDS,
     QUESTION_FIELDS,
     answer_index,
     fill_prompt,
     find_field,
 )
-from hf_latent.evaluation.measures import Choice, ExactMatch, Likelihood, Measure
-from hf_latent.evaluation.solving import Layout
+from hf_latent.evaluation.solving.solving import Layout
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 from hf_latent.tasks.loading import EXAMPLES, TASKS
 

@@ -1,14 +1,14 @@
 """Sharing: checkpoint folders that stand alone, decoders for models of others, their cards, and the way to the Hub."""
 
-from hf_latent.hub.bundling import bundle
-from hf_latent.hub.card import Evaluation, evaluation_of, refresh_card, write_card
-from hf_latent.hub.card_check import CardReport, check_card
-from hf_latent.hub.decoder import bundle_decoder
-from hf_latent.hub.errors import HubError
-from hf_latent.hub.plan import PlannedFile, PushPlan
-from hf_latent.hub.pulling import pull
-from hf_latent.hub.pushing import push
-from hf_latent.hub.shelf import write_shelf
+from hf_latent.hub.bundles.bundling import bundle
+from hf_latent.hub.bundles.decoder import bundle_decoder
+from hf_latent.hub.cards.card import Evaluation, evaluation_of, refresh_card, write_card
+from hf_latent.hub.cards.shelf import write_shelf
+from hf_latent.hub.safety.card_check import CardReport, check_card
+from hf_latent.hub.transfer.errors import HubError
+from hf_latent.hub.transfer.plan import PlannedFile, PushPlan
+from hf_latent.hub.transfer.pulling import pull
+from hf_latent.hub.transfer.pushing import push
 
 __all__ = [
     "CardReport",

@@ -1,21 +1,24 @@
-"""Objectives and trainers. What needs trl is loaded on first use: `hf_latent.training.objectives` needs torch only."""
+"""
+Objectives and trainers. What needs trl is loaded on first use: `hf_latent.training.common.objectives` needs torch
+only.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_latent.training.collator import MaskedDiffusionCollator
-    from hf_latent.training.config import MaskedDiffusionConfig
-    from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
-    from hf_latent.training.latent_token_trainer import LatentTokenTrainer
-    from hf_latent.training.trainer import MaskedDiffusionTrainer
+    from hf_latent.training.latent_tokens.config import LatentTokenTrainingConfig
+    from hf_latent.training.latent_tokens.trainer import LatentTokenTrainer
+    from hf_latent.training.masked_diffusion.collator import MaskedDiffusionCollator
+    from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
+    from hf_latent.training.masked_diffusion.trainer import MaskedDiffusionTrainer
 
 _MODULES = {
-    "LatentTokenTrainer": "latent_token_trainer",
-    "LatentTokenTrainingConfig": "latent_token_config",
-    "MaskedDiffusionCollator": "collator",
-    "MaskedDiffusionConfig": "config",
-    "MaskedDiffusionTrainer": "trainer",
+    "LatentTokenTrainer": "latent_tokens.trainer",
+    "LatentTokenTrainingConfig": "latent_tokens.config",
+    "MaskedDiffusionCollator": "masked_diffusion.collator",
+    "MaskedDiffusionConfig": "masked_diffusion.config",
+    "MaskedDiffusionTrainer": "masked_diffusion.trainer",
 }
 
 

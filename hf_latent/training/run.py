@@ -19,20 +19,26 @@ from transformers import (
 )
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from hf_latent.checkpoints import resolve_checkpoint
+from hf_latent.checkpoints.names import resolve_checkpoint
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.tasks import Task
-from hf_latent.training.config import MaskedDiffusionConfig
-from hf_latent.training.finishing import going_on, last_loss
-from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
-from hf_latent.training.latent_token_trainer import LatentTokenTrainer
-from hf_latent.training.options import OptionParser, config_of, read_config
-from hf_latent.training.report import describe_environment, peak_memory, plot_training_curve, write_json, write_log
-from hf_latent.training.sources import TrainArguments, load_data, read_mapping
-from hf_latent.training.trainer import MaskedDiffusionTrainer
+from hf_latent.training.common.sources import TrainArguments, load_data, read_mapping
+from hf_latent.training.latent_tokens.config import LatentTokenTrainingConfig
+from hf_latent.training.latent_tokens.trainer import LatentTokenTrainer
+from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
+from hf_latent.training.masked_diffusion.trainer import MaskedDiffusionTrainer
+from hf_latent.training.runs.finishing import going_on, last_loss
+from hf_latent.training.runs.options import OptionParser, config_of, read_config
+from hf_latent.training.runs.report import (
+    describe_environment,
+    peak_memory,
+    plot_training_curve,
+    write_json,
+    write_log,
+)
 
 
 def build_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig) -> Any:

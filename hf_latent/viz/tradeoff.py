@@ -2,23 +2,38 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
-from hf_latent.evaluation.puzzles import DecodingResult
 from hf_latent.modeling.atomic import replacing
 
 
-def rule_of(result: DecodingResult) -> str:
+class Measured(Protocol):
+    """What is drawn of a decoder: [`~evaluation.DecodingResult`], or anything that says as much."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def standard_error(self) -> float: ...
+    @property
+    def forwards_per_example(self) -> float: ...
+    @property
+    def seconds_per_example(self) -> float: ...
+
+
+def rule_of(result: Measured) -> str:
     """The line a result is on if nothing else is said: its commit rule."""
     return str(result.settings.get("decoding", "default"))
 
 
 def plot_accuracy_over_forwards(
-    results: Sequence[DecodingResult],
+    results: Sequence[Measured],
     path: str | Path,
     title: str = "",
-    group: Callable[[DecodingResult], str] = rule_of,
+    group: Callable[[Measured], str] = rule_of,
     unit: str = "puzzle",
 ) -> Path:
     """Draw the results, one line a `group`, with one standard error, forwards on a logarithmic axis."""
@@ -26,10 +41,10 @@ def plot_accuracy_over_forwards(
 
 
 def plot_accuracy_over_seconds(
-    results: Sequence[DecodingResult],
+    results: Sequence[Measured],
     path: str | Path,
     title: str = "",
-    group: Callable[[DecodingResult], str] = rule_of,
+    group: Callable[[Measured], str] = rule_of,
     unit: str = "puzzle",
 ) -> Path:
     """Draw the results, one line a `group`, with one standard error, wall time in batches on a logarithmic axis."""
@@ -37,12 +52,12 @@ def plot_accuracy_over_seconds(
 
 
 def _plot(
-    results: Sequence[DecodingResult],
+    results: Sequence[Measured],
     path: str | Path,
     title: str,
-    group: Callable[[DecodingResult], str],
+    group: Callable[[Measured], str],
     unit: str,
-    cost: Callable[[DecodingResult], float],
+    cost: Callable[[Measured], float],
     name_of_cost: str,
 ) -> Path:
     figure = Figure(figsize=(8.5, 4.4), layout="constrained")

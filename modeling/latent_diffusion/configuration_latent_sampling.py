@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
-from hf_latent.generation.stock_arguments import plain
+from hf_latent.generation.arguments.stock_arguments import plain
 
 # Sampler to diffusers' scheduler class and what it is told beyond noise schedule and prediction type. Evenly spaced
 # steps start at pure noise ("trailing"): others start where the training data still shows, and find pure noise there.

@@ -13,11 +13,11 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
-from hf_latent.generation.devices import find_device
-from hf_latent.generation.generation_file import HUB_ARGUMENTS, load_generation_config
-from hf_latent.generation.noise import mix
-from hf_latent.generation.stock_arguments import refuse_arguments
-from hf_latent.generation.stock_generate import check_stock_ids, watch_scores
+from hf_latent.generation.arguments.devices import find_device
+from hf_latent.generation.arguments.generation_file import HUB_ARGUMENTS, load_generation_config
+from hf_latent.generation.arguments.stock_arguments import refuse_arguments
+from hf_latent.generation.arguments.stock_generate import check_stock_ids, watch_scores
+from hf_latent.generation.state.noise import mix
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import (
     SAMPLERS,

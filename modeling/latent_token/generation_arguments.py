@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, StopStringCriteria
 
-from hf_latent.generation.speculative import speculate
-from hf_latent.generation.stock_generate import find_knob
+from hf_latent.generation.arguments.stock_generate import find_knob
+from hf_latent.generation.autoregressive.speculative import speculate
 
 # Values of `cache_implementation` that name the cache which looking ahead uses.
 DYNAMIC = (None, "dynamic")

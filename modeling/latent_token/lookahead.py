@@ -8,7 +8,7 @@ after that. A group sees the stream before its token, and itself; with no masks 
 
 import torch
 
-from hf_latent.generation.visibility import NOWHERE, Visibility
+from hf_latent.generation.model_calls.visibility import NOWHERE, Visibility
 
 
 def stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor | None = None) -> Visibility:

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import TransformersKwargs
 
-from hf_latent.generation.inputs import find_cache
+from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.generation.mixin import DiffusionGenerationMixin
-from hf_latent.generation.visibility import of_canvas, order_of
+from hf_latent.generation.model_calls.visibility import of_canvas, order_of
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
     LatentTokenPreTrainedModel,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.generation.cache_argument import cache_name
-from hf_latent.generation.visibility import SemiCausalMasks
+from hf_latent.generation.arguments.cache_argument import cache_name
+from hf_latent.generation.model_calls.visibility import SemiCausalMasks
 from hf_latent.modeling.latent_token.backbone import adopt, find_mask_token, forget_gguf, load_backbone, load_tokenizer
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 

@@ -20,14 +20,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import TransformersKwargs
 
-from hf_latent.generation.adapters import adapter_aware, refuse_for_latent_tokens
-from hf_latent.generation.cache_argument import CACHE_NAME, cache_of
-from hf_latent.generation.continuous_batching import ContinuousBatchingRefusal
-from hf_latent.generation.generation_file import refuse_damaged_file
-from hf_latent.generation.inputs import find_cache, rename_cache
-from hf_latent.generation.speculative import SpeculativeOutput
-from hf_latent.generation.stock_arguments import plain
-from hf_latent.generation.stock_generate import check_stock_ids, find_knob, watch_scores
+from hf_latent.generation.arguments.adapters import adapter_aware, refuse_for_latent_tokens
+from hf_latent.generation.arguments.cache_argument import CACHE_NAME, cache_of
+from hf_latent.generation.arguments.continuous_batching import ContinuousBatchingRefusal
+from hf_latent.generation.arguments.generation_file import refuse_damaged_file
+from hf_latent.generation.arguments.inputs import find_cache, rename_cache
+from hf_latent.generation.arguments.stock_arguments import plain
+from hf_latent.generation.arguments.stock_generate import check_stock_ids, find_knob, watch_scores
+from hf_latent.generation.autoregressive.speculative import SpeculativeOutput
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.generation_arguments import look_ahead_arguments, speculation_arguments
 from hf_latent.modeling.latent_token.lookahead import chosen_columns, group_inputs, groups, stream

@@ -110,13 +110,13 @@ def test_commands_of_the_manual_are_checked_by_name(repository: Path) -> None:
     for line in (
         "hf-latent generate sudoku-4x4 --decodign med",
         "hf-latent gnerate sudoku-4x4",
-        "python recipes/nothing.py --config recipes/sudoku_4x4.yaml",
+        "python recipes/nothing.py --config recipes/masked_diffusion/sudoku_4x4.yaml",
     ):
         with pytest.raises(AssertionError):
             check_command(line, repository)
     with pytest.raises(AssertionError):
         check_python("model.generate(ids, max_new_token=3)")
-    check_command("hf-latent train --config recipes/sudoku_4x4.yaml --max_steps 3", repository)
+    check_command("hf-latent train --config recipes/masked_diffusion/sudoku_4x4.yaml --max_steps 3", repository)
 
 
 def test_every_recipe_that_is_named_exists(repository: Path) -> None:

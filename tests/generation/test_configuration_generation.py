@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hf_latent import DiffusionGenerationConfig
+from hf_latent.generation.arguments.stock_arguments import UNSUPPORTED, neutral_values
 from hf_latent.generation.configuration_generation import DreamGenerationConfig
-from hf_latent.generation.stock_arguments import UNSUPPORTED, neutral_values
 
 CLASSES = [DiffusionGenerationConfig, DreamGenerationConfig]
 

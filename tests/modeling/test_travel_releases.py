@@ -98,7 +98,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {
         "chosen/__init__.py": "",
         "chosen/late_rule.py": "from hf_latent.generation.chosen.deep.ranks import rank\n"
-        "from hf_latent.generation.schedule import uniform_quota\n\n\n"
+        "from hf_latent.generation.commit.schedule import uniform_quota\n\n\n"
         "def choose(x):\n    from hf_latent.generation.held.cell import twice\n\n    return twice(rank(x))\n",
         "chosen/deep/__init__.py": "",
         "chosen/deep/ranks.py": "def rank(x):\n    return x + 1\n",
@@ -150,7 +150,9 @@ def test_every_travelling_module_has_a_flat_name_of_its_own() -> None:
     ]
     assert len({flat_name(module) for module in modules}) == len(modules) > 40
     assert (
-        flat_name("hf_latent.generation.commit.rules") == flat_name("hf_latent.generation.rules") == "generation_rules"
+        flat_name("hf_latent.generation.commit.rules")
+        == flat_name("hf_latent.generation.commit.rules")
+        == "generation_rules"
     )
-    assert flat_name("hf_latent.generation.settings.configuration_generation") == "configuration_generation"
+    assert flat_name("hf_latent.generation.state.settings.configuration_generation") == "configuration_generation"
     assert flat_name("hf_latent.modeling.latent_token.backbone") == "modeling_latent_token_backbone"

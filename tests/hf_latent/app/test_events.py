@@ -10,7 +10,7 @@ import pytest
 from hf_latent.app.events import MOST_KEPT, Events, describe_threshold
 from hf_latent.app.settings import AppSettings
 from hf_latent.app.shelf import MOST_LOADED, Shelf
-from hf_latent.cli.loading import load, resolve
+from hf_latent.checkpoints.loading import load, resolve
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_the_shelf_keeps_two_checkpoints(monkeypatch):
         calls.append((name, kwargs))
         return name, object()
 
-    monkeypatch.setattr("hf_latent.cli.loading.load", count)
+    monkeypatch.setattr("hf_latent.checkpoints.loading.load", count)
     shelf = Shelf()
     first = shelf.get("a")
     assert shelf.get("a") is first

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hf_latent.app.watching import Snapshot, Watch, watch
-from hf_latent.cli.view import run_once
 from hf_latent.viz import Replay
+from hf_latent.viz.recording import run_once
 
 KNOBS = {"decoding": "low_confidence", "max_new_tokens": 8, "block_length": 4, "eos_token_id": None}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
-from hf_latent.cli.loading import load
+from hf_latent.checkpoints.loading import load
 from hf_latent.data import sample_posterior_traces
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation import evaluate_likelihood

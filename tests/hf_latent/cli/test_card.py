@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import hf_latent.cli as cli
 from hf_latent import LatentTokenForCausalLM
 from hf_latent.evaluation.grid import build_causal_grid
-from hf_latent.evaluation.report import read_entries
+from hf_latent.evaluation.reports.report import read_entries
 from hf_latent.hub import bundle, check_card, refresh_card
 from hf_latent.tasks import star_graph_tokenizer
 

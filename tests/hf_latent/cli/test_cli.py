@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 import hf_latent.cli as cli
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
-from hf_latent.cli.demo import DECODERS
-from hf_latent.cli.generate import parse_knobs
-from hf_latent.cli.loading import packaged_checkpoints
+from hf_latent.checkpoints.loading import packaged_checkpoints
+from hf_latent.cli.commands.demo import DECODERS
 from hf_latent.cli.reasoning import show_early_exit
 from hf_latent.cli.train_options import grouped
-from hf_latent.generation.rules import RULES
+from hf_latent.evaluation.knobs import parse_knobs
+from hf_latent.generation.commit.rules import RULES
 from hf_latent.hub import bundle
 from hf_latent.tasks import ArithmeticTask, arithmetic_tokenizer
 
@@ -191,10 +191,10 @@ def test_the_help_of_train_has_every_option_once_in_groups():
     """The sources are read, not imported: both must know the same names."""
     from trl import ModelConfig
 
-    from hf_latent.training.latent_token_config import LatentTokenTrainingConfig
-    from hf_latent.training.objectives import LOSS_WEIGHTINGS
-    from hf_latent.training.options import OptionParser
-    from hf_latent.training.sources import TrainArguments
+    from hf_latent.training.common.objectives import LOSS_WEIGHTINGS
+    from hf_latent.training.common.sources import TrainArguments
+    from hf_latent.training.latent_tokens.config import LatentTokenTrainingConfig
+    from hf_latent.training.runs.options import OptionParser
 
     parser = OptionParser((TrainArguments, LatentTokenTrainingConfig, ModelConfig))
     names = [option.name for options in grouped().values() for option in options]
@@ -210,8 +210,8 @@ def test_options_of_train_are_whole_names_in_either_spelling(tmp_path):
     from trl import ModelConfig
 
     from hf_latent.training import MaskedDiffusionConfig
-    from hf_latent.training.options import OptionParser
-    from hf_latent.training.sources import TrainArguments
+    from hf_latent.training.common.sources import TrainArguments
+    from hf_latent.training.runs.options import OptionParser
 
     (tmp_path / "run.yaml").write_text("task: sudoku\nmax-steps: 3\noutput_dir: out\nuse_cpu: true\n")
     parser = OptionParser((TrainArguments, MaskedDiffusionConfig, ModelConfig))

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import hf_latent.cli as cli
 from hf_latent import LladaForMaskedDiffusion
 from hf_latent.evaluation import measures
-from hf_latent.evaluation.report import read_entries
+from hf_latent.evaluation.reports.report import read_entries
 from hf_latent.hub import bundle
 from hf_latent.tasks import SudokuTask
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import hf_latent.cli as cli
 from hf_latent.app import AppSettings
-from hf_latent.cli.serve import is_own
+from hf_latent.cli.commands.serve import is_own
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import hf_latent
 import hf_latent.cli as cli
-from hf_latent.cli.loading import load, resolve
-from hf_latent.cli.view import template_parts
+from hf_latent.checkpoints.loading import load, resolve
+from hf_latent.cli.commands.view import template_parts
 
 PROMPT = "1..4\n....\n2..3\n.32.\n=\n"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from hf_latent.app.shelf import about_checkpoint, own_decoding
-from hf_latent.cli.eval import read_task_description
+from hf_latent.cli.commands.eval import read_task_description
 from hf_latent.data.json_files import read_json_object
-from hf_latent.evaluation.report import read_entries
-from hf_latent.hub.card_results import read_evaluations
+from hf_latent.evaluation.reports.report import read_entries
+from hf_latent.hub.cards.results import read_evaluations
 
 DAMAGED = {"cut short": b'{"a": 1', "empty": b"", "no text": b"\xff\xfe\x00"}
 

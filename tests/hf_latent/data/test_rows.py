@@ -9,7 +9,7 @@ from datasets import Dataset
 from hf_latent.data import read_questions
 from hf_latent.data.rows import check_features, read_rows, text_of, to_dataset
 from hf_latent.evaluation.suite import SuiteOptions, build_measure
-from hf_latent.training.sources import TrainArguments, load_data
+from hf_latent.training.common.sources import TrainArguments, load_data
 
 ROWS = [{"question": "1+1", "answer": "2"}, {"question": "2+2", "answer": "4"}]
 # What some readers take for the end of a line, or for nothing.

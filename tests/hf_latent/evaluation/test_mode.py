@@ -10,8 +10,8 @@ from torch import nn
 from hf_latent import ReasoningTemplate
 from hf_latent.data import sample_posterior_traces, score_traces
 from hf_latent.evaluation import evaluate_likelihood, log_likelihood, solve_puzzles
-from hf_latent.evaluation.encoding import ScoredText
-from hf_latent.evaluation.estimators import estimate, would_write
+from hf_latent.evaluation.scoring.encoding import ScoredText
+from hf_latent.evaluation.scoring.estimators import estimate, would_write
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.tasks import SudokuTask
 
@@ -49,7 +49,7 @@ def modes(model):
 
 def harness(model, tokenizer):
     pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'hf-latent[eval]'")
-    from hf_latent.evaluation.harness import HfLatentLM
+    from hf_latent.evaluation.harness.adapter import HfLatentLM
 
     lm = HfLatentLM(model, tokenizer, num_samples=4, batch_size=2)
     written = lm.generate_until([SimpleNamespace(args=("12", {"until": ["x"], "max_gen_toks": 4}))], disable_tqdm=True)

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_latent import ReasoningTemplate
-from hf_latent.cli.loading import load
+from hf_latent.checkpoints.loading import load
 from hf_latent.evaluation import describe, solve_puzzles
 from hf_latent.tasks import ArithmeticTask, SudokuTask, get_task
 

@@ -120,7 +120,7 @@ def versions_of(kinds: Any, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     @functools.cache
     def make(kind: str) -> Versions:
-        from hf_latent.hub.preparation import prepare
+        from hf_latent.hub.transfer.preparation import prepare
 
         root = tmp_path_factory.mktemp(kind)
         first = kinds.FOLDERS[kind](root)

@@ -163,7 +163,7 @@ def _decoder(root: Path) -> Path:
 @folder_of("traces")
 def _traces(root: Path) -> Path:
     """Of two splits, of which the second version has one."""
-    from hf_latent.hub.dataset import write_dataset
+    from hf_latent.hub.transfer.dataset import write_dataset
 
     return write_dataset(DatasetDict({"train": traces(), "test": traces(3)}), root / "mine", "mine")
 

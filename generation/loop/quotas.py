@@ -1,0 +1,42 @@
+"""How many tokens each row commits in a step: by its schedule, or within bounds that leave the rest to the belief."""
+
+from hf_latent.generation.commit.schedule import dream_quota, uniform_quota
+from hf_latent.generation.state.rows import Row
+from hf_latent.generation.state.settings import DenoisingSettings
+
+
+def quotas(rows: list[Row], settings: DenoisingSettings) -> list[int]:
+    """Tokens that each row commits under a rule that leaves their number to the schedule."""
+    return [_quota(row, settings) for row in rows]
+
+
+def bounds(rows: list[Row], settings: DenoisingSettings) -> tuple[list[int], list[int]]:
+    """Least and most tokens that each row commits under a rule that finds their number itself."""
+    floors, ceilings = [], []
+    for row in rows:
+        floor, ceiling = 1, row.num_open
+        if settings.is_paced:
+            due = row.num_at_start
+            if not row.at_last_step:
+                due = row.num_at_start // row.num_steps * (row.step + 1)
+            ceiling = due - (row.num_at_start - row.num_open)
+        elif row.at_last_step:
+            floor = row.num_open
+        if settings.max_tokens_per_step is not None:
+            ceiling = min(ceiling, settings.max_tokens_per_step)
+        floors.append(floor)
+        ceilings.append(ceiling)
+    return floors, ceilings
+
+
+def _quota(row: Row, settings: DenoisingSettings) -> int:
+    if row.num_steps == 0:
+        return 1
+    if row.at_last_step:  # also what candidates that were fewer than a quota have left
+        return row.num_open
+    if settings.dream_schedule:
+        return dream_quota(row.num_open, row.step, row.num_steps, settings.schedule_epsilon)
+    return uniform_quota(row.num_at_start, row.step, row.num_steps)
+
+
+__all__ = ["bounds", "quotas"]

@@ -1,0 +1,260 @@
+"""
+How the denoising loop calls a semi-causal model (arXiv 2602.03769): each forward reads the tokens that were written
+since the one before, which enter the cache for good, and the positions to predict, in groups, which leave nothing.
+
+`A` rows, `L` columns of the canvas, `N` positions read, `Q` columns of a forward.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_latent.generation.model_calls.block_cache import WindowCache, WindowLayer, columns_of
+from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings, Reading
+from hf_latent.generation.model_calls.visibility import NOWHERE, of_canvas
+from hf_latent.generation.state.canvas import Canvas
+from hf_latent.generation.state.noise import uniform
+from hf_latent.generation.state.rows import Rows
+
+GROUP_STREAM = 2
+
+
+@dataclass(frozen=True)
+class SemiCausalCache:
+    """
+    Keys and values of a batch's text, for the next turn: pass it as `past_key_values` with the text so far.
+
+    Args:
+        layers: keys and values of each layer, `(B, H, L, D)`; a token's are in its column.
+        order: int64 `(B, L)`, places of the cached tokens in the order they were written in; the largest int64 for
+            what is not cached: padding, and the tokens of the last step, which nothing has read.
+        ids: int64 `(B, L)`, the tokens.
+        position_ids: int64 `(B, L)`, their positions.
+    """
+
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    order: torch.Tensor
+    ids: torch.Tensor
+    position_ids: torch.Tensor
+
+    def get_seq_length(self) -> int:
+        """Columns."""
+        return self.ids.shape[1]
+
+
+class SlotLayer(WindowLayer):
+    """A `WindowLayer` that need not begin with a forward of everything."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put `(A, H, Q, D)` in their columns; returns the keys and values `(A, H, L, D)` of all."""
+        if not self.is_initialized:
+            self.lazy_initialization(
+                *(x.new_zeros(*x.shape[:2], self.slots.length, x.shape[3]) for x in (key_states, value_states))
+            )
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
+class SlotCache(WindowCache):
+    """A cache of `SlotLayer`s: a column's keys and values are in its slot, whatever the order of writing."""
+
+    layer_class = SlotLayer
+
+
+class SemiCausalPredictor(Predictor):
+    """
+    Calls a semi-causal `model`.
+
+    Args:
+        num_latent_tokens: positions that are predicted together with each one: groups have one more.
+        num_candidates: positions that are predicted at all, of those that may be written; None: all.
+        seed: of the choice of candidates and groups, which is the row's own.
+        past: of an earlier turn.
+        keeps_past: whether `past_key_values` will be asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: PredictorSettings,
+        num_latent_tokens: int,
+        num_candidates: int | None,
+        seed: int,
+        past: SemiCausalCache | None = None,
+        keeps_past: bool = False,
+    ) -> None:
+        if settings.cfg_scale != 0 or settings.block_cache is not None:
+            name = "cfg_scale" if settings.cfg_scale != 0 else "block_cache"
+            raise ValueError(
+                f"`{name}` must be left out for a semi-causal model, whose text sees what was written before it and "
+                f"whose cache is exact, got {getattr(settings, name)!r}."
+            )
+        if past is not None and not isinstance(past, SemiCausalCache):
+            raise ValueError(
+                "`past_key_values` must be what `generate` of a semi-causal model returned with "
+                f"`return_dict_in_generate=True`, got {type(past).__name__}."
+            )
+        super().__init__(model, settings)
+        self.cache = SlotCache()
+        self.masks = model.semi_causal_masks()
+        self.group_size, self.num_candidates, self.seed = num_latent_tokens + 1, num_candidates, seed
+        self.past, self.keeps_past = past, keeps_past
+        self._order: torch.Tensor | None = None  # (A, L): places in the stream, `NOWHERE` for what is not cached
+        self._noise: torch.Tensor | None = None  # (A, L): by which candidates and groups are drawn
+        self._new: torch.Tensor | None = None  # (A, L) bool: tokens that the coming forward caches
+        self._read: torch.Tensor | None = None  # (A, L) bool: positions that it predicts
+        self._ids: torch.Tensor | None = None  # (A, L): tokens as they were cached
+        self._positions: torch.Tensor | None = None  # (B, L), of all rows
+        self._index: torch.Tensor | None = None  # (A,): where the rows are in the batch
+        self._done: list[_Done] = []
+
+    def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+        """
+        At most `num_candidates` of the `selected` positions `(A, L)` of each row, drawn anew at every step; all at the
+        last of `max_denoising_steps`, which commits what is left.
+        """
+        self._noise = uniform(self.seed, GROUP_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
+        if self.num_candidates is None:
+            return selected
+        drawn = selected & (_rank(self._noise, selected) < self.num_candidates)
+        # The forward before, where it is not booked yet, was a step, or only refined: then all are read once more.
+        last = [row.ends_with(int(rows.verdicts is not None)) for row in rows.each]
+        return (
+            torch.where(torch.tensor(last, device=selected.device)[:, None], selected, drawn) if any(last) else drawn
+        )
+
+    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+        """Columns that each row reads `(A,)`."""
+        if self._order is None:
+            self._order, self._ids = torch.full_like(canvas.ids, NOWHERE), canvas.ids
+            self._positions = canvas.position_ids
+            self._index = torch.arange(len(canvas.ids), device=canvas.ids.device)
+            if self.past is not None:
+                self._resume(canvas, self.past)
+        self._new = canvas.valid & ~canvas.masked & (self._order == NOWHERE)
+        self._read = read
+        return [(self._new | read).sum(-1)]
+
+    def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
+        """Keep these rows."""
+        assert self._order is not None and self._ids is not None
+        assert self._index is not None and self._noise is not None
+        if self.keeps_past:
+            gone = torch.ones(len(self._index), dtype=torch.bool, device=rows.device)
+            gone[rows] = False
+            self._put_away(gone.nonzero().squeeze(-1))
+        self._order, self._index, self._noise = self._order[rows], self._index[rows], self._noise[rows]
+        self._ids, self._new, self._read = self._ids[rows], self._new[rows], self._read[rows]
+        self.cache.batch_select_indices(rows)
+
+    def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
+        """Logits `(N, V)`."""
+        assert self._order is not None and self._new is not None and self._read is not None
+        (widths,) = reading.facts
+        if max(widths) == 0:  # an idle step of a schedule with more steps than tokens
+            return torch.zeros(0, self.model.config.vocab_size, device=canvas.ids.device)
+        entered = (self._order < NOWHERE).sum(-1, keepdim=True)
+        self._order = torch.where(self._new, entered + self._new.long().cumsum(-1) - 1, self._order)
+        self._ids = torch.where(self._new, canvas.ids, self._ids)
+        window = self._new | self._read
+        columns = columns_of(window, max(widths))
+        rows = torch.arange(len(columns), device=columns.device)
+        at_row, at_column = reading.at[0], (window.cumsum(-1) - 1)[reading.at]
+        group = _rank(self._noise, self._read) // self.group_size
+        keys = of_canvas(self._order < NOWHERE, self._read, self._order, group, canvas.position_ids)
+        idles = min(widths) == 0
+        if idles:  # an idle row costs nothing, and none of its keys is computed again
+            rows = torch.tensor([i for i, width in enumerate(widths) if width > 0], device=columns.device)
+            at_row, columns = torch.searchsorted(rows, at_row), columns[rows]
+        at = rows[:, None], columns
+        queries, keys = keys.select(at), keys.select((rows,)) if idles else keys
+        memory = reading.memory
+        if memory is not None and memory.mixes:
+            inputs = {"inputs_embeds": memory.embeddings(canvas.ids, canvas.masked)[at]}
+        else:
+            inputs = {"input_ids": canvas.ids[at]}
+        self.cache.place(rows if idles else None, columns, canvas.ids.shape[1])
+        return self.model(
+            **inputs,
+            attention_mask=self.masks(queries, keys, columns, self.model.dtype),
+            position_ids=canvas.position_ids[at],
+            cache=self.cache,
+            logits_to_keep=(at_row, at_column),
+            return_dict=True,
+        ).logits
+
+    # Turns
+
+    def _resume(self, canvas: Canvas, past: SemiCausalCache) -> None:
+        """Take over the keys and values of an earlier turn, whose columns are the first of the canvas."""
+        batch_size, length = past.ids.shape
+        fits = batch_size == len(canvas.ids) and length <= canvas.ids.shape[1]
+        if fits:
+            same = (past.ids == canvas.ids[:, :length]) & (past.position_ids == canvas.position_ids[:, :length])
+            same &= (canvas.valid & ~canvas.masked)[:, :length]
+            fits = bool((same | (past.order == NOWHERE)).all())
+        if not fits:
+            raise ValueError(
+                "`past_key_values` must be those of the first tokens of `input_ids`, in the same columns and with the "
+                f"same padding; got others (batch {batch_size}, {length} columns)."
+            )
+        assert self._order is not None
+        self._order[:, :length] = past.order
+        missing = canvas.ids.shape[1] - length
+        for number, states in enumerate(past.layers):
+            keys, values = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in states)
+            if number == len(self.cache.layers):
+                self.cache.layers.append(SlotLayer(self.cache.slots))
+            self.cache.layers[number].lazy_initialization(keys, values)
+
+    def _put_away(self, rows: torch.Tensor) -> None:
+        assert self._order is not None and self._ids is not None and self._index is not None
+        layers = [(layer.keys[rows], layer.values[rows]) for layer in self.cache.layers]
+        self._done.append(_Done(self._index[rows], self._order[rows], self._ids[rows], layers))
+
+    def past_key_values(self, ids: torch.Tensor) -> SemiCausalCache | None:
+        """The cache of the whole batch at the end of a run that wrote `ids` `(B, L)`; None if nothing was read."""
+        if not self.cache.layers or self._order is None:
+            return None
+        self._put_away(torch.arange(len(self._order), device=ids.device))
+        index = torch.cat([part.index for part in self._done]).argsort()
+        length = ids.shape[1]
+        order = torch.cat([part.order for part in self._done])[index][:, :length]
+        cached = torch.cat([part.ids for part in self._done])[index][:, :length]
+        # What was written and then cut off by the row's end is no text; what saw it is to be read anew.
+        cut = order.masked_fill(cached == ids, NOWHERE).amin(-1, keepdim=True)
+        order = torch.where(order < cut, order, NOWHERE)
+        layers = tuple(
+            tuple(torch.cat([part.states(i, which, layer) for part in self._done])[index] for which in (0, 1))
+            for i, layer in enumerate(self.cache.layers)
+        )
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in layers)
+        return SemiCausalCache(layers, order, ids, self._positions[:, :length])
+
+
+@dataclass(frozen=True)
+class _Done:
+    """Rows that have left the run; `index`: where they are in the batch."""
+
+    index: torch.Tensor
+    order: torch.Tensor
+    ids: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]  # none if they left before the first forward
+
+    def states(self, number: int, which: int, layer: Any) -> torch.Tensor:
+        """Keys (0) or values (1) of a layer; zeros, of the shape of `layer`'s, for rows that were never read."""
+        if self.layers:
+            return self.layers[number][which]
+        like = (layer.keys, layer.values)[which]
+        return like.new_zeros(len(self.index), *like.shape[1:])
+
+
+def _rank(noise: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Place of each `chosen` position `(A, L)` among its row's, by noise."""
+    return noise.masked_fill(~chosen, float("inf")).argsort(dim=-1, stable=True).argsort(dim=-1)
+
+
+__all__ = ["SemiCausalCache", "SemiCausalPredictor"]

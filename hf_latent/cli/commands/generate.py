@@ -1,0 +1,100 @@
+"""`hf-latent generate`"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="Folder, name on the Hub, or name of a packaged checkpoint.")],
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; standard input if not given.")] = None,
+    infill: Annotated[bool, typer.Option(help="Write the mask tokens in the prompt instead of appending.")] = False,
+    chat: Annotated[bool, typer.Option(help="Put the prompt through the tokenizer's chat template.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to write; the checkpoint's own, or 128.")] = None,
+    block_length: Annotated[int | None, typer.Option(help="Tokens of a block; all at once if not given.")] = None,
+    num_latent_tokens: Annotated[
+        int | None, typer.Option(help="Latent tokens that look ahead; the checkpoint's own number if not given.")
+    ] = None,
+    self_speculative: Annotated[
+        bool, typer.Option(help="Draft with the latent tokens: the same text in fewer forwards (left to right).")
+    ] = False,
+    decoding: Annotated[
+        str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the most likely token.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    stream: Annotated[bool, typer.Option(help="Show the draft while it is denoised (in a terminal).")] = True,
+) -> None:
+    """
+    Write text with a model of this library.
+
+    hf-latent generate sudoku-4x4 $'1..4\\n....\\n2..3\\n.32.\\n=\\n'
+
+    In a terminal the draft is shown as it is denoised; otherwise only the text is printed. What it took goes to
+    standard error.
+    """
+    from transformers import TextDiffusionStreamer, TextStreamer
+
+    from hf_latent.checkpoints.loading import load
+    from hf_latent.evaluation.knobs import parse_knobs
+
+    options = {"temperature": temperature, "block_length": block_length, "seed": seed, "decoding": decoding}
+    options["num_latent_tokens"] = num_latent_tokens
+    if not infill:
+        options["max_new_tokens"] = max_new_tokens
+    # What is not given is the checkpoint's choice.
+    knobs = {name: value for name, value in options.items() if value is not None} | parse_knobs(set_ or [])
+    text = prompt if prompt is not None else sys.stdin.read()
+    loaded, tokenizer = load(
+        model, adapter=adapter, revision=revision, trust_remote_code=trust_remote_code, autoregressive=True
+    )
+    if chat:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
+    ids, mask = inputs["input_ids"].to(loaded.device), inputs["attention_mask"].to(loaded.device)
+    live = stream and sys.stdout.isatty()
+    is_diffusion = hasattr(loaded, "infill")
+    kind = TextDiffusionStreamer if is_diffusion else TextStreamer
+    streamer = kind(tokenizer, skip_prompt=True, skip_special_tokens=True) if live else None
+    if not is_diffusion:
+        knobs = left_to_right_knobs(knobs, infill) | {"self_speculative": self_speculative}
+    elif self_speculative:
+        raise ValueError(f"`--self-speculative` is for models that write from left to right; {model} does not.")
+    write = loaded.infill if infill else loaded.generate
+    output = write(ids, attention_mask=mask, streamer=streamer, return_dict_in_generate=True, **knobs)
+    start = 0 if infill else ids.shape[1]
+    if not live:
+        typer.echo(tokenizer.decode(output.sequences[0, start:], skip_special_tokens=True))
+    num_written = output.sequences.shape[1] - start
+    forwards = int(output.num_forward_passes[0]) if "num_forward_passes" in output else num_written
+    per_forward = float(output.tokens_per_forward[0]) if "tokens_per_forward" in output else 1.0
+    typer.echo(f"{forwards} forwards, {per_forward:.2f} tokens per forward", err=True)
+
+
+def left_to_right_knobs(knobs: dict[str, Any], infill: bool) -> dict[str, Any]:
+    """Knobs of transformers' `generate` in the place of those of a denoising loop."""
+    from transformers import set_seed
+
+    for name in ("block_length", "decoding"):
+        if name in knobs:
+            raise ValueError(f"`--{name.replace('_', '-')}` is for models that write in any order.")
+    if infill:
+        raise ValueError("`--infill` is for models that write in any order.")
+    knobs = {"max_new_tokens": 128, **knobs}
+    if (seed := knobs.pop("seed", None)) is not None:
+        set_seed(seed)
+    temperature = knobs.pop("temperature", 0.0)
+    return knobs | ({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False})
+
+
+__all__ = ["generate", "left_to_right_knobs"]

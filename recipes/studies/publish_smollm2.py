@@ -1,0 +1,219 @@
+"""
+Measure a model of llama_to_diffusion.py before and after its training, and write its card.
+
+Evaluation
+    1. The bound on -log p(answer | question) of held-out questions, in nats per token, of the backbone as it was taken
+       over (opened attention, new mask token) and of the trained model or adapter: same questions, same draws.
+    2. The trained model is loaded anew from its folder (an adapter through plain peft) and evaluated by the trainer's
+       own evaluation: it has to give the number that the run ended with.
+    3. A few questions are answered.
+
+The weights stay in the run's folder; the card's folder gets results, log and curve.
+
+    python recipes/studies/publish_smollm2.py --run runs/smollm2_gsm8k --folder model_cards/smollm2-gsm8k \\
+        --backbone HuggingFaceTB/SmolLM2-135M-Instruct --eval_file test.jsonl
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_latent import LatentTokenForMaskedDiffusion
+from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
+from hf_latent.hub import refresh_card
+from hf_latent.hub.cards.results import without_folders
+from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.common.sources import as_prompt_completion
+from hf_latent.training.runs.report import write_json, write_text
+
+DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
+# Written by `refresh_card`.
+PART = "<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->"
+
+CARD = """---
+library_name: transformers
+license: apache-2.0
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+datasets: [openai/gsm8k]
+tags: [masked-diffusion, diffusion-language-model, hf-latent]
+---
+
+# hf-latent {name}
+
+SmolLM2-135M-Instruct turned into a masked diffusion model and fine-tuned on GSM8K for as long as a CPU allows:
+{trained} parameters were trained. It is a test of the path from an autoregressive checkpoint, not a model to use: the
+base is small, and {steps} updates of {batch_size} questions are a fraction of an epoch. The base is a 4-bit GGUF file,
+read back to float32. The weights are not kept in this folder; the recipe below makes them.
+
+{use}
+
+{architecture}
+
+{decoding_part}
+
+## Results
+
+| {num_examples} held-out questions | nats per token of the answer (bound) | perplexity (bound) |
+|---|---|---|
+| attention opened, mask token added, untrained | {before_nats} | {before_perplexity} |
+| trained | {after_nats} | {after_perplexity} |
+
+± is the standard error over the questions; {num_samples} draws a question, the same for both (`{command}`).
+
+## Training
+
+{steps} updates of {batch_size} in {seconds_per_step:.1f} s each, on a CPU that was shared with other work
+({precision}); peak memory {peak_memory_mib:,} MiB. Loaded anew from its folder, it gives the held-out bound that the
+run ended with: {reloaded_eval_nll:.4f} and {eval_nll:.4f} nats per token.
+
+```bash
+{recipe}
+```
+
+{run}
+
+Log: `training_log.jsonl`; configuration, versions and commit: `run.json`; numbers: `results.json`.
+
+## Answers
+
+With `{decoding}`, the first questions of the test set:
+
+{answers}
+
+## Limits
+
+One seed. Accuracy on GSM8K was not measured: a model of this size and training does not get there.
+"""
+
+
+def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
+    """The model of a run: a checkpoint, or an adapter on the backbone."""
+    if not (run / "adapter_config.json").exists():
+        return AutoModelForCausalLM.from_pretrained(run)
+    base = LatentTokenForMaskedDiffusion.from_backbone(backbone, tokenizer, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, run)
+
+
+def reevaluate(model: Any, tokenizer: Any, data: Dataset, run: dict[str, Any]) -> float:
+    """`eval_nll` of the trainer's own evaluation, on the questions of the run, with its noise."""
+    training = run["training"]
+    with tempfile.TemporaryDirectory() as folder:
+        args = MaskedDiffusionConfig(
+            folder,
+            max_length=training["max_length"],
+            noise_seed=training["noise_seed"],
+            bf16=training["bf16"],
+            use_cpu=training["use_cpu"],
+            per_device_eval_batch_size=training["per_device_eval_batch_size"],
+            report_to="none",
+        )
+        trainer = MaskedDiffusionTrainer(
+            model, args, train_dataset=data, eval_dataset=data, processing_class=tokenizer
+        )
+        return trainer.evaluate()["eval_nll"]
+
+
+def answer(model: Any, tokenizer: Any, questions: list[str]) -> list[dict[str, Any]]:
+    """What the model says to each question, and in how many forwards."""
+    samples = []
+    for question in questions:
+        chat = [{"role": "user", "content": question}]
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**inputs, return_dict_in_generate=True, **DECODING)
+        text = tokenizer.decode(out.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        samples.append({"question": question, "text": text, "num_forward_passes": int(out.num_forward_passes[0])})
+    return samples
+
+
+def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
+    """`README.md`."""
+    before, after, training = results["before"], results["after"], run["training"]
+    answers = [
+        f"```\n{s['question']}\n---\n{s['text']}\n```\n{s['num_forward_passes']} forwards." for s in results["samples"]
+    ]
+    return CARD.format(
+        **results | {"before": "", "after": ""},
+        **{
+            name: f"<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->" for name in ("use", "architecture", "run")
+        },
+        decoding_part="<!-- hf-latent:decoding -->\n\n<!-- /hf-latent:decoding -->",
+        name=name,
+        trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
+        batch_size=training["per_device_train_batch_size"],
+        precision="bfloat16 autocast" if training["bf16"] else "float32",
+        before_nats=f"{before['nats_per_token']:.3f} ± {before['sampling_error']:.3f}",
+        before_perplexity=f"{before['perplexity']:.1f}",
+        after_nats=f"{after['nats_per_token']:.3f} ± {after['sampling_error']:.3f}",
+        after_perplexity=f"{after['perplexity']:.1f}",
+        decoding=", ".join(f"{name}={value}" for name, value in DECODING.items()),
+        answers="\n\n".join(answers),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to write")
+    parser.add_argument("--backbone", required=True, help="what the run started from")
+    parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
+    parser.add_argument("--num_examples", type=int, default=96)
+    parser.add_argument("--num_samples", type=int, default=4)
+    parser.add_argument("--num_answers", type=int, default=3)
+    parser.add_argument("--peak_memory_mib", type=int, help="of a run that has not written it down")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+    trained = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(args.run)
+    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
+    chats = as_prompt_completion(data, "question", "answer", chat=True)
+
+    def bound(model: Any) -> dict[str, Any]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=run["training"]["bf16"]):
+            result: LikelihoodResult = evaluate_likelihood(
+                model.eval(), chats, tokenizer, num_samples=args.num_samples, batch_size=8
+            )
+        return result.to_dict()
+
+    base = LatentTokenForMaskedDiffusion.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
+    before = bound(base)
+    model = load_trained(args.run, args.backbone, tokenizer)
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "recipe": shlex.join(["python", "recipes/masked_diffusion/llama_to_diffusion.py", *run["command"][1:]]),
+        "num_examples": args.num_examples,
+        "num_samples": args.num_samples,
+        "before": before,
+        "after": bound(model),
+        "steps": trained["steps"],
+        "seconds_per_step": trained["train_seconds"] / trained["steps"],
+        "peak_memory_mib": trained.get("peak_memory_mib") or args.peak_memory_mib,
+        "eval_nll": trained["held_out"]["eval_nll"],
+        "reloaded_eval_nll": reevaluate(model, tokenizer, chats, run),
+        "samples": answer(model.eval(), tokenizer, data["question"][: args.num_answers]),
+    }
+    results, run = without_folders(results), without_folders(run)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    write_json(args.folder / "run.json", run)
+    write_json(args.folder / "results.json", results)
+    for file in ("training_log.jsonl", "training_curve.png"):
+        shutil.copy2(args.run / file, args.folder / file)
+    write_text(args.folder / "README.md", card(args.folder.name, results, run))
+    refresh_card(args.folder)
+    print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
+
+
+if __name__ == "__main__":
+    main()
