@@ -11,7 +11,7 @@ Texts are a column of JSON lines files, here the questions of GSM8K (arXiv 2110.
     python recipes/studies/latent_diffusion_sentences.py --train_file train.jsonl --test_file test.jsonl \
         --output_dir runs/latent_diffusion/sentences
 
-The stages then are those of `latent_diffusion.py`, and arms of `latent_diffusion_study.yaml`:
+The stages then are those of `recipes/latent_diffusion`, and arms of `latent_diffusion_study.yaml`:
 
     OMP_NUM_THREADS=1 python recipes/latent_diffusion/backbone.py --config recipes/latent_diffusion/text_pretrain.yaml
     OMP_NUM_THREADS=1 python recipes/latent_diffusion/stages.py --config recipes/latent_diffusion/text_autoencoder.yaml

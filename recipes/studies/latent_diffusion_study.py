@@ -1,7 +1,7 @@
 """
-The study of latent diffusion: every training of `latent_diffusion.py` that it compares, and what they give together.
+The study of latent diffusion: every training that it compares, and what they give together.
 
-Arms, each a command of `latent_diffusion.py` or `latent_diffusion_backbone.py` with the values of the YAML
+Arms, each a command of `stages.py` or `backbone.py` of `recipes/latent_diffusion` with the values of the YAML
     pretrain, autoencoder              what all others start from
     autoencoder_more_problems          with all the single digit additions there are
     autoencoder_two_legs               goes on from it, with fewer of those
@@ -48,7 +48,7 @@ from matplotlib.figure import Figure
 from hf_latent.modeling.atomic import replacing
 from hf_latent.training.runs.report import describe_environment, write_json, write_text
 
-RECIPES = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- study -->\n", "<!-- /study -->"
 METRICS = ("accuracy", "exact")
 TEXT_METRICS = ("chrf", "exact")
@@ -107,7 +107,7 @@ def train(run: Run, study: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
         subprocess.run(
-            [sys.executable, *command], cwd=RECIPES.parent, stdout=log, stderr=subprocess.STDOUT, check=True
+            [sys.executable, *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True
         )
 
 

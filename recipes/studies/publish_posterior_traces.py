@@ -7,7 +7,7 @@ What happens
     3. A judge says which traces are right. Every problem has one line of calculations that follows from its words: a
        trace is right if its calculations are those; it is verified if they are all correct and end in the answer,
        which can be said without any human trace. How well do the scores tell right from wrong?
-    4. `posterior_traces.py` fine-tunes the base on each set of traces, with every seed, for the same number of
+    4. `posterior_traces/traces.py` fine-tunes the base on each set of traces, with every seed, for the same number of
        updates; the results answer the held-out problems.
     5. Table, plots and card are written.
 

@@ -203,7 +203,7 @@ def main() -> None:
         shutil.copy2(args.run / file, args.folder / file)
     title = f"{name}, {args.num_puzzles} held-out puzzles"
     plot_accuracy_over_forwards(results, args.folder / "accuracy_over_forwards.png", title)
-    recipe = f"python recipes/masked_diffusion/sudoku.py --config recipes/{args.run.name}.yaml"
+    recipe = f"python recipes/masked_diffusion/sudoku.py --config recipes/masked_diffusion/{args.run.name}.yaml"
     write_folder_card(args.folder, model, tokenizer, task, puzzles, chosen, recipe)
 
 

@@ -87,7 +87,7 @@ def test_all_stages_train_on_them(folder: Path, tmp_path: Path, monkeypatch: pyt
         "baseline": (latent_diffusion_backbone, ["--model_name_or_path", str(tmp_path / "pretrain")]),
     }
     for name, (module, own) in stages.items():
-        config = ["--config", f"recipes/latent_diffusion_text_{name}.yaml", "--output_dir", str(tmp_path / name)]
+        config = ["--config", f"recipes/latent_diffusion/text_{name}.yaml", "--output_dir", str(tmp_path / name)]
         results = module.main(*module.parse([*config, *common, *own]))
         if name != "pretrain":
             assert 0 <= results["generation"]["chrf"] <= 100 and results["generation"]["num_examples"] == 2

@@ -14,7 +14,7 @@ from hf_latent.training.latent_diffusion import run as latent_diffusion_run
 ROOT = Path(__file__).resolve().parents[4]
 CONFIG = ROOT / "recipes" / "studies/latent_diffusion_study.yaml"
 STUDY = yaml.safe_load(CONFIG.read_text())
-MODULES = {"latent_diffusion": latent_diffusion_run, "latent_diffusion_backbone": latent_diffusion_backbone}
+MODULES = {"stages": latent_diffusion_run, "backbone": latent_diffusion_backbone}
 TASKS = ["rotation", "double_digit_additions"]
 METRICS = ("accuracy", "exact")
 
@@ -58,7 +58,7 @@ def test_arms_differ_in_what_their_names_say(recipe: dict[str, Any], monkeypatch
     def parsed(name: str) -> tuple[dict[str, Any], Any]:
         run = next(iter(recipe["runs_of"](name, STUDY)))
         assert run.tasks == STUDY["values"]["tasks"][:1]
-        data, training = MODULES[STUDY["arms"][name]["recipe"]].parse(recipe["command_of"](run, STUDY)[1:])
+        data, training = MODULES[Path(STUDY["arms"][name]["recipe"]).name].parse(recipe["command_of"](run, STUDY)[1:])
         return {"num_train_timesteps": 1000, **(data.model_config or {})}, training
 
     model, training = parsed("in_context")
@@ -231,7 +231,7 @@ def test_training_goes_by_the_recipe_and_is_done_once(recipe: dict[str, Any], tm
         "seeds": [0],
         "values": {"tasks": ["rotation"], "num_train_examples": 4, "num_eval_examples": 2, "use_cpu": True},
         "arms": {
-            "tiny": {"recipe": "latent_diffusion_backbone", "config": "latent_diffusion_pretrain", "values": values}
+            "tiny": {"recipe": "latent_diffusion/backbone", "config": "latent_diffusion/pretrain", "values": values}
         },
     }
     config = tmp_path / "study.yaml"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[4]
-STUDIES = sorted((ROOT / "recipes").glob("latent_tokens_study_*.yaml"))
+STUDIES = sorted((ROOT / "recipes" / "studies").glob("latent_tokens_study_*.yaml"))
 ARMS = ["ar", "ar+1", "ar+any", "sidm", "scdm+any", "mdm"]
 
 
@@ -132,6 +132,7 @@ def test_lines_and_tables_name_what_was_compared(
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_name_arms_and_numbers_that_exist(recipe: dict[str, Any], path: Path) -> None:
+    assert len(STUDIES) == 4
     study = yaml.safe_load(path.read_text())
     for arm in study["arms"]:
         assert all(number >= 0 for number in recipe["numbers_of"](arm, study))
