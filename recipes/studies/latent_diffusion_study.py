@@ -106,9 +106,7 @@ def train(run: Run, study: dict[str, Any]) -> None:
     print(shlex.join(["python", *command]), flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
-        subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True
-        )
+        subprocess.run([sys.executable, *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
 def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[4]
-STUDIES = sorted((ROOT / "recipes" / "studies").glob("latent_tokens_study_*.yaml"))
+NAMES = ("star_graph", "star_graph_every_arm", "sudoku_4x4", "sudoku_6x6")
+STUDIES = [ROOT / "recipes" / "studies" / f"latent_tokens_study_{name}.yaml" for name in NAMES]
 ARMS = ["ar", "ar+1", "ar+any", "sidm", "scdm+any", "mdm"]
 
 
@@ -132,7 +133,6 @@ def test_lines_and_tables_name_what_was_compared(
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_name_arms_and_numbers_that_exist(recipe: dict[str, Any], path: Path) -> None:
-    assert len(STUDIES) == 4
     study = yaml.safe_load(path.read_text())
     for arm in study["arms"]:
         assert all(number >= 0 for number in recipe["numbers_of"](arm, study))
