@@ -75,11 +75,42 @@ def put_in_place(new: Path, path: Path) -> None:
     """Put `new`, a file or folder in a [`Scratch`] folder of `path`, in its place, once it is on the disk."""
     for file in [new] if new.is_file() else [f for f in sorted(new.rglob("*")) if f.is_file()]:
         _flush(file)
-    if new.is_dir() and path.exists():
-        path.rename(new.parent / f"{path.name}{RETIRED}")  # only an empty folder can be renamed over; see `_drop`
-    new.replace(path)
+    if new.is_dir():
+        with alone_in(path.parent):  # two renames: between those of another writer they would fail, or undo them
+            if path.exists():
+                path.rename(new.parent / f"{path.name}{RETIRED}")  # only an empty folder can be renamed over
+            new.replace(path)
+    else:
+        new.replace(path)
     if path.is_dir():  # what it replaces may be deleted next; of a file the version before is as good
         _flush(path.parent)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Wait until nobody else, of this process or another, is in such a block for `folder`: for what reads a file there,
+    decides and writes it. Nothing is left behind, not even by the killed; a block inside a block of the same folder
+    would wait for itself.
+
+    Example:
+
+    ```python
+    >>> with alone_in(path.parent):
+    ...     entries = [*json.loads(path.read_text()), entry]
+    ...     write_atomically(path, json.dumps(entries))
+    ```
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
@@ -136,8 +167,10 @@ def _lock(folder: Path, path: Path) -> IO[bytes]:
 def _drop(folder: Path, path: Path) -> None:
     """Remove a scratch folder. Interrupted between its two renames, the old folder goes back where it was."""
     retired = folder / f"{path.name}{RETIRED}"
-    if retired.exists() and not path.exists():
-        retired.rename(path)
+    if retired.exists():
+        with alone_in(path.parent):  # another writer may be between its two renames
+            if not path.exists():
+                retired.rename(path)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -154,4 +187,4 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["Scratch", "put_in_place", "remove_leftovers", "replacing", "write_atomically"]
+__all__ = ["Scratch", "alone_in", "put_in_place", "remove_leftovers", "replacing", "write_atomically"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_latent.modeling.travel import write_atomically
+from hf_latent.modeling.atomic import alone_in, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -139,11 +139,12 @@ def keep_to(
         what: the facts are about.
     """
     facts = json.loads(json.dumps(facts))
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**facts, "about": dict(about or {})}, indent=1, ensure_ascii=False)
-        write_atomically(path, text + "\n")
-        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(path.parent):  # of two that begin at once, the later one meets what the earlier one has written
+        if not path.is_file():
+            text = json.dumps({**facts, "about": dict(about or {})}, indent=1, ensure_ascii=False)
+            write_atomically(path, text + "\n")
+            return
     try:
         known = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:  # also what is no UTF-8

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.identity import identify, keep_to
 from hf_latent.evaluation.measures import Measure, Settings
-from hf_latent.evaluation.reports.report import describe_settings, model_label, put_entry, write_report
+from hf_latent.evaluation.reports.report import describe_settings, model_label, put_entry, read_entries, write_report
 from hf_latent.evaluation.running import (
     Share,
     collect,
@@ -105,7 +105,10 @@ class Session:
 
     def report(self) -> list[Path]:
         """Write table and plots of everything in the results file."""
-        return write_report(self.folder, self.entries) if self.is_main and self.entries else []
+        if not (self.is_main and self.entries):
+            return []
+        self.entries = read_entries(self.folder / "results.json")  # another evaluation may have added to it
+        return write_report(self.folder, self.entries)
 
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Advance | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_latent.modeling.atomic import Scratch, put_in_place, remove_leftovers, replacing, write_atomically
+from hf_latent.modeling.atomic import Scratch, alone_in, put_in_place, remove_leftovers, replacing, write_atomically
 
 WRITER = """
 import os, signal, sys, time
@@ -38,6 +38,14 @@ def run_writer(path: Path, how: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", WRITER, str(path), how], stdout=subprocess.PIPE, text=True)
 
 
+def run_together(calls: list) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_two_writers_of_one_file_neither_fail_nor_tear_it(tmp_path: Path) -> None:
     """With one name for the file beside, each renames the other's half-written file, or finds none to rename."""
     path = tmp_path / "results.json"
@@ -58,6 +66,50 @@ def test_two_writers_of_one_file_neither_fail_nor_tear_it(tmp_path: Path) -> Non
         json.loads(path.read_text())
     assert errors == []
     assert hidden(tmp_path) == []
+
+
+def test_two_writers_of_one_folder_neither_fail_nor_lose_it(tmp_path: Path) -> None:
+    """A folder takes two renames: between those of one writer, those of another find it gone, or in the way."""
+    path = tmp_path / "bundle"
+    errors: list[Exception] = []
+
+    def write(number: int) -> None:
+        for _ in range(40):
+            try:
+                with replacing(path) as beside:
+                    beside.mkdir()
+                    for name in ("config", "weights"):
+                        (beside / name).write_text(str(number))
+            except OSError as error:
+                errors.append(error)
+
+    run_together([lambda number=number: write(number) for number in range(3)])
+    assert errors == []
+    assert (path / "config").read_text() == (path / "weights").read_text()
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_who_waits_for_the_killed_waits_no_longer_than_they_live(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfrom hf_latent.modeling.atomic import alone_in\n"
+        "with alone_in(sys.argv[1]):\n    print('in', flush=True)\n    time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "in\n"
+    entered = threading.Event()
+
+    def enter() -> None:
+        with alone_in(tmp_path):
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    assert not entered.wait(0.3)
+    holder.kill()
+    holder.wait()
+    waiting.join(30)
+    assert entered.is_set()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_failed_write_leaves_the_previous_version_and_nothing_beside(tmp_path: Path) -> None:

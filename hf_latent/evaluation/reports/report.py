@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_latent.data.json_files import read_json_object
 from hf_latent.evaluation.solving.puzzles import DecodingResult
-from hf_latent.modeling.travel import write_atomically
+from hf_latent.modeling.atomic import alone_in, write_atomically
 
 Entry = dict[str, Any]
 SHARES = ("accuracy", "acc", "acc_norm", "exact_match")  # of 1, shown in percent
@@ -31,14 +31,16 @@ def put_entry(path: str | Path, entry: Entry) -> list[Entry]:
 
     The file is replaced as a whole; an interruption leaves the previous one. Returns all entries.
     """
-    path, entries = Path(path), read_entries(path)
-    places = [n for n, known in enumerate(entries) if identity_of(known) == identity_of(entry)]
-    if places:
-        entries[places[0]] = entry
-    else:
-        entries.append(entry)
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"results": entries}, indent=1, allow_nan=False) + "\n")
+    with alone_in(path.parent):  # of two evaluations into one folder, neither writes over what the other has added
+        entries = read_entries(path)
+        places = [n for n, known in enumerate(entries) if identity_of(known) == identity_of(entry)]
+        if places:
+            entries[places[0]] = entry
+        else:
+            entries.append(entry)
+        write_atomically(path, json.dumps({"results": entries}, indent=1, allow_nan=False) + "\n")
     return entries
 
 

@@ -1,10 +1,12 @@
 """A model is known by what decides its output: each such thing changes its facts and is named, nothing else does."""
 
+import contextlib
 import copy
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -110,6 +112,7 @@ def test_code_that_came_with_a_checkpoint_counts(checkpoint, tmp_path):
     """Same weights, same configuration, another `forward`."""
     script = """
 import sys
+import threading
 from transformers import AutoModelForCausalLM
 from hf_latent.data.identity import identify
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
@@ -150,6 +153,25 @@ def test_a_folder_is_kept_to_one_model(tmp_path):
     with pytest.raises(ValueError, match=r"path alone \('some/path'\)"):
         keep_to(path, {"model": {}})
     assert os.listdir(path.parent) == ["model.json"]  # nothing else is left behind
+
+
+def test_of_two_models_that_begin_at_once_in_one_folder_one_is_refused(tmp_path):
+    """Both find no file, and both write theirs: the folder would hold results of two models."""
+    for run in range(10):
+        path, accepted, start = tmp_path / str(run) / "run.json", [], threading.Barrier(2)
+
+        def begin(weights, path=path, accepted=accepted, start=start):
+            start.wait()
+            with contextlib.suppress(ValueError):
+                keep_to(path, {"model": {"weights": weights}})
+                accepted.append(weights)
+
+        threads = [threading.Thread(target=begin, args=(weights,)) for weights in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert accepted == [json.loads(path.read_text())["model"]["weights"]]
 
 
 def test_a_model_without_values_is_no_model():

@@ -1,6 +1,7 @@
 """The results file only grows, and the report says what is in it."""
 
 import json
+import threading
 
 import pytest
 
@@ -54,6 +55,22 @@ def test_an_entry_replaces_its_own_and_keeps_all_others(tmp_path):
     entries = read_entries(path)
     assert [(e["run"], e["num_examples"]) for e in entries] == [("aaaa", 4), ("bbbb", 4), ("aaaa", 8)]
     assert entries[0]["command"] == "again"
+
+
+def test_two_evaluations_into_one_folder_lose_nothing_of_each_other(tmp_path):
+    """Read, changed and written by both at once, the file keeps the entries of one of them."""
+    path = tmp_path / "results.json"
+
+    def put(number):
+        for run in range(25):
+            put_entry(path, DECODER | {"run": f"{number}-{run}"})
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {e["run"] for e in read_entries(path)} == {f"{number}-{run}" for number in range(2) for run in range(25)}
 
 
 def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
