@@ -41,9 +41,10 @@ def own_decoding(name: str) -> dict[str, Any]:
 
 
 def _read(name: str, file: str) -> dict[str, Any]:
-    from hf_latent.checkpoints.names import read_object, resolve_checkpoint
+    from hf_latent.checkpoints.names import resolve_checkpoint
+    from hf_latent.data.json_files import read_json_object
 
-    return read_object(Path(resolve_checkpoint(name, "checkpoint")) / file)
+    return read_json_object(Path(resolve_checkpoint(name, "checkpoint")) / file)
 
 
 __all__ = ["Shelf", "about_checkpoint", "own_decoding"]

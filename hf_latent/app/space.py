@@ -76,6 +76,8 @@ def export_space(
         ),
     }
     root = Path(folder)
+    if file := next((place for place in (root, *root.parents) if place.exists() and not place.is_dir()), None):
+        raise ValueError(f"`folder` (`--export-space`) must be a folder, got {folder}: {file} is a file.")
     root.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(root / name, text)

@@ -1,10 +1,12 @@
 """Adapters for the command line: merged into their base, with the tokens that they were trained with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from hf_latent.data.json_files import read_json_object
+
 CONFIG, WEIGHTS, TOKENIZER = "adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"
+BASE_FOLDER = "base"  # where trainers put the base of an adapter that has no other
 
 
 def base_of(folder: str) -> str | None:
@@ -12,8 +14,8 @@ def base_of(folder: str) -> str | None:
     path = Path(folder) / CONFIG
     if not path.is_file() or (Path(folder) / "config.json").is_file():
         return None
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    beside = Path(folder) / "base"  # where trainers put the base of an adapter that has no other
+    base = read_json_object(path).get("base_model_name_or_path")
+    beside = Path(folder) / BASE_FOLDER
     if (beside / "config.json").is_file() and (not base or not Path(base).exists()):
         return str(beside)
     if not base:

@@ -2,12 +2,13 @@
 
 import contextlib
 import difflib
-import json
 import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from hf_latent.data.json_files import read_json, read_json_object
 
 # What a folder of a model, an adapter or a tokenizer has one of.
 MARKS = ("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json")
@@ -19,7 +20,7 @@ def packaged_checkpoints(*, autoregressive: bool = True) -> list[str]:
     root = resources.files("hf_latent.model_cards")
     names = [entry.name for entry in root.iterdir() if (entry / "model.safetensors").is_file()]
     if not autoregressive:
-        orders = {name: json.loads((root / name / "config.json").read_text()).get("order") for name in names}
+        orders = {name: read_json(Path(str(root / name / "config.json"))).get("order") for name in names}
         names = [name for name in names if orders[name] != "left_to_right"]
     return sorted(names)
 
@@ -70,7 +71,7 @@ def check_adapter(name: str) -> None:
     """Raise `ValueError` for what is neither the folder of an adapter nor could be one's name on the Hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if not read_object(path / "adapter_config.json"):
+        if not read_json_object(path / "adapter_config.json"):
             raise ValueError(
                 f"`--adapter` must be the folder of an adapter, got {name}, which has no adapter_config.json"
             )
@@ -100,27 +101,7 @@ def explained(name: str, option: str = "model") -> Iterator[None]:
 
 def read_description(name: str) -> dict[str, Any]:
     """The `task.json` of a model folder or packaged checkpoint, which says what it was trained on; empty without."""
-    return read_object(Path(resolve_checkpoint(name)) / "task.json")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """
-    The object of a JSON file; empty if there is no such file.
-
-    Raises:
-        ValueError: naming file, line and column of what is no JSON, or what is no object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {type(content).__name__}")
-    return content
+    return read_json_object(Path(resolve_checkpoint(name)) / "task.json")
 
 
 def nearest_packaged(name: str) -> list[str]:
@@ -167,6 +148,5 @@ __all__ = [
     "nearest_packaged",
     "packaged_checkpoints",
     "read_description",
-    "read_object",
     "resolve_checkpoint",
 ]

@@ -6,11 +6,14 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; `ValueError`, naming it, if it is none."""
+    """What a JSON file holds; `ValueError`, naming file, line and column, if it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is no UTF-8
-        raise ValueError(f"{path} is damaged: it is no JSON ({error}).") from None
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark first
+    except json.JSONDecodeError as error:
+        place = f"{path.name}, line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{path} is damaged: it is no JSON ({place}: {error.msg}).") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: it is no text in UTF-8 ({error}).") from None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from hf_latent.data.traces_scoring import (
     mask_token_of,
     score_filled,
 )
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.preparation import resolve_config
 from hf_latent.generation.running import run_infill
@@ -230,10 +231,11 @@ def _sample(
     knobs: dict[str, Any],
 ) -> tuple[torch.Tensor, list[int]]:
     """Tokens of the reasoning `(B, R)` and the forwards that took."""
+    device = find_device(model)
     output: Any = run_infill(
         model,
-        input_ids=filled.input_ids.to(model.device),
-        attention_mask=filled.valid.long().to(model.device),
+        input_ids=filled.input_ids.to(device),
+        attention_mask=filled.valid.long().to(device),
         row_indices=numbers,
         mask_token_id=mask_token_id,
         return_dict_in_generate=True,

@@ -16,6 +16,7 @@ import torch
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_length
 from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings, Reading
 from hf_latent.generation.preparation import find_mask_token_id, position_limit, resolve_config
@@ -131,7 +132,8 @@ def score_filled(
     """[`score_traces`] of templates that are filled in already, as ids."""
     mask_token_id = mask_token_of(model)
     predictor = Predictor(model, PredictorSettings(mask_token_id))
-    filled = filled.to(model.device)
+    device = find_device(model)
+    filled = filled.to(device)
     if not hide_answer:
         filled = replace(filled, stated=torch.zeros_like(filled.stated))
     lengths = filled.num_reasoning.tolist()
@@ -144,8 +146,8 @@ def score_filled(
             seen = block if number == len(ends) - 1 else end  # the last sees what fills the block, too
             depth = range(num_answer) if estimator == "left_to_right" else range(1)
             items += [(row, number, seen, known) for known in depth]
-    table = torch.tensor(items, device=model.device)  # [items, 4]
-    totals = torch.zeros(len(cuts), max(map(len, cuts)), device=model.device)  # [B, C]
+    table = torch.tensor(items, device=device)  # [items, 4]
+    totals = torch.zeros(len(cuts), max(map(len, cuts)), device=device)  # [B, C]
     for part in table.split(batch_size):
         row, number, seen, known = part.unbind(-1)
         value = _read_answers(predictor, filled, row, seen, known, estimator, mask_token_id)

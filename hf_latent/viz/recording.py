@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_latent.data.template import ReasoningTemplate
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.viz.replay import Replay, replay_of
 
@@ -34,7 +35,8 @@ def run_once(
             written = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         encoded = tokenizer(written, return_tensors="pt", add_special_tokens=not chat)
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    device = find_device(model)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
     write = model.infill if infill else model.generate
     output = write(**inputs, streamer=streamer, output_history=True, return_dict_in_generate=True, **knobs)
     reasoning = answer = None

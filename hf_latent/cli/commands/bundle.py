@@ -25,7 +25,8 @@ def bundle(
     from hf_latent.hub.cards.results import keep_run_files
     from hf_latent.hub.safety.training_files import where_weights_are
 
-    if advice := where_weights_are(Path(resolve(model)), f"hf-latent bundle {{folder}} {folder}"):
+    # Before its name is resolved: the folder of a training that has not ended is none of a checkpoint.
+    if advice := where_weights_are(Path(model).expanduser(), f"hf-latent bundle {{folder}} {folder}"):
         raise ValueError(advice)
     loaded, tokenizer = load(model, adapter=adapter, revision=revision, autoregressive=True)
     path = write_bundle(loaded, tokenizer, folder, max_shard_size=max_shard_size)

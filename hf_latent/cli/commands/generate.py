@@ -45,6 +45,7 @@ def generate(
 
     from hf_latent.checkpoints.loading import load
     from hf_latent.evaluation.knobs import parse_knobs
+    from hf_latent.generation.arguments.devices import find_device
 
     options = {"temperature": temperature, "block_length": block_length, "seed": seed, "decoding": decoding}
     options["num_latent_tokens"] = num_latent_tokens
@@ -61,7 +62,8 @@ def generate(
             [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
         )
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
-    ids, mask = inputs["input_ids"].to(loaded.device), inputs["attention_mask"].to(loaded.device)
+    device = find_device(loaded)
+    ids, mask = inputs["input_ids"].to(device), inputs["attention_mask"].to(device)
     live = stream and sys.stdout.isatty()
     is_diffusion = hasattr(loaded, "infill")
     kind = TextDiffusionStreamer if is_diffusion else TextStreamer

@@ -33,6 +33,7 @@ from hf_latent.evaluation.running import process_state
 from hf_latent.evaluation.scoring.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.scoring.estimators import check_estimator, would_write
 from hf_latent.evaluation.scoring.likelihood import score_texts
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.modeling.mode import evaluation_mode
 
@@ -122,7 +123,7 @@ class HfLatentLM(TemplateLM):
         kwargs = {k: None if v in ("none", "None") else v for k, v in generation_kwargs.items()}
         check_settings(self.model.generation_config, kwargs)
         self.generation_kwargs = kwargs
-        self._device = self.model.device
+        self._device = find_device(self.model)
         self.batch_size = int(batch_size)
         self.max_gen_toks = max_gen_toks
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -328,8 +329,8 @@ class HfLatentLM(TemplateLM):
         exists = stack([torch.ones_like(row) for row in rows], padding_value=0, **shape)
         with evaluation_mode(self.model):
             output = self.model.generate(
-                ids.to(self.model.device),
-                attention_mask=exists.to(self.model.device),
+                ids.to(self._device),
+                attention_mask=exists.to(self._device),
                 max_new_tokens=length,
                 row_indices=[key for _, _, key in batch],
                 return_dict_in_generate=True,

@@ -37,6 +37,7 @@ from transformers import PreTrainedModel
 
 from hf_latent.data.corruption import MASK_SCHEDULES, corrupt, sample_noise, sample_times, weigh
 from hf_latent.evaluation.scoring.encoding import ScoredText
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.modeling.mode import in_evaluation_mode
 
 ESTIMATORS = ("masked_count", "continuous_time", "chain")
@@ -151,7 +152,7 @@ def predict(
     model: PreTrainedModel, ids: torch.Tensor, exists: torch.Tensor, masked: torch.Tensor, read: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy `[N]` (float32, nats) of `ids` at `read`, with masks at `masked`, and whether it is the argmax."""
-    device = model.device
+    device = find_device(model)
     inputs = {"input_ids": ids.masked_fill(masked, mask_token_id(model)).to(device)}
     if not exists.all():
         inputs["attention_mask"] = exists.long().to(device)

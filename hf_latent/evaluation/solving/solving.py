@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.scoring.encoding import encode_context
+from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.modeling.mode import evaluation_mode
 
@@ -136,6 +137,7 @@ def solve(
     is_diffusion = hasattr(model, "infill")
     # One that writes from left to right draws as transformers does, from the global generator.
     seed = None if is_diffusion else generation_kwargs.pop("seed", None)
+    device = find_device(model)
     for first in range(0, len(prompts), batch_size):
         start = time.perf_counter()
         inputs = layout.encode(model, tokenizer, prompts[first : first + batch_size])
@@ -144,7 +146,7 @@ def solve(
             torch.manual_seed(seed * SEED_STRIDE + some[0])
         with evaluation_mode(model):
             output = model.generate(
-                **{name: values.to(model.device) for name, values in inputs.items()},
+                **{name: values.to(device) for name, values in inputs.items()},
                 return_dict_in_generate=True,
                 **length,
                 **({"row_indices": some} if is_diffusion else {}),

@@ -129,7 +129,7 @@ def leave_out_code(folder: Path) -> None:
     """Take the travelling code and its `auto_map` out of a checkpoint that was just saved."""
     for path in folder.glob("*.py"):
         path.unlink()
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_json_object(folder / "config.json")
     del fields["auto_map"]
     write_atomically(folder / "config.json", json.dumps(fields, indent=2, sort_keys=True) + "\n")
 

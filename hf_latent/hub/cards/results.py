@@ -172,7 +172,7 @@ def keep_run_files(source: Path, folder: Path) -> list[Path]:
         if not (source / name).is_file():
             continue
         if name.endswith(".json"):
-            content = without_folders(json.loads((source / name).read_text(encoding="utf-8")))
+            content = without_folders(read_json(source / name))
             write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
         else:
             shutil.copy2(source / name, folder / name)

@@ -1,9 +1,9 @@
 """What a folder is (model, adapter, decoder, data set), and whether it is all of it."""
 
-import json
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from hf_latent.checkpoints.adapters import BASE_FOLDER
+from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundles.bundling import check_loads_without_us, is_checkpoint
 from hf_latent.hub.bundles.decoder import FOLDER, check_decoder_without_us
 from hf_latent.hub.bundles.travelling_code import CONFIGS, family_sources
@@ -68,14 +68,8 @@ def replaces(kind: str, path: str) -> bool:
     return pure.parts[0] == "data" and pure.suffix == ".parquet"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object; empty where the file holds something else."""
-    content = json.loads(path.read_bytes())
-    return content if isinstance(content, dict) else {}
-
-
 def _check_model(folder: Path, files: dict[str, Path]) -> None:
-    config = read_json(files["config.json"])
+    config = read_json_object(files["config.json"])
     model_type = config.get("model_type")
     if model_type not in CONFIGS:
         raise ValueError(
@@ -100,12 +94,14 @@ def _check_adapter(folder: Path, files: dict[str, Path]) -> None:
             f"{folder} has adapter_config.json and no adapter_model.safetensors: save it with "
             "`model.save_pretrained(folder)`."
         )
-    base = read_json(files["adapter_config.json"]).get("base_model_name_or_path")
-    if not is_hub_name(base) or Path(base).exists():
+    base = read_json_object(files["adapter_config.json"]).get("base_model_name_or_path")
+    beside = folder / BASE_FOLDER
+    if not is_hub_name(base) or Path(base).exists() or (base == BASE_FOLDER and beside.is_dir()):
+        first = f" (`hf-latent push {beside} user/model`)" if (beside / "config.json").is_file() else ""
         raise ValueError(
-            f"The adapter's base model is {base!r}, which others do not have: push the base first, and pass its name "
-            "on the Hub as `base_model=` (`--base-model user/model`)."
+            f"The adapter's base model is {base!r}, which others do not have: push the base first{first}, and pass "
+            "its name on the Hub as `base_model=` (`--base-model user/model`)."
         )
 
 
-__all__ = ["KINDS", "check_complete", "kind_of", "read_json", "replaces"]
+__all__ = ["KINDS", "check_complete", "kind_of", "replaces"]

@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from hf_latent.checkpoints.adapters import BASE_FOLDER
+
 # Of transformers' Trainer, accelerate, DeepSpeed, FSDP, trackers and the machine; patterns of the name of a folder.
 TRAINING_FOLDERS = (
     *("checkpoint-[0-9]*", "tmp-checkpoint-[0-9]*", "global_step[0-9]*", "pytorch_model_fsdp_*", "optimizer_[0-9]*"),
@@ -24,8 +26,19 @@ def is_training_file(name: str) -> bool:
 
 
 def leave_out(files: dict[str, Path]) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Files of a folder without those of a training run, and the names of these."""
-    kept = {name: path for name, path in files.items() if not is_training_file(name)}
+    """
+    Files of a folder without those of a training run, and the names of these.
+
+    Among them is the base that a trainer has written beside an adapter: peft looks for a base under a name on the Hub
+    and never in a folder of the adapter's repository, so it is pushed by itself.
+    """
+    base = f"{BASE_FOLDER}/"
+    has_base = "adapter_config.json" in files and f"{base}config.json" in files
+    kept = {
+        name: path
+        for name, path in files.items()
+        if not is_training_file(name) and not (has_base and name.startswith(base))
+    }
     return kept, tuple(name for name in files if name not in kept)
 
 

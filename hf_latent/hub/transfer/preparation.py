@@ -11,9 +11,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundles.bundling import bundle
 from hf_latent.hub.bundles.staging import missing_code, stage
-from hf_latent.hub.safety.contents import DATA_SUFFIXES, kind_of, read_json
+from hf_latent.hub.safety.contents import DATA_SUFFIXES, kind_of
 from hf_latent.hub.safety.inspection import list_files
 from hf_latent.hub.safety.training_files import leave_out, where_weights_are
 from hf_latent.hub.transfer.dataset import is_saved_dataset, read_dataset, write_dataset
@@ -79,7 +80,7 @@ def prepare(
 
 def set_base_model(folder: Path, base_model: str) -> None:
     """Name another base model in an adapter's configuration and card."""
-    config = read_json(folder / "adapter_config.json")
+    config = read_json_object(folder / "adapter_config.json")
     before = config.get("base_model_name_or_path")
     config["base_model_name_or_path"] = base_model
     write_atomically(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")

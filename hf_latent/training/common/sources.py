@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from hf_latent.checkpoints.names import read_object
+from hf_latent.data.json_files import read_json_object
 from hf_latent.data.rows import check_features, pair_text, read_rows, to_dataset
 from hf_latent.evaluation.solving.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
@@ -155,7 +155,7 @@ def read_mapping(value: dict[str, Any] | str | None, name: str = "value") -> dic
     if not value.lstrip().startswith("{"):
         if not Path(value).is_file():
             raise ValueError(f"`{name}` must be JSON or the path of a JSON file, got {value!r}, which does not exist")
-        return read_object(Path(value))
+        return read_json_object(Path(value))
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:

@@ -146,7 +146,7 @@ MISTAKES = [
     ("view sudoku-4x4 1 --against-set bad", "'bad'"),
     ("view sudoku-4x4 1 --max-new-tokens 3 --output T", "--output.*folder"),
     ("view T/broken_task 1", "task.json, line 2, column 2"),
-    ("view T/listed_task 1", "task.json must hold an object"),
+    ("view T/listed_task 1", "task.json must hold a JSON object"),
     # demo
     ("demo --checkpoint arithmetic", "Sudokus, got arithmetic"),
     ("demo --checkpoint T/hollow", "hollow"),
@@ -278,7 +278,8 @@ MISTAKES = [
     ("app --threads 0 --no-browser", "--threads.*0"),
     ("app --port 99999999 --no-browser", "--port|port"),
     ("app --host 'no host' --no-browser", "no host"),
-    ("app --export-space T/text.txt", "text.txt"),
+    ("app --export-space T/text.txt", "--export-space.*must be a folder, got .*text.txt"),
+    ("app --export-space T/text.txt/space", "--export-space.*text.txt is a file"),
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from hf_latent import ReasoningTemplate
 from hf_latent.data import sample_posterior_traces, score_traces
@@ -14,6 +15,7 @@ from hf_latent.evaluation.scoring.encoding import ScoredText
 from hf_latent.evaluation.scoring.estimators import estimate, would_write
 from hf_latent.modeling.mode import evaluation_mode
 from hf_latent.tasks import SudokuTask
+from hf_latent.viz.recording import run_once
 
 TEMPLATE = ReasoningTemplate(4, 3, "\n")
 
@@ -61,6 +63,10 @@ def solved(model, tokenizer, puzzles):
     return result.correct, result.forwards_per_example
 
 
+def recorded(model, tokenizer, puzzles):
+    return run_once(model, tokenizer, puzzles[0]["prompt"], {"max_new_tokens": 4}, parts={}, infill=False, chat=False)
+
+
 TRACES = {"num_cuts": 2, "batch_size": 2}
 EVALUATIONS = {
     "harness": lambda m, t, p: harness(m, t),
@@ -83,6 +89,19 @@ def test_dropout_is_off_and_every_mode_is_given_back(name, mixed, tokenizer, puz
     assert mixed.lm_head.seen and not any(mixed.lm_head.seen)
     assert first == again
     assert modes(mixed) == before
+
+
+@pytest.mark.parametrize("name", [*EVALUATIONS, "run_once"])
+def test_weights_that_accelerate_keeps_on_disk_give_the_same(name, sudoku_model, tokenizer, puzzles, tmp_path):
+    """They lie on `meta` until they run: that is where weights are, and not where inputs belong."""
+    evaluate = (EVALUATIONS | {"run_once": recorded})[name]
+    sudoku_model.save_pretrained(tmp_path / "model")
+    offloaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map={"": "disk"}, offload_folder=str(tmp_path / "offload")
+    )
+    assert offloaded.device.type == "meta"
+    offloaded.config.name_or_path = sudoku_model.config.name_or_path  # which is written into traces
+    assert evaluate(offloaded, tokenizer, puzzles) == evaluate(sudoku_model, tokenizer, puzzles)
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

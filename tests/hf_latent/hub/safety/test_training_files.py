@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hf_latent import cli
 from hf_latent.hub import bundle, push
-from hf_latent.hub.safety.training_files import is_training_file
+from hf_latent.hub.safety.training_files import is_training_file, leave_out
 
 # In a folder beside the checkpoint, of trainers, accelerate, FSDP, DeepSpeed, trackers and editors.
 LEFT = [
@@ -189,3 +189,38 @@ def test_what_lora_leaves_is_pushed_and_its_merge_bundled(hub: Any, bundled: Pat
     inside.load_adapter(str(adapter))
     with pytest.raises(ValueError, match="hf-latent bundle BASE FOLDER --adapter ADAPTER"):
         bundle(inside, None, tmp_path / "other")
+
+
+@pytest.mark.parametrize("named", ["absolute", "relative"])
+def test_the_base_beside_an_adapter_is_pushed_by_itself(hub: Any, bundled: Path, tmp_path: Path, named: str) -> None:
+    """
+    Trainers write a base that was converted in their process to `base`. peft takes `base_model_name_or_path` for a
+    name on the Hub, never for a folder of the adapter's repository: `base` there would be somebody else's model.
+    """
+    output = tmp_path / "output"
+    base = Path(shutil.copytree(bundled, output / "base"))
+    lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(output)
+    config = json.loads((output / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(base) if named == "absolute" else "base"
+    (output / "adapter_config.json").write_text(json.dumps(config))
+    (output / "README.md").write_text("# An adapter\n")
+    write(output, ["checkpoint-1/optimizer.pt"])
+    said = str(run("push", output, "user/adapter").exception)
+    assert "--base-model user/model" in said
+    if named == "relative":
+        assert f"push the base first (`hf-latent push {base} user/model`)" in said
+    done = run("push", output, "user/adapter", "--base-model", "user/base")
+    assert done.exit_code == 0, done.output
+    assert f"base/ ({len([path for path in base.rglob('*') if path.is_file()])} files)" in done.output
+    files = hub.repository("user/adapter").contents()
+    assert set(files) - {".gitattributes"} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/base"
+    done = run("push", base, "user/base", "--no-verify")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_folder_called_base_beside_a_model_is_its_own() -> None:
+    files = {name: Path(name) for name in ("config.json", "base/config.json", "base/notes.md")}
+    assert leave_out(files) == (files, ())
+    assert leave_out(files | {"adapter_config.json": Path("x")})[1] == ("base/config.json", "base/notes.md")

@@ -1,6 +1,8 @@
 """What trainers push is what a bundle holds, and a push that fails does not cost the training."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def test_only_the_checkpoint_and_its_card_are_pushed(hub: Any, tmp_path: Path) -
     records = [json.loads(text)["sha256"] for text in (files["bundle.json"], (expected / "bundle.json").read_bytes())]
     assert records[0] == records[1] and "modeling_llada.py" in records[0]
     assert files["README.md"] == b"---\nlicense: mit\n---\n# By hand\n"
-    assert not list(folder.glob("_push-*"))
+    assert not list(folder.glob(".push.*"))
 
 
 def test_a_failed_push_is_a_warning_during_training_and_an_error_at_the_end(
@@ -84,7 +86,7 @@ def test_a_failed_push_is_a_warning_during_training_and_an_error_at_the_end(
     assert token not in caplog.text
     assert hub.repository("user/run").contents() == {}
     assert (tmp_path / "run" / "model.safetensors").exists()
-    assert not list((tmp_path / "run").glob("_push-*"))
+    assert not list((tmp_path / "run").glob(".push.*"))
     hub.faults.clear()
     job = trainer.push_to_hub(blocking=False)
     assert job.result().commit_oid == hub.repository("user/run").find("main")
@@ -107,3 +109,20 @@ def test_an_adapter_names_a_base_that_others_have(hub: Any, tmp_path: Path) -> N
     assert str(tmp_path).encode() not in b"".join(files.values())
     config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)  # what is here still loads here
+
+
+def test_what_a_killed_push_has_left_goes_with_the_next(hub: Any, tmp_path: Path) -> None:
+    """It holds a copy of the weights, and nobody would look for it: its name is hidden."""
+    trainer = make_trainer(tmp_path / "run", hub_strategy="end")
+    trainer.train()
+    script = (
+        "import os, pathlib, sys; from hf_latent.training.common.publishing import gather_files; "
+        "folder = pathlib.Path(sys.argv[1]); scratch = gather_files(folder, folder); os.kill(os.getpid(), 9)"
+    )
+    trainer.save_model()
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], check=False)
+    (left,) = (tmp_path / "run").glob(".push.*")
+    assert killed.returncode == -9 and (left / "push" / "model.safetensors").is_file()
+    trainer.push_to_hub()
+    assert "model.safetensors" in hub.repository("user/run").contents()
+    assert not list((tmp_path / "run").glob(".push.*"))
