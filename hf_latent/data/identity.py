@@ -65,8 +65,8 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None =
         "model_class": type(model).__name__,
         "weights": digest_weights(model),
         "dtype": str(getattr(model, "dtype", None)).removeprefix("torch."),
-        "config": _clean(model.config.to_dict()),
-        "generation_config": {} if own is None else _clean(own.to_diff_dict()),
+        "config": without_incidental(model.config.to_dict()),
+        "generation_config": {} if own is None else without_incidental(own.to_diff_dict()),
         "adapters": _adapters(model),
         "code": _digest_code(model),
         "versions": {
@@ -119,6 +119,22 @@ def digest_facts(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def digest_each(facts: Mapping[str, Any]) -> dict[str, str]:
+    """A digest of every fact: enough to say, in a few lines of a results file, which has changed."""
+    return {name: digest_facts({name: fact}) for name, fact in facts.items()}
+
+
+def check_same(
+    known: Mapping[str, Any], facts: Mapping[str, Any], *, place: str, what: str = "checkpoint", remedy: str
+) -> None:
+    """Raise `ValueError` where `facts` are not those that `place` was begun with, naming what has changed."""
+    if told := changes(known, facts):
+        raise ValueError(
+            f"{place} was begun with another {what}, and results of two do not mix. Changed: {'; '.join(told)}. "
+            f"{remedy}"
+        )
+
+
 def keep_to(
     path: Path,
     facts: Mapping[str, Any],
@@ -155,11 +171,7 @@ def keep_to(
             f"`{argument}` ({path}) was begun by a version that knew a model by its path alone "
             f"({known.get('model')!r}): whether it is the same cannot be told. Give another folder."
         )
-    if told := changes(known, facts):
-        raise ValueError(
-            f"`{argument}` ({path}) was begun with another {what}, and results of two do not mix. Changed: "
-            f"{'; '.join(told)}. Give another folder."
-        )
+    check_same(known, facts, place=f"`{argument}` ({path})", what=what, remedy="Give another folder.")
 
 
 def _offloaded(model: torch.nn.Module, name: str) -> torch.Tensor:
@@ -175,14 +187,14 @@ def _offloaded(model: torch.nn.Module, name: str) -> torch.Tensor:
     raise ValueError(f"`model` has no values for {name!r}: it is on the meta device.")
 
 
-def _clean(values: Any) -> Any:
+def without_incidental(values: Any) -> Any:
     """Without what decides no output, at any depth."""
     if isinstance(values, Mapping):
-        return {str(name): _clean(value) for name, value in values.items() if name not in INCIDENTAL}
+        return {str(name): without_incidental(value) for name, value in values.items() if name not in INCIDENTAL}
     if isinstance(values, set | frozenset):
-        return sorted(map(_clean, values), key=str)
+        return sorted(map(without_incidental, values), key=str)
     if isinstance(values, list | tuple):
-        return [_clean(value) for value in values]
+        return [without_incidental(value) for value in values]
     return values
 
 
@@ -193,7 +205,7 @@ def _adapters(model: Any) -> dict[str, Any]:
         return {}
     active = getattr(model, "active_adapters", None)
     names = active() if callable(active) else active
-    found = {name: _clean(config.to_dict()) for name, config in configs.items()}
+    found = {name: without_incidental(config.to_dict()) for name, config in configs.items()}
     return {"active": list(names or []), **{str(name): values for name, values in found.items()}}
 
 
@@ -214,7 +226,7 @@ def _digest_tokenizer(tokenizer: Any) -> str | None:
         # Set by the last call, not by the checkpoint.
         parts |= {"truncation": None, "padding": None}
     else:
-        init = _clean(getattr(tokenizer, "init_kwargs", {}))
+        init = without_incidental(getattr(tokenizer, "init_kwargs", {}))
         parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab(), "settings": init}
     return _digest_text(json.dumps(parts, sort_keys=True, default=str))
 
@@ -242,4 +254,13 @@ def _short(text: str, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-__all__ = ["changes", "digest_facts", "digest_weights", "identify", "keep_to"]
+__all__ = [
+    "changes",
+    "check_same",
+    "digest_each",
+    "digest_facts",
+    "digest_weights",
+    "identify",
+    "keep_to",
+    "without_incidental",
+]

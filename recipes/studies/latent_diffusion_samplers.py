@@ -14,8 +14,6 @@ Seconds are wall time of everything, in batches.
 """
 
 import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,13 @@ import torch
 from matplotlib.figure import Figure
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from hf_latent.data import identify
 from hf_latent.evaluation import DecodingResult, measure_all
-from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import AnswerFirstTask
 from hf_latent.tasks.answer_first import KINDS, strip_special
 from hf_latent.training.latent_diffusion.data import TextCollator
 from hf_latent.training.runs.report import write_json
+from hf_latent.training.runs.studies import save_figure, script_parser, this_command
 from hf_latent.viz import plot_accuracy_over_forwards, texts_over_steps
 
 FAST_STEPS = (1, 2, 5, 10, 20, 25, 50, 100)
@@ -127,8 +126,7 @@ def draw_denoising(shown: list[dict[str, Any]], path: Path) -> None:
         lines += [""]
     figure = Figure(figsize=(0.085 * max(map(len, lines)) + 0.4, 0.19 * len(lines) + 0.3))
     figure.text(0.02, 0.98, "\n".join(lines), family="monospace", fontsize=9, va="top")
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
+    save_figure(figure, path)
 
 
 def main(args: argparse.Namespace) -> list[DecodingResult]:
@@ -142,7 +140,7 @@ def main(args: argparse.Namespace) -> list[DecodingResult]:
     }
     problems = [problem for found in drawn.values() for problem in found]
     header = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": this_command(),
         "tasks": args.tasks,
         "version": AnswerFirstTask.version,
         "task_seed": args.task_seed,
@@ -155,6 +153,7 @@ def main(args: argparse.Namespace) -> list[DecodingResult]:
         lambda settings: measure(model, tokenizer, problems, settings, args),
         folder / "samplers.json",
         header,
+        identity=identify(model, tokenizer),
     )
     plot_accuracy_over_forwards(
         results, folder / "samplers.png", title=", ".join(args.tasks).replace("_", " "), unit="problem"
@@ -175,7 +174,7 @@ def main(args: argparse.Namespace) -> list[DecodingResult]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--folder", required=True, help="what the stage `denoiser` has written; results go there")
     parser.add_argument("--tasks", nargs="+", default=["single_digit_additions"], choices=list(KINDS))
     parser.add_argument("--num_problems", type=int, default=500, help="of each task")

@@ -21,8 +21,6 @@ The stages then are those of `recipes/latent_diffusion`, and arms of `latent_dif
 
 import argparse
 import re
-import shlex
-import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +31,9 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_latent.data.rows import read_rows
 from hf_latent.evaluation.solving.similarity import text_similarity
+from hf_latent.modeling.atomic import replacing
 from hf_latent.training.runs.report import write_json
+from hf_latent.training.runs.studies import script_parser, this_command
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # Behind the end of a sentence and before the beginning of one.
@@ -79,25 +79,26 @@ def main(args: argparse.Namespace) -> dict[str, Dataset]:
         sets["test"] = sets["test"].shuffle(seed=0).select(range(args.num_eval_examples))
     known = set(zip(sets["train"]["prompt"], sets["train"]["completion"], strict=True))
     sets["test"] = sets["test"].filter(lambda row: (row["prompt"], row["completion"]) not in known)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     for split, pairs in sets.items():
-        pairs.to_json(args.output_dir / f"{split}.jsonl")
+        with replacing(args.output_dir / f"{split}.jsonl") as beside:
+            pairs.to_json(beside)
     tokenizer = train_tokenizer([*sets["train"]["prompt"], *sets["train"]["completion"]], args.vocab_size)
-    tokenizer.save_pretrained(args.output_dir / "tokenizer")
+    with replacing(args.output_dir / "tokenizer") as beside:
+        tokenizer.save_pretrained(beside)
     prompts, completions = (list(sets["test"][name]) for name in ("prompt", "completion"))
     levels = {
         "another pair's completion": text_similarity([*completions[1:], completions[0]], completions),
         "the prompt itself": text_similarity(prompts, completions),
     }
     counts = {f"num_{split}_pairs": len(pairs) for split, pairs in sets.items()}
-    write_json(
-        args.output_dir / "levels.json", {"command": shlex.join(["python", *sys.argv]), **counts, "chrf": levels}
-    )
+    write_json(args.output_dir / "levels.json", {"command": this_command(), **counts, "chrf": levels})
     return sets
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--train_file", type=Path, required=True, help="JSON lines")
     parser.add_argument("--test_file", type=Path, required=True, help="JSON lines")
     parser.add_argument("--column", default="question", help="of the texts (default: %(default)s)")

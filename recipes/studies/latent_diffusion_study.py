@@ -30,9 +30,9 @@ What happens
 """
 
 import argparse
+import functools
 import itertools
 import json
-import math
 import shlex
 import shutil
 import statistics
@@ -44,9 +44,24 @@ from typing import Any, NamedTuple
 
 import yaml
 from matplotlib.figure import Figure
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from hf_latent.modeling.atomic import replacing
-from hf_latent.training.runs.report import describe_environment, write_json, write_text
+from hf_latent import LatentAutoencoder
+from hf_latent.data import identify, keep_to
+from hf_latent.data.json_files import read_json, read_json_object
+from hf_latent.training.runs.report import describe_environment, write_json
+from hf_latent.training.runs.studies import (
+    check_made_of,
+    digest_file,
+    identity_file,
+    mean_and_error,
+    put_between,
+    read_lines,
+    save_figure,
+    script_parser,
+    this_command,
+    write_lines,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- study -->\n", "<!-- /study -->"
@@ -82,29 +97,56 @@ def runs_of(name: str, study: dict[str, Any]) -> Iterator[Run]:
             yield Run(name, seed, tasks, output_dir / f"{name}{behind}")
 
 
-def command_of(run: Run, study: dict[str, Any]) -> list[str]:
-    """What a user would type to train it alone."""
+def values_of(run: Run, study: dict[str, Any]) -> dict[str, Any]:
+    """The options of a training, beside those in its recipe's YAML."""
     arm = study["arms"][run.arm]
     values = {**study["values"], **arm["values"], "tasks": run.tasks, "seed": run.seed, "output_dir": str(run.folder)}
     if not run.tasks:
         del values["tasks"]
     for task in run.tasks:
         values |= arm.get("task_values", {}).get(task, {})
+    return values
+
+
+def command_of(run: Run, study: dict[str, Any]) -> list[str]:
+    """What a user would type to train it alone."""
+    arm = study["arms"][run.arm]
     command = [f"recipes/{arm['recipe']}.py", "--config", f"recipes/{arm['config']}.yaml"]
-    for field, value in values.items():
+    for field, value in values_of(run, study).items():
         shown = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         command += [f"--{field}", *(str(item) for item in shown)]
     return command
 
 
+def made_of(run: Run, study: dict[str, Any]) -> dict[str, Any]:
+    """What a training is a function of: its options, what it starts from, and its files."""
+    config = ROOT / "recipes" / f"{study['arms'][run.arm]['config']}.yaml"
+    values = {**yaml.safe_load(config.read_text(encoding="utf-8")), **values_of(run, study)}
+    values.pop("output_dir")
+    files = {name: ROOT / str(values[name]) for name in ("train_file", "eval_file") if values.get(name)}
+    facts = {"values": values, "files": {name: digest_file(path) for name, path in files.items() if path.is_file()}}
+    start = ROOT / str(values.get("model_name_or_path"))
+    return facts | ({"model": identify_start(start)} if start.is_dir() else {})
+
+
+@functools.cache
+def identify_start(folder: Path) -> dict[str, Any]:
+    """The autoencoder or encoder-decoder that trainings start from."""
+    is_ours = AutoConfig.from_pretrained(folder).model_type == "latent_diffusion"
+    return identify((LatentAutoencoder if is_ours else AutoModelForSeq2SeqLM).from_pretrained(folder))
+
+
 def train(run: Run, study: dict[str, Any]) -> None:
     """Train, unless that is done; output goes to a log beside the folder."""
-    folder = run.folder
+    folder, facts = run.folder, made_of(run, study)
     if (folder / "results.json").is_file():
+        check_made_of(folder, facts)
         return
+    if not folder.is_dir():
+        identity_file(folder).unlink(missing_ok=True)  # of a training that was removed
+    keep_to(identity_file(folder), facts, argument="output_dir", what="checkpoint or other settings")
     command = command_of(run, study)
     print(shlex.join(["python", *command]), flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
         subprocess.run([sys.executable, *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
 
@@ -113,7 +155,7 @@ def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per arm that has results: answers and whole targets right, by task, mean and standard error over seeds."""
     rows = []
     for name in study["arms"]:
-        found = [(run.tasks, read_results(run.folder)) for run in runs_of(name, study)]
+        found = [(run.tasks, read_json_object(run.folder / "results.json")) for run in runs_of(name, study)]
         found = [(tasks, results) for tasks, results in found if results and results["generation"]]
         if not found:
             continue
@@ -135,20 +177,10 @@ def summarize(study: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """`results.json` of a training, if it has ended."""
-    return read_json(folder / "results.json")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file holds, if it is there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
 def describe(shares: list[float]) -> dict[str, Any]:
     """Mean and standard error over seeds."""
-    error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else None
-    return {"mean": statistics.fmean(shares), "each": shares, "standard_error": error}
+    mean, error = mean_and_error(shares)
+    return {"mean": mean, "each": shares, "standard_error": error}
 
 
 def percent(value: dict[str, Any] | None) -> str:
@@ -202,8 +234,7 @@ def plot(rows: list[dict[str, Any]], tasks: list[str], path: Path) -> None:
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
+    save_figure(figure, path)
 
 
 def learning_curves(study: dict[str, Any]) -> dict[str, dict[str, list[list[float]]]]:
@@ -214,7 +245,7 @@ def learning_curves(study: dict[str, Any]) -> dict[str, dict[str, list[list[floa
             path = run.folder / "training_log.jsonl"
             if run.seed != study["seeds"][0] or len(run.tasks) > 1 or not path.is_file():
                 continue
-            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").strip().split("\n")]
+            entries = read_lines(path)
             points = [[entry["step"], entry["eval_accuracy"]] for entry in entries if "eval_accuracy" in entry]
             curves.setdefault(run.tasks[0], {})[name] = points
     return {task: curves[task] for task in study["values"]["tasks"] if task in curves}
@@ -236,8 +267,7 @@ def plot_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> 
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("answers right, %")
     figure.legend(handles.values(), handles, frameon=False, fontsize=8, loc="outside upper center", ncols=3)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
+    save_figure(figure, path)
 
 
 def headline(rows: list[dict[str, Any]], tasks: list[str]) -> str:
@@ -255,18 +285,18 @@ def headline(rows: list[dict[str, Any]], tasks: list[str]) -> str:
 def training_log(study: dict[str, Any]) -> list[dict[str, Any]]:
     """Every logged value of every training that is there."""
     return [
-        {"run": run.folder.name, **json.loads(line)}
+        {"run": run.folder.name, **entry}
         for name in study["arms"]
         for run in runs_of(name, study)
         if (run.folder / "training_log.jsonl").is_file()
-        for line in (run.folder / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
+        for entry in read_lines(run.folder / "training_log.jsonl")
     ]
 
 
 def keep_others(found: dict[str, Any], log: list[dict[str, Any]], study: dict[str, Any], folder: Path) -> None:
     """Add to both what `folder` says of arms of which nothing is here."""
-    before = read_json(folder / "study.json")
-    if before is None:
+    before = read_json_object(folder / "study.json")
+    if not before:
         raise ValueError(f"`folder` must have the study.json of an earlier publication to `keep` from, got {folder}")
     here = {name for name in study["arms"] if any(run.folder.is_dir() for run in runs_of(name, study))}
     order = list(study["arms"])
@@ -278,17 +308,17 @@ def keep_others(found: dict[str, Any], log: list[dict[str, Any]], study: dict[st
         if curves:
             found["learning_curves"][task] = curves
     runs = {run.folder.name for name in study["arms"] if name not in here for run in runs_of(name, study)}
-    lines = (folder / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    log += [entry for entry in map(json.loads, lines) if entry["run"] in runs]
+    log += [entry for entry in read_lines(folder / "training_log.jsonl") if entry["run"] in runs]
 
 
 def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path, keep: bool = False) -> None:
     """`study.json`, `study.png`, and the tables between the marks in the card; see `keep_others`."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = study["values"]["tasks"]
-    found = {"rows": rows, "levels": read_json(Path(study["levels"])) if "levels" in study else None}
+    levels = Path(study.get("levels", ""))
+    found = {"rows": rows, "levels": read_json(levels) if levels.is_file() else None}
     found |= {"learning_curves": learning_curves(study), "environment": describe_environment()}
-    command, log = shlex.join(["python", *sys.argv]), training_log(study)
+    command, log = this_command(), training_log(study)
     if keep:
         keep_others(found, log, study, folder)
     rows, levels, curves = found["rows"], found["levels"], found["learning_curves"]
@@ -303,12 +333,7 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path, kee
         if path.is_file():
             shutil.copy(path, folder)
     plot([row for row in rows if not row["arm"].startswith("autoencoder")], tasks, folder / "study.png")
-    write_text(folder / "training_log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in log))
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"{BEGIN}{END}\n"
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"`folder` has a README.md without the marks {BEGIN.strip()} and {END}, got {folder}")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    write_lines(folder / "training_log.jsonl", log)
     made = f"Answers right, %:\n\n{table(rows, tasks, 'accuracy', study.get('reported'))}\n\n"
     made += f"Whole targets right, every token, %:\n\n{table(rows, tasks, 'exact')}\n\n"
     if of_text and levels is not None:
@@ -316,12 +341,12 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], folder: Path, kee
             f"Sentences of {levels['num_test_pairs']:,} held-out pairs:\n\n{text_table(of_text, levels['chrf'])}\n\n"
         )
     made += f"```\n{command}\n```\n"
-    write_text(card, f"{before}{BEGIN}{made}{END}{after}")
+    put_between(folder / "README.md", BEGIN, END, made)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML of the study")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--tasks", nargs="+", help="only trainings on any of these")

@@ -25,9 +25,7 @@ values than it began with. With `--part K N`, N processes share the trainings.
         --config recipes/studies/latent_tokens_study_star_graph.yaml
 """
 
-import argparse
 import itertools
-import json
 import math
 import re
 import statistics
@@ -39,9 +37,11 @@ from typing import Any
 import yaml
 from datasets import load_from_disk
 from matplotlib.figure import Figure
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from hf_latent import LatentTokenConfig
+from hf_latent.data import keep_to
+from hf_latent.data.json_files import read_json, read_json_object
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import get_task
@@ -51,7 +51,18 @@ from hf_latent.training import (
     MaskedDiffusionConfig,
     MaskedDiffusionTrainer,
 )
-from hf_latent.training.runs.report import describe_environment, write_json, write_text
+from hf_latent.training.runs.report import describe_environment, write_json
+from hf_latent.training.runs.studies import (
+    check_made_of,
+    identify_checkpoint,
+    identity_file,
+    load_checkpoint,
+    mean_and_error,
+    put_between,
+    save_figure,
+    script_parser,
+    write_lines,
+)
 
 # Behind a number of latent tokens or the name of an arm: in which order it wrote, if it was not the surest first.
 ORDERS = {"low_confidence": "", "random": ", random order", "left_to_right": ", left to right"}
@@ -94,7 +105,7 @@ def claim(folder: Path, study: dict[str, Any]) -> None:
     path, values = folder / "study.json", {name: value for name, value in study.items() if name not in MAY_CHANGE}
     if not path.is_file() and not any(folder.glob("*")):
         write_json(path, values)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json_object(path)
     changed = sorted(name for name in {*known, *values} if known.get(name) != values.get(name))
     if changed:
         raise ValueError(
@@ -156,10 +167,17 @@ def solve(arm: str, model: Any, tokenizer: Any, study: dict[str, Any], repeats: 
     return solved
 
 
+def made_of(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """What the results in a file are a function of, beside the values of the study: weights, puzzles."""
+    task = get_task(study["task"], **study.get("task_options", {}))
+    return {"model": identify_checkpoint(path.with_suffix("")), "task": {"name": task.name, "version": task.version}}
+
+
 def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
-    """Train, solve, keep."""
+    """Train, solve, keep; what is there is kept if it belongs to the weights beside it."""
     path = folder / f"{arm}-{seed}.json"
     if path.is_file():
+        check_made_of(path, made_of(path, study))
         return
     task = get_task(study["task"], **study.get("task_options", {}))
     if not (folder / "data").is_dir():  # on disk, so that `datasets` keeps what it makes of it for the next training
@@ -170,18 +188,18 @@ def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
     model, tokenizer, metrics = train(arm, seed, study, task, data, folder)
     model.save_pretrained(folder / f"{arm}-{seed}")
     tokenizer.save_pretrained(folder / f"{arm}-{seed}")
-    write_json(
-        path,
-        {
-            "arm": arm,
-            "seed": seed,
-            "solved": solve(arm, model, tokenizer, study),
-            "train_seconds": metrics["train_runtime"],
-            "num_parameters": model.num_parameters(),
-            "log": metrics["log"],
-            "environment": describe_environment(),
-        },
-    )
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "solved": solve(arm, model, tokenizer, study),
+        "train_seconds": metrics["train_runtime"],
+        "num_parameters": model.num_parameters(),
+        "log": metrics["log"],
+        "environment": describe_environment(),
+    }
+    identity_file(path).unlink(missing_ok=True)  # of a training whose result was removed
+    keep_to(identity_file(path), made_of(path, study))
+    write_json(path, result)
 
 
 def time_again(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
@@ -189,10 +207,14 @@ def time_again(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None
     path = folder / f"{arm}-{seed}.json"
     if not path.is_file():
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(path.with_suffix("")).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path.with_suffix(""))
-    write_json(path, found | {"solved": solve(arm, model, tokenizer, study, repeats=3)})
+    check_made_of(path, made_of(path, study))
+    model, tokenizer = load_checkpoint(path.with_suffix(""))
+    write_json(path, read_json(path) | {"solved": solve(arm, model, tokenizer, study, repeats=3)})
+
+
+def num_tokens(solved: dict[str, Any]) -> float:
+    """Tokens written for all puzzles."""
+    return solved["tokens_per_forward"] * solved["forwards_per_example"] * solved["num_examples"]
 
 
 def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -200,30 +222,24 @@ def summarize(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     rows = []
     for arm in study["arms"]:
         paths = (folder / f"{arm}-{seed}.json" for seed in study["seeds"])
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+        runs = [read_json(path) for path in paths if path.is_file()]
         if not runs:
             continue
         if len({tuple(found["solved"]) for found in runs}) > 1:
             raise ValueError(f"The seeds of {arm} were not all solved alike: --time_again solves them once more.")
         for number in runs[0]["solved"]:
-            accuracy = [found["solved"][number]["accuracy"] for found in runs]
-            seconds = [found["solved"][number]["seconds"] for found in runs]
-            tokens = [
-                found["solved"][number]["tokens_per_forward"]
-                * found["solved"][number]["forwards_per_example"]
-                * found["solved"][number]["num_examples"]
-                for found in runs
-            ]
+            solved = [found["solved"][number] for found in runs]
+            mean, error = mean_and_error([one["accuracy"] for one in solved])
             rows.append(
                 {
                     "arm": arm,
                     "num_latent_tokens": None if arm == "mdm" else int(number.partition(",")[0]),
                     "order": number.lstrip("0123456789"),
-                    "accuracy": statistics.fmean(accuracy),
-                    "accuracies": accuracy,
-                    "standard_error": statistics.stdev(accuracy) / math.sqrt(len(runs)) if len(runs) > 1 else None,
+                    "accuracy": mean,
+                    "accuracies": [one["accuracy"] for one in solved],
+                    "standard_error": error,
                     "num_seeds": len(runs),
-                    "ms_per_token": 1000 * statistics.median(s / t for s, t in zip(seconds, tokens, strict=True)),
+                    "ms_per_token": 1000 * statistics.median(one["seconds"] / num_tokens(one) for one in solved),
                     "num_parameters": runs[0]["num_parameters"],
                     "train_seconds": statistics.median(found["train_seconds"] for found in runs),
                 }
@@ -303,19 +319,16 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
+    save_figure(figure, path)
 
 
-def training_log(study: dict[str, Any], folder: Path) -> str:
-    """Every logged value of every training, a JSON line each."""
-    lines = []
-    for arm in study["arms"]:
-        for seed in study["seeds"]:
-            path = folder / f"{arm}-{seed}.json"
-            log = json.loads(path.read_text(encoding="utf-8"))["log"] if path.is_file() else []
-            lines += [json.dumps({"arm": arm, "seed": seed, **entry}) for entry in log]
-    return "".join(f"{line}\n" for line in lines)
+def training_log(study: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Every logged value of every training."""
+    return [
+        {"arm": arm, "seed": seed, **entry}
+        for arm, seed in itertools.product(study["arms"], study["seeds"])
+        for entry in read_json_object(folder / f"{arm}-{seed}.json").get("log", ())
+    ]
 
 
 def headline(rows: list[dict[str, Any]], title: str) -> str:
@@ -337,23 +350,18 @@ def publish(rows: list[dict[str, Any]], study: dict[str, Any], config: Path, fol
     result = {"command": command, "study": study, "rows": rows, "environment": describe_environment()}
     write_json(folder / f"{name}.json", result | {"headline": said})
     summary, count = folder / "results.json", study["num_test_examples"]
-    known = json.loads(summary.read_text(encoding="utf-8"))["headlines"] if summary.is_file() else {}
-    known |= {name: said}
+    known = read_json_object(summary).get("headlines", {}) | {name: said}
     whole = "; ".join(filter(None, known.values()))
     write_json(summary, {"command": command, "headline": whole, "headlines": known, "num_examples": count})
-    write_text(folder / f"{name}_training_log.jsonl", training_log(study, Path(study["output_dir"])))
+    write_lines(folder / f"{name}_training_log.jsonl", training_log(study, Path(study["output_dir"])))
     plot(rows, folder / f"{name}.png", study["title"])
-    card, begin, end = folder / "README.md", f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"{begin}{end}\n"
-    if begin not in text or end not in text:
-        raise ValueError(f"`folder` has a README.md without the marks {begin.strip()} and {end}")
-    before, after = text.partition(begin)[0], text.partition(end)[2]
-    write_text(card, f"{before}{begin}{table(rows)}\n\n```\n{command}\n```\n{end}{after}")
+    begin, end = f"<!-- study:{name} -->\n", f"<!-- /study:{name} -->"
+    put_between(folder / "README.md", begin, end, f"{table(rows)}\n\n```\n{command}\n```\n")
 
 
 def main() -> None:
     """Run the study, or this process's part of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML of the study")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")

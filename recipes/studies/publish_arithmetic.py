@@ -16,21 +16,19 @@ Accuracies, forwards and seconds come from one run of one command; seconds are w
 """
 
 import argparse
-import json
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import ReasoningTemplate
+from hf_latent.data import identify
+from hf_latent.data.json_files import read_json
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
-from hf_latent.hub import bundle, write_card
+from hf_latent.hub import write_card
 from hf_latent.tasks import ArithmeticTask
-from hf_latent.training.runs.report import describe_training, write_text
+from hf_latent.training.runs.report import describe_training
+from hf_latent.training.runs.studies import load_checkpoint, publish_weights, script_parser, this_command
 from hf_latent.viz import plot_accuracy_over_forwards
 
 BLOCK_LENGTH = 20
@@ -183,8 +181,9 @@ def examples(
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = script_parser(__doc__)
     parser.add_argument("--run", type=Path, default="runs/arithmetic", help="output_dir of the training")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write, e.g. model_cards/arithmetic")
     parser.add_argument("--num_problems", type=int, default=1000)
@@ -194,13 +193,13 @@ def main() -> None:
     parser.add_argument(
         "--part", type=int, nargs=2, metavar=("K", "N"), help="measure every N-th decoder from K, only"
     )
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    without_part = sys.argv[1 : sys.argv.index("--part")] if args.part else sys.argv[1:]
-    shown = f"python {shlex.join([Path(sys.argv[0]).as_posix(), *without_part])}"
+    return parser.parse_args()
 
-    model = AutoModelForCausalLM.from_pretrained(args.run).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.run)
+
+def main(args: argparse.Namespace) -> None:
+    """Measure, or this process's part of it; then choose the checkpoint's threshold and publish."""
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_checkpoint(args.run)
     task = ArithmeticTask()
     template = ReasoningTemplate(task.reasoning_length, task.answer_length, task.delimiter)
     found = task.generate(args.num_problems, args.seed, split="test")
@@ -211,29 +210,33 @@ def main() -> None:
             model, tokenizer, task, problems, template=template, batch_size=args.batch_size, **settings
         )
 
-    header = {"command": shown, "seed": args.seed, "threads": args.threads}
+    header = {"command": this_command({"--part": []}), "seed": args.seed, "threads": args.threads}
+    identity = identify(model, tokenizer)
     if args.part:
         first, every = args.part
         path = args.folder / f"decoding_results_{first}.json"
-        measure_all(decoder_grid()[first::every], measure, path, header)
+        measure_all(decoder_grid()[first::every], measure, path, header, identity=identity)
         return
-    parts = sorted(args.folder.glob("decoding_results_*.json"))
-    results = measure_all(decoder_grid(), measure, args.folder / "decoding_results.json", header, known=parts)
-    for path in parts:
-        path.unlink()
+    path, parts = args.folder / "decoding_results.json", sorted(args.folder.glob("decoding_results_*.json"))
+    results = measure_all(decoder_grid(), measure, path, header, known=parts, identity=identity)
+    for part in parts:
+        part.unlink()
 
     # The checkpoint's own threshold: the fewest forwards at the accuracy of one token per forward.
     one = find(results, ONE_TOKEN)
     chosen = cheapest(results, {"decoding": "med", **EXIT}, one.accuracy - 0.005)
-    threshold = chosen.settings["entropy_threshold"]
-    model.generation_config.update(decoding="med", entropy_threshold=threshold, block_length=BLOCK_LENGTH)
-    model.generation_config.max_new_tokens = task.completion_length
-    bundle(model, tokenizer, args.folder, with_code=False)
     layout = {name: getattr(task, name) for name in ("reasoning_length", "answer_length", "delimiter")}
-    about = {"task": task.name, "version": task.version, **layout, "early_exit_threshold": 0.1}
-    write_text(args.folder / "task.json", json.dumps(about) + "\n")
-    for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
-        shutil.copy2(args.run / file, args.folder / file)
+    publish_weights(
+        model,
+        tokenizer,
+        args.run,
+        args.folder,
+        {"task": task.name, "version": task.version, **layout, "early_exit_threshold": 0.1},
+        decoding="med",
+        entropy_threshold=chosen.settings["entropy_threshold"],
+        block_length=BLOCK_LENGTH,
+        max_new_tokens=task.completion_length,
+    )
     uncached = [r for r in results if "block_cache" not in r.settings]
     title = f"{args.folder.name}, {args.num_problems} held-out problems"
     plot_accuracy_over_forwards(uncached, args.folder / "accuracy_over_forwards.png", title, group=line_of)
@@ -251,8 +254,7 @@ def write_folder_card(
     shown_examples: str | None = None,
 ) -> None:
     """`README.md`, from the results files of the folder; `shown_examples` instead of new ones."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    report = json.loads((folder / "decoding_results.json").read_text(encoding="utf-8"))
+    run, report = read_json(folder / "run.json"), read_json(folder / "decoding_results.json")
     results = [DecodingResult.from_dict(values) for values in report["results"]]
     shown = shown_examples or examples(task, model, tokenizer, template, problems[:200])
     notes = (
@@ -301,4 +303,4 @@ def write_folder_card(
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

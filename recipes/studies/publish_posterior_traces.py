@@ -21,7 +21,6 @@ import argparse
 import json
 import math
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -32,17 +31,27 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from hf_latent import ReasoningTemplate, score_traces
 from hf_latent.data import keep_top_share, keep_verified, separation
+from hf_latent.data.json_files import read_json
 from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import solve_puzzles
+from hf_latent.evaluation.reports.records import digest
 from hf_latent.hub import refresh_card
-from hf_latent.modeling.atomic import replacing
 from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.runs.report import describe_environment, write_json, write_text
+from hf_latent.training.runs.studies import (
+    digest_file,
+    identify_checkpoint,
+    load_checkpoint,
+    make_once,
+    save_figure,
+    script_parser,
+    this_command,
+    write_lines,
+)
 
 DECODER = {"decoding": "med", "entropy_threshold": 0.1, "block_length": 20, "block_cache": "dual"}
 # Of the first training of the base, which its second went on from.
@@ -57,6 +66,8 @@ ARMS = {
     "posterior, verified": ("posterior", "verified.jsonl"),
     "both, verified": ("both", "verified.jsonl"),
 }
+CARD = Path(__file__).with_name("publish_posterior_traces_card.md")
+RECIPE = "recipes/posterior_traces/traces"
 TASK = ArithmeticTask()
 TEMPLATE = ReasoningTemplate(TASK.reasoning_length, TASK.answer_length, TASK.delimiter)
 
@@ -81,22 +92,16 @@ def is_right(trace: str, problem: dict[str, Any]) -> bool:
     return calculations(trace) == calculations(problem["reasoning"])
 
 
-def load(folder: Path) -> tuple[Any, Any]:
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-
-
 def solve(folder: Path, problems: list[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy of a checkpoint on problems, and which of them it solved."""
-    model, tokenizer = load(folder)
+    model, tokenizer = load_checkpoint(folder)
     result = solve_puzzles(model, tokenizer, TASK, problems, template=TEMPLATE, batch_size=250, **DECODER)
     return {**result.to_dict(), "correct": list(result.correct)}
 
 
-def keep(path: Path, measure: Any) -> dict[str, Any]:
-    """What `path` holds, or what is measured now."""
-    if not path.is_file():
-        write_json(path, measure())
-    return json.loads(path.read_text(encoding="utf-8"))
+def facts_of(args: argparse.Namespace, *inputs: Any, **others: Any) -> dict[str, Any]:
+    """What a result is a function of: the base, the decoder, the `inputs`, and what else is named."""
+    return {"model": args.identity, "decoder": DECODER, "inputs": digest(inputs), **others}
 
 
 def sample(args: argparse.Namespace) -> Dataset:
@@ -123,10 +128,12 @@ def judge(args: argparse.Namespace, traces: Dataset, problems: list[dict[str, An
     """Shares of right traces, and how the scores separate them."""
     right = [is_right(row["trace"], problem) for row, problem in zip(traces, problems, strict=True)]
     verified = [is_verified(row["trace"], row["answer"]) for row in traces]
-    solved = keep(args.work / "base_train.json", lambda: solve(args.base, problems[:NUM_JUDGED]))["correct"]
+    asked = problems[:NUM_JUDGED]
+    alone = make_once(args.work / "base_train.json", lambda: solve(args.base, asked), facts_of(args, asked))
+    solved = alone["correct"]
     wrong = [r for r, s in zip(right, solved, strict=False) if not s]
     scores = list(zip(*traces["scores"], strict=True))
-    model, tokenizer = load(args.base)
+    model, tokenizer = load_checkpoint(args.base)
     columns = [list(traces[name])[:NUM_JUDGED] for name in ("question", "trace", "answer")]
 
     def others() -> dict[str, Any]:
@@ -152,7 +159,7 @@ def judge(args: argparse.Namespace, traces: Dataset, problems: list[dict[str, An
         "share_right_where_base_is_wrong": share(wrong),
         "auc_right": {
             "marginals, answer hidden": [separation(value, right) for value in scores],
-            **keep(args.work / "auc.json", others),
+            **make_once(args.work / "auc.json", others, facts_of(args, columns, asked)),
         },
         "auc_verified": [separation(value, verified) for value in scores],
         "scores": [round(score, 4) for score in traces["score"]],
@@ -167,25 +174,22 @@ def run_folder(args: argparse.Namespace, arm: str, seed: int) -> Path:
 
 def fine_tune(args: argparse.Namespace, arm: str, seed: int, held_out: list[dict[str, Any]]) -> dict[str, Any]:
     """Run the recipe and answer the held-out problems."""
-    folder = run_folder(args, arm, seed)
+    folder, (name, file) = run_folder(args, arm, seed), ARMS[arm]
+    files = {"human_file": args.work / "human.jsonl"}
+    if file is not None:
+        files["traces"] = args.work / "traces" / file
 
     def run() -> dict[str, Any]:
-        name, file = ARMS[arm]
-        command = [
-            sys.executable,
-            "recipes/posterior_traces/traces.py",
-            "--config",
-            "recipes/posterior_traces/traces.yaml",
-        ]
+        command = [sys.executable, f"{RECIPE}.py", "--config", f"{RECIPE}.yaml"]
         options = {"arm": name, "seed": seed, "output_dir": folder, "model_name_or_path": args.base}
-        options |= {"human_file": args.work / "human.jsonl", "max_steps": args.max_steps}
-        if file is not None:
-            options["traces"] = args.work / "traces" / file
+        options |= {"max_steps": args.max_steps, **files}
         flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return solve(folder, held_out)
 
-    return keep(folder / "held_out.json", run)
+    trained = {"arm": arm, "seed": seed, "max_steps": args.max_steps, "recipe": digest_file(Path(f"{RECIPE}.yaml"))}
+    read = {option: digest_file(path) for option, path in files.items()}
+    return make_once(folder / "held_out.json", run, facts_of(args, held_out, **trained, **read))
 
 
 def summarise(accuracies: list[float], num_problems: int) -> dict[str, Any]:
@@ -216,12 +220,12 @@ def plot(folder: Path, arms: dict[str, Any], judged: dict[str, Any]) -> None:
         right.hist(chosen, bins=60, range=(-15, 0), alpha=0.6, density=True, label=f"{label} ({len(chosen):,})")
     right.set(xlabel="score of a trace, nats", ylabel="density")
     right.legend(frameon=False)
-    with replacing(folder / "posterior_traces.png") as beside:
-        figure.savefig(beside, dpi=120)
+    save_figure(figure, folder / "posterior_traces.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = script_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder to write")
     parser.add_argument("--work", type=Path, default=Path("runs/posterior_traces"), help="where runs are kept")
     parser.add_argument("--base", type=Path, default=Path("runs/posterior_traces/base_second"))
@@ -234,67 +238,95 @@ def main() -> None:
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--part", type=int, nargs=2, metavar=("K", "N"), help="every N-th fine-tuning from K, only")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def make_traces(args: argparse.Namespace, problems: list[dict[str, Any]]) -> tuple[Dataset, dict[str, Any]]:
+    """Posterior traces of the base, in the files that the arms read, and what the judge says of them."""
+    traces = sample(args)
+    write_lines(args.work / "traces" / "scored.jsonl", keep_top_share(traces, 0.5))
+    verified = keep_verified(traces, lambda row: is_verified(row["trace"], row["answer"]))
+    write_lines(args.work / "traces" / "verified.jsonl", verified)
+    return traces, judge(args, traces, problems)
+
+
+def told(judged: dict[str, Any]) -> dict[str, Any]:
+    """What is published of the judge's findings."""
+    return {name: value for name, value in judged.items() if name not in ("scores", "right")}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the experiment, or this process's part of its fine-tunings."""
     logging.disable_progress_bar()
     torch.set_num_threads(1)
+    settings = {name: str(value) for name, value in vars(args).items()}
+    args.identity = identify_checkpoint(args.base)
 
     # 1.
     problems = [p | TASK.format(p) for p in TASK.generate(args.num_seen + args.num_questions, 0)[args.num_seen :]]
     held_out = [p | TASK.format(p) for p in TASK.generate(args.num_problems, args.seed, split="test")]
-    rows = [{"question": p["prompt"], "trace": p["reasoning"], "answer": p["answer"]} for p in problems]
     runs = [(arm, seed) for arm in args.arms for seed in range(args.num_seeds)]
     if not args.part:
-        write_text(args.work / "human.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        base = keep(args.work / "base_held_out.json", lambda: solve(args.base, held_out))
+        rows = [{"question": p["prompt"], "trace": p["reasoning"], "answer": p["answer"]} for p in problems]
+        write_lines(args.work / "human.jsonl", rows)
+        path = args.work / "base_held_out.json"
+        base = make_once(path, lambda: solve(args.base, held_out), facts_of(args, held_out))
         print(f"base {base['accuracy']:.3f}", flush=True)
         # 2. and 3.
-        traces = sample(args)
-        write_text(args.work / "traces" / "scored.jsonl", lines_of(keep_top_share(traces, 0.5)))
-        verified = keep_verified(traces, lambda row: is_verified(row["trace"], row["answer"]))
-        write_text(args.work / "traces" / "verified.jsonl", lines_of(verified))
-        judged = judge(args, traces, problems)
-        told = {name: value for name, value in judged.items() if name not in ("scores", "right")}
-        print(json.dumps(told, indent=1), flush=True)
+        traces, judged = make_traces(args, problems)
+        print(json.dumps(told(judged), indent=1), flush=True)
     # 4.
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[float]] = {}
     for arm, seed in runs[args.part[0] :: args.part[1]] if args.part else runs:
-        result = fine_tune(args, arm, seed, held_out)
-        found.setdefault(arm, []).append(result)
-        print(f"{arm:36} seed {seed} {result['accuracy']:.3f}", flush=True)
+        accuracy = fine_tune(args, arm, seed, held_out)["accuracy"]
+        found.setdefault(arm, []).append(accuracy)
+        print(f"{arm:36} seed {seed} {accuracy:.3f}", flush=True)
     if args.part:
         return
     # 5.
     arms = {"none (the base)": summarise([base["accuracy"]], len(held_out))}
-    arms |= {arm: summarise([r["accuracy"] for r in results], len(held_out)) for arm, results in found.items()}
-    report = {
-        "command": shlex.join(["python", *sys.argv]),
-        "settings": {name: str(value) for name, value in vars(args).items()},
-        "decoder": DECODER,
-        "environment": describe_environment(),
-        "traces": told,
-        "arms": arms,
-        "num_examples": len(held_out),
-        "num_judged": NUM_JUDGED,
-        "points_over_base": {arm: round(100 * (arms[arm]["accuracy"] - base["accuracy"]), 2) for arm in found},
-        "share_wrong": 1 - told["share_right"],
-        "base": {"num_parameters": read_json(args.base / "run.json")["num_parameters"], **BASE_STAGES},
-        "headline": headline(arms),
-    }
-    args.folder.mkdir(parents=True, exist_ok=True)
+    arms |= {arm: summarise(accuracies, len(held_out)) for arm, accuracies in found.items()}
     examples = list(zip(traces, problems, judged["right"], strict=True))
-    report["shown_scores"] = [abs(example[0]["score"]) for example in shown_examples(examples)]
+    report = describe(args, settings, arms, judged, examples, len(held_out))
+    args.folder.mkdir(parents=True, exist_ok=True)
     write_json(args.folder / "results.json", report)
     plot(args.folder, arms, judged)
     for name in ("base", "base_second"):
         log = args.work / name / "training_log.jsonl"
         if log.is_file():
             shutil.copy2(log, args.folder / f"training_log_{name}.jsonl")
-    runs_log = {
-        f"{arm}/{seed}": json.loads((run_folder(args, arm, seed) / "run.json").read_text()) for arm, seed in runs
-    }
-    write_json(args.folder / "runs.json", {name: run["num_rows"] for name, run in runs_log.items()})
+    num_rows = {f"{arm}/{seed}": read_json(run_folder(args, arm, seed) / "run.json")["num_rows"] for arm, seed in runs}
+    write_json(args.folder / "runs.json", num_rows)
     write_text(args.folder / "README.md", card(report, examples, len(held_out)))
     refresh_card(args.folder)
+
+
+def describe(
+    args: argparse.Namespace,
+    settings: dict[str, str],
+    arms: dict[str, Any],
+    judged: dict[str, Any],
+    examples: list[Any],
+    num_problems: int,
+) -> dict[str, Any]:
+    """`results.json`."""
+    before = arms["none (the base)"]["accuracy"]
+    compared = {arm: found["accuracy"] for arm, found in arms.items() if arm in args.arms}
+    return {
+        "command": this_command(),
+        "settings": settings,
+        "decoder": DECODER,
+        "environment": describe_environment(),
+        "traces": told(judged),
+        "arms": arms,
+        "num_examples": num_problems,
+        "num_judged": NUM_JUDGED,
+        "points_over_base": {arm: round(100 * (accuracy - before), 2) for arm, accuracy in compared.items()},
+        "share_wrong": 1 - judged["share_right"],
+        "base": {"num_parameters": read_json(args.base / "run.json")["num_parameters"], **BASE_STAGES},
+        "headline": headline(arms),
+        "shown_scores": [abs(example[0]["score"]) for example in shown_examples(examples)],
+    }
 
 
 def headline(arms: dict[str, Any]) -> str:
@@ -307,11 +339,6 @@ def headline(arms: dict[str, Any]) -> str:
 def shown_examples(examples: list[Any]) -> list[Any]:
     """The first right trace and the first wrong one."""
     return [next(e for e in examples if e[2] is flag) for flag in (True, False)]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def reading(report: dict[str, Any]) -> str:
@@ -353,89 +380,19 @@ def card(report: dict[str, Any], examples: list[Any], num_problems: int) -> str:
         f"{row['trace']}\n```"
         for name, (row, problem, _) in zip(("Right", "Wrong"), shown, strict=True)
     )
-    settings = report["settings"]
-    return f"""---
-license: apache-2.0
-tags: [masked-diffusion, diffusion-language-model, posterior-traces, hf-latent]
----
-
-# Posterior reasoning traces on arithmetic
-
-Does a masked diffusion model learn from reasoning that it fills in itself when the answer is given
-(arXiv 2510.19990)? A base of
-{report["base"]["num_parameters"]:,} parameters that has seen
-{int(settings["num_seen"]):,} human traces, its
-posterior traces for {traces["num_traces"]:,} further training problems of `ArithmeticTask`, and fine-tunings on them.
-There are no weights here: the recipe makes them.
-
-![results](posterior_traces.png)
-
-Bars are means with their standard error, dots are seeds; the score is log p(answer | question, trace without the
-answer).
-
-## Fine-tuning
-
-| traces | accuracy, % | seeds |
-|---|---|---|
-{rows}
-
-{num_problems:,} held-out problems, {settings["max_steps"]} updates of 32 rows each for every arm; ± is one standard
-error, of seeds and held-out problems together. "human" are the reference solutions of the same
-{traces["num_traces"]:,} problems. Decoding: `{json.dumps(report["decoder"])}`.
-
-{reading(report)}
-
-## The traces
-
-A problem has one line of calculations that follows from its words. A trace is *right* if its calculations are those,
-*verified* if all its calculations are correct and the last one gives the answer, which needs no human trace.
-
-| | |
-|---|---|
-| right | {percent["share_right"]} |
-| verified | {percent["share_verified"]} |
-| right, of the verified | {percent["share_right_of_verified"]} |
-| right, of the half with the better score | {percent["share_right_of_better_half"]} |
-| problems that the base solves by itself | {percent["base_solves_of_these"]} |
-| right, of the problems that it does not solve | {percent["share_right_where_base_is_wrong"]} |
-| forwards of a trace | {traces["forwards_per_trace"]:.1f} |
-
-Area under the curve of the score, right against wrong traces, after 0, 1/4, ... of the trace and at its end:
-
-| score | 0 | 1/4 | 1/2 | 3/4 | whole |
-|---|---|---|---|---|---|
-{curves}
-
-"Answer hidden": the places of the trace that state the answer are masked while it is scored. A trace that was sampled
-given the answer ends in it, so that the plain score of a whole trace only says that the answer can be copied. The
-first row is over all traces, the others over the first {NUM_JUDGED}.
-
-{pairs}
-
-## How it was made
-
-```
-OMP_NUM_THREADS=1 python recipes/masked_diffusion/arithmetic.py \\
-    --config recipes/posterior_traces/base.yaml --max_steps 3000
-OMP_NUM_THREADS=1 python recipes/masked_diffusion/arithmetic.py --config recipes/posterior_traces/base_second.yaml
-OMP_NUM_THREADS=1 {report["command"]}
-```
-
-The first stage was stopped after update {report["base"]["stopped_at"]:,} and its checkpoint of update
-{report["base"]["continued_from"]:,} went on in the second. Versions,
-settings and every accuracy: `results.json`; rows of each fine-tuning: `runs.json`.
-
-## Limits
-
-One base, one task of generated problems, greedy traces unless the settings say otherwise, and
-{settings["num_seeds"]} seeds an arm.
-"""
-
-
-def lines_of(rows: Dataset) -> str:
-    """JSON lines."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return CARD.read_text(encoding="utf-8").format(
+        report=report,
+        traces=traces,
+        percent=percent,
+        rows=rows,
+        curves=curves,
+        pairs=pairs,
+        reading=reading(report),
+        num_problems=num_problems,
+        num_seen=int(report["settings"]["num_seen"]),
+        decoder=json.dumps(report["decoder"]),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

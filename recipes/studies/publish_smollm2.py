@@ -16,30 +16,33 @@ The weights stay in the run's folder; the card's folder gets results, log and cu
 
 import argparse
 import json
-import shlex
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LatentTokenForMaskedDiffusion
 from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
-from hf_latent.hub import refresh_card
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 from hf_latent.training.common.sources import as_prompt_completion
-from hf_latent.training.runs.report import write_json, write_text
+from hf_latent.training.runs.studies import (
+    ask,
+    completion_text,
+    evaluate_again,
+    marked,
+    publish_results,
+    read_run,
+    recipe_command,
+    script_parser,
+    this_command,
+)
 
 DECODING = {"decoding": "med", "entropy_threshold": 0.2, "block_length": 32, "max_new_tokens": 128}
-# Written by `refresh_card`.
-PART = "<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->"
+REEVALUATED = ("max_length", "noise_seed", "bf16", "use_cpu", "per_device_eval_batch_size")
 
 CARD = """---
 library_name: transformers
@@ -105,33 +108,13 @@ def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
     return PeftModel.from_pretrained(base, run)
 
 
-def reevaluate(model: Any, tokenizer: Any, data: Dataset, run: dict[str, Any]) -> float:
-    """`eval_nll` of the trainer's own evaluation, on the questions of the run, with its noise."""
-    training = run["training"]
-    with tempfile.TemporaryDirectory() as folder:
-        args = MaskedDiffusionConfig(
-            folder,
-            max_length=training["max_length"],
-            noise_seed=training["noise_seed"],
-            bf16=training["bf16"],
-            use_cpu=training["use_cpu"],
-            per_device_eval_batch_size=training["per_device_eval_batch_size"],
-            report_to="none",
-        )
-        trainer = MaskedDiffusionTrainer(
-            model, args, train_dataset=data, eval_dataset=data, processing_class=tokenizer
-        )
-        return trainer.evaluate()["eval_nll"]
-
-
 def answer(model: Any, tokenizer: Any, questions: list[str]) -> list[dict[str, Any]]:
     """What the model says to each question, and in how many forwards."""
     samples = []
     for question in questions:
-        chat = [{"role": "user", "content": question}]
-        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs = ask(tokenizer, question)
         out = model.generate(**inputs, return_dict_in_generate=True, **DECODING)
-        text = tokenizer.decode(out.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        text = completion_text(tokenizer, out.sequences[0], inputs)
         samples.append({"question": question, "text": text, "num_forward_passes": int(out.num_forward_passes[0])})
     return samples
 
@@ -144,10 +127,8 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     ]
     return CARD.format(
         **results | {"before": "", "after": ""},
-        **{
-            name: f"<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->" for name in ("use", "architecture", "run")
-        },
-        decoding_part="<!-- hf-latent:decoding -->\n\n<!-- /hf-latent:decoding -->",
+        **{part: marked(part) for part in ("use", "architecture", "run")},
+        decoding_part=marked("decoding"),
         name=name,
         trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
         batch_size=training["per_device_train_batch_size"],
@@ -161,8 +142,9 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = script_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write")
     parser.add_argument("--backbone", required=True, help="what the run started from")
@@ -172,10 +154,11 @@ def main() -> None:
     parser.add_argument("--num_answers", type=int, default=3)
     parser.add_argument("--peak_memory_mib", type=int, help="of a run that has not written it down")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
-    trained = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace, run: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """What is published of a run, of what it has left in `run.json` and `results.json`."""
     tokenizer = AutoTokenizer.from_pretrained(args.run)
     data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
     chats = as_prompt_completion(data, "question", "answer", chat=True)
@@ -187,33 +170,36 @@ def main() -> None:
             )
         return result.to_dict()
 
-    base = LatentTokenForMaskedDiffusion.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
-    before = bound(base)
+    before = bound(LatentTokenForMaskedDiffusion.from_backbone(args.backbone, tokenizer, dtype=torch.float32))
     model = load_trained(args.run, args.backbone, tokenizer)
-    results = {
-        "command": shlex.join(["python", *sys.argv]),
-        "recipe": shlex.join(["python", "recipes/masked_diffusion/llama_to_diffusion.py", *run["command"][1:]]),
+    after = bound(model)
+    reevaluated = {name: run["training"][name] for name in REEVALUATED}
+    again = evaluate_again(MaskedDiffusionTrainer, MaskedDiffusionConfig, model, tokenizer, chats, **reevaluated)
+    return {
+        "command": this_command(),
+        "recipe": recipe_command("recipes/masked_diffusion/llama_to_diffusion.py", run),
         "num_examples": args.num_examples,
         "num_samples": args.num_samples,
         "before": before,
-        "after": bound(model),
+        "after": after,
         "steps": trained["steps"],
         "seconds_per_step": trained["train_seconds"] / trained["steps"],
         "peak_memory_mib": trained.get("peak_memory_mib") or args.peak_memory_mib,
         "eval_nll": trained["held_out"]["eval_nll"],
-        "reloaded_eval_nll": reevaluate(model, tokenizer, chats, run),
+        "reloaded_eval_nll": again["eval_nll"],
         "samples": answer(model.eval(), tokenizer, data["question"][: args.num_answers]),
     }
-    results, run = without_folders(results), without_folders(run)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    write_json(args.folder / "run.json", run)
-    write_json(args.folder / "results.json", results)
-    for file in ("training_log.jsonl", "training_curve.png"):
-        shutil.copy2(args.run / file, args.folder / file)
-    write_text(args.folder / "README.md", card(args.folder.name, results, run))
-    refresh_card(args.folder)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure and publish."""
+    torch.set_num_threads(args.threads)
+    run, trained = read_run(args.run)
+    results, run = without_folders(measure(args, run, trained)), without_folders(run)
+    copied = {file: args.run / file for file in ("training_log.jsonl", "training_curve.png")}
+    publish_results(args.folder, results, run, copied, card(args.folder.name, results, run))
     print(json.dumps({name: results[name]["nats_per_token"] for name in ("before", "after")}))
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

@@ -18,31 +18,33 @@ The weights stay in the run's folder; the card's folder gets results, logs and c
 """
 
 import argparse
-import json
-import shlex
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoTokenizer
 
 from hf_latent import LatentTokenForCausalLM
 from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import measure_speculation
-from hf_latent.hub import refresh_card
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import LatentTokenTrainer, LatentTokenTrainingConfig
 from hf_latent.training.common.sources import as_prompt_completion
-from hf_latent.training.runs.report import write_json, write_text
+from hf_latent.training.runs.studies import (
+    ask,
+    completion_text,
+    evaluate_again,
+    marked,
+    publish_results,
+    read_lines,
+    read_run,
+    recipe_command,
+    script_parser,
+    this_command,
+)
 
-KEPT = ("max_length", "noise_seed", "bf16", "use_cpu", "per_device_eval_batch_size", "num_states")
-# Written by `refresh_card`.
-PART = "<!-- hf-latent:{name} -->\n\n<!-- /hf-latent:{name} -->"
+REEVALUATED = ("max_length", "noise_seed", "bf16", "use_cpu", "per_device_eval_batch_size", "num_states")
 
 CARD = """---
 library_name: transformers
@@ -124,21 +126,9 @@ One seed. Accuracy on GSM8K was not measured: a model of this size and training 
 """
 
 
-def reevaluate(model: Any, tokenizer: Any, data: Dataset, training: dict[str, Any]) -> dict[str, float]:
-    """The trainer's own evaluation, on the questions of the run, with its noise."""
-    kept = {name: training[name] for name in KEPT}
-    with tempfile.TemporaryDirectory() as folder:
-        args = LatentTokenTrainingConfig(
-            folder, num_latent_tokens=training["num_latent_tokens"], report_to="none", **kept
-        )
-        trainer = LatentTokenTrainer(model, args, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
-        return trainer.evaluate()
-
-
 def before_training(run: Path) -> dict[str, float]:
     """The evaluation at step 0, from the run's log; empty if there was none."""
-    lines = (run / "training_log.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    entries = [json.loads(line) for line in lines]
+    entries = read_lines(run / "training_log.jsonl")
     return next((entry for entry in entries if entry["step"] == 0 and "eval_text_nll" in entry), {})
 
 
@@ -210,7 +200,7 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     }
     return CARD.format(
         **kept,
-        **{part: PART.format(name=part) for part in ("use", "architecture", "run", "licence", "citation")},
+        **{part: marked(part) for part in ("use", "architecture", "run", "licence", "citation")},
         name=name,
         most=results["num_latent_tokens"],
         trained=f"{run['num_trainable_parameters']:,} of {run['num_parameters']:,}",
@@ -230,32 +220,8 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
     )
 
 
-def read(run: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a run."""
-    return json.loads((run / name).read_text(encoding="utf-8"))
-
-
-def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is published of the two runs, and how the first was made."""
-    run, trained, control = (
-        read(args.run, "run.json"),
-        read(args.run, "results.json"),
-        read(args.control, "results.json"),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(args.run)
-    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
-    chats = as_prompt_completion(data, "question", "answer", chat=True)
-    base = LatentTokenForCausalLM.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(base, args.run)
-    reloaded = reevaluate(adapted, tokenizer, chats, run["training"])
-    model = adapted.merge_and_unload().eval()
-
-    def encode(question: str) -> Any:
-        chat = [{"role": "user", "content": question}]
-        return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-
-    most = max(run["training"]["num_latent_tokens"])
-    prompts = [encode(question) for question in data["question"][: args.num_prompts]]
+def draft(model: Any, prompts: list[Any], most: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Self-speculative decoding with every number of drafts."""
     drafts = []
     for number in range(1, most + 1):
         found = measure_speculation(
@@ -263,15 +229,36 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         ).to_dict()
         print(found, flush=True)
         drafts.append(found)
+    return drafts
+
+
+def answer(model: Any, tokenizer: Any, questions: list[str], max_new_tokens: int) -> list[dict[str, str]]:
+    """What the model says to each question without latent tokens."""
     samples = []
-    for question in data["question"][: args.num_answers]:
-        inputs = encode(question)
-        ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, do_sample=False, num_latent_tokens=0)
-        text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        samples.append({"question": question, "text": text})
+    for question in questions:
+        inputs = ask(tokenizer, question)
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_latent_tokens=0)
+        samples.append({"question": question, "text": completion_text(tokenizer, ids[0], inputs)})
+    return samples
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is published of the two runs, and how the first was made."""
+    (run, trained), (_, control) = read_run(args.run), read_run(args.control)
+    tokenizer = AutoTokenizer.from_pretrained(args.run)
+    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
+    chats = as_prompt_completion(data, "question", "answer", chat=True)
+    base = LatentTokenForCausalLM.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, args.run)
+    reevaluated = {name: run["training"][name] for name in (*REEVALUATED, "num_latent_tokens")}
+    again = evaluate_again(LatentTokenTrainer, LatentTokenTrainingConfig, adapted, tokenizer, chats, **reevaluated)
+    model = adapted.merge_and_unload().eval()
+    most = max(run["training"]["num_latent_tokens"])
+    prompts = [ask(tokenizer, question) for question in data["question"][: args.num_prompts]]
+    others = [read_run(other) for other in args.others]
     results = {
-        "command": shlex.join(["python", *sys.argv]),
-        "recipe": shlex.join(["python", "recipes/latent_tokens/latent_tokens.py", *run["command"][1:]]),
+        "command": this_command(),
+        "recipe": recipe_command("recipes/latent_tokens/latent_tokens.py", run),
         "num_latent_tokens": most,
         "num_examples": args.num_examples,
         "num_prompts": args.num_prompts,
@@ -284,19 +271,17 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         "before": next(filter(None, map(before_training, [args.run, *args.others])), {}),
         "weights": weights_of(run),
         "num_states": run["training"]["num_states"],
-        "others": [
-            {"weights": weights_of(read(other, "run.json")), "held_out": read(other, "results.json")["held_out"]}
-            for other in args.others
-        ],
-        "reloaded_text_nll": reloaded["eval_text_nll"],
-        "drafts": drafts,
-        "samples": samples,
+        "others": [{"weights": weights_of(how), "held_out": found["held_out"]} for how, found in others],
+        "reloaded_text_nll": again["eval_text_nll"],
+        "drafts": draft(model, prompts, most, args),
+        "samples": answer(model, tokenizer, data["question"][: args.num_answers], args.max_new_tokens),
     }
     return without_folders(results | summary(results)), without_folders(run)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = script_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of the training with latent tokens")
     parser.add_argument("--control", type=Path, required=True, help="output_dir of the training without")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="output_dir of runs with another lambda")
@@ -309,18 +294,17 @@ def main() -> None:
     parser.add_argument("--num_answers", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure and publish."""
     torch.set_num_threads(args.threads)
     results, run = measure(args)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    write_json(args.folder / "results.json", results)
-    write_json(args.folder / "run.json", run)
-    for source, name in ((args.run, "training_log.jsonl"), (args.control, "training_log_without.jsonl")):
-        shutil.copy2(source / "training_log.jsonl", args.folder / name)
-    shutil.copy2(args.run / "training_curve.png", args.folder / "training_curve.png")
-    write_text(args.folder / "README.md", card(args.folder.name, results, run))
-    refresh_card(args.folder)
+    copied = {file: args.run / file for file in ("training_log.jsonl", "training_curve.png")}
+    copied["training_log_without.jsonl"] = args.control / "training_log.jsonl"
+    publish_results(args.folder, results, run, copied, card(args.folder.name, results, run))
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

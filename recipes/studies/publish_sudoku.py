@@ -15,20 +15,25 @@ Numbers in the card come from `decoding_results.json` beside it, which holds the
 
 import argparse
 import json
-import re
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_latent.data import identify
+from hf_latent.data.json_files import read_json
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
-from hf_latent.hub import bundle, write_card
+from hf_latent.hub import write_card
 from hf_latent.tasks import SudokuTask
 from hf_latent.training.runs.report import describe_training, write_text
+from hf_latent.training.runs.studies import (
+    load_checkpoint,
+    numbers_in,
+    publish_weights,
+    read_lines,
+    script_parser,
+    this_command,
+)
 from hf_latent.viz import plot_accuracy_over_forwards
 
 
@@ -47,10 +52,11 @@ def decoder_grid(num_tokens: int) -> list[dict[str, Any]]:
 
 def solvable_boards(task: SudokuTask, path: Path) -> tuple[list[dict[str, str]], int]:
     """Boards of a JSON lines file that have a solution, formatted for the model, and how many boards there are."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    puzzles = [json.loads(line)["input"].replace("0", ".") for line in lines]
+    puzzles = [row["input"].replace("0", ".") for row in read_lines(path)]
     solvable = [puzzle for puzzle in puzzles if task.count_solutions(puzzle, limit=1)]
-    return [{"puzzle": p, "prompt": task.format({"puzzle": p, "solution": p})["prompt"]} for p in solvable], len(lines)
+    return [{"puzzle": p, "prompt": task.format({"puzzle": p, "solution": p})["prompt"]} for p in solvable], len(
+        puzzles
+    )
 
 
 def training_data(run: dict[str, Any]) -> str:
@@ -139,8 +145,9 @@ def headline(results: list[DecodingResult], open_cells: float) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = script_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output_dir of recipes/masked_diffusion/sudoku.py")
     parser.add_argument("--folder", type=Path, required=True, help="folder to write, e.g. model_cards/sudoku-4x4")
     parser.add_argument("--num_puzzles", type=int, default=1000)
@@ -149,59 +156,52 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=250)
     parser.add_argument("--boards", type=Path, nargs="*", default=[], help="JSON lines files of other boards")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    if not args.boards:
-        command = [Path(sys.argv[0]).as_posix(), *sys.argv[1:]]
-    else:
-        # Names of local files are nobody else's business.
-        command = [
-            Path(sys.argv[0]).as_posix(),
-            *sys.argv[1 : sys.argv.index("--boards")],
-            "--boards",
-            "givens_*.jsonl",
-        ]
+    return parser.parse_args()
 
-    model = AutoModelForCausalLM.from_pretrained(args.run).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.run)
-    run = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+
+def main(args: argparse.Namespace) -> None:
+    """Measure every decoder, choose MED's threshold, and publish."""
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_checkpoint(args.run)
+    run = read_json(args.run / "run.json")
     task = SudokuTask(run["script"]["task_size"])
     givens = tuple(args.givens or (run["script"]["min_givens"], run["script"]["max_givens"]))
     puzzles = [p | task.format(p) for p in task.generate(args.num_puzzles, args.seed, split="test", num_givens=givens)]
 
-    shown = f"python {shlex.join(command)}"
-
-    def measure(settings: dict[str, Any]) -> DecodingResult:
-        return solve_puzzles(model, tokenizer, task, puzzles, batch_size=args.batch_size, **settings)
+    def solve(boards: list[dict], settings: dict[str, Any]) -> DecodingResult:
+        return solve_puzzles(model, tokenizer, task, boards, batch_size=args.batch_size, **settings)
 
     grid = [{**settings, "seed": 0} for settings in decoder_grid(task.completion_length)]
-    header = {"command": shown, "seed": args.seed, "threads": args.threads}
-    results = measure_all(grid, measure, args.folder / "decoding_results.json", header)
+    # Names of local files are nobody else's business.
+    shown = this_command({"--boards": ["--boards", "givens_*.jsonl"]})
+    results = measure_all(
+        grid,
+        lambda settings: solve(puzzles, settings),
+        args.folder / "decoding_results.json",
+        {"command": shown, "seed": args.seed, "threads": args.threads},
+        identity=identify(model, tokenizer),
+    )
 
-    # Once more, for which puzzles it solves.
-    settings = best_med(results).settings
-    chosen = solve_puzzles(model, tokenizer, task, puzzles, batch_size=args.batch_size, **settings)
+    chosen = solve(puzzles, best_med(results).settings)  # once more, for which puzzles it solves
     threshold = chosen.settings["entropy_threshold"]
     boards: list[tuple[str, int, int, DecodingResult]] = []
-    for path in sorted(args.boards, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)]):
+    for path in sorted(args.boards, key=lambda path: numbers_in(path.stem)):
         solvable, total = solvable_boards(task, path)
         for settings in ({"decoding": "low_confidence"}, {"decoding": "med", "entropy_threshold": threshold}):
-            result = solve_puzzles(model, tokenizer, task, solvable, batch_size=args.batch_size, seed=0, **settings)
-            boards.append((path.stem, len(solvable), total, result))
+            boards.append((path.stem, len(solvable), total, solve(solvable, {"seed": 0, **settings})))
 
-    model.generation_config.decoding = "med"
-    model.generation_config.entropy_threshold = threshold
-    model.generation_config.max_new_tokens = task.completion_length
-    bundle(model, tokenizer, args.folder, with_code=False)
-    name = args.folder.name
-    write_text(
-        args.folder / "task.json",
-        json.dumps({"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens}) + "\n",
+    publish_weights(
+        model,
+        tokenizer,
+        args.run,
+        args.folder,
+        {"task": "sudoku", "size": task.size, "version": task.version, "num_givens": givens},
+        decoding="med",
+        entropy_threshold=threshold,
+        max_new_tokens=task.completion_length,
     )
     add_details(args.folder / "decoding_results.json", puzzles, chosen, boards)
-    for file in ("run.json", "results.json", "training_log.jsonl", "training_curve.png"):
-        shutil.copy2(args.run / file, args.folder / file)
-    title = f"{name}, {args.num_puzzles} held-out puzzles"
+    title = f"{args.folder.name}, {args.num_puzzles} held-out puzzles"
     plot_accuracy_over_forwards(results, args.folder / "accuracy_over_forwards.png", title)
     recipe = f"python recipes/masked_diffusion/sudoku.py --config recipes/masked_diffusion/{args.run.name}.yaml"
     write_folder_card(args.folder, model, tokenizer, task, puzzles, chosen, recipe)
@@ -211,7 +211,7 @@ def add_details(
     path: Path, puzzles: list[dict], chosen: DecodingResult, boards: list[tuple[str, int, int, DecodingResult]]
 ) -> None:
     """Put what the card says beside accuracies into the results file, which names the command."""
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
     report["boards"] = [{"boards": n, "solvable": s, "total": t, **r.to_dict()} for n, s, t, r in boards]
     report["open_cells"] = mean_open_cells(puzzles)
     report["open_cells_per_forward"] = mean_open_cells(puzzles) / chosen.forwards_per_example
@@ -232,9 +232,8 @@ def write_folder_card(
     recipe: str,
 ) -> None:
     """`README.md`, from the results files of the folder."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    report = json.loads((folder / "decoding_results.json").read_text(encoding="utf-8"))
-    givens = json.loads((folder / "task.json").read_text(encoding="utf-8"))["num_givens"]
+    run, report = read_json(folder / "run.json"), read_json(folder / "decoding_results.json")
+    givens = read_json(folder / "task.json")["num_givens"]
     results = [DecodingResult.from_dict(values) for values in report["results"]]
     boards = [(b["boards"], b["solvable"], b["total"], DecodingResult.from_dict(b)) for b in report["boards"]]
     write_card(
@@ -265,4 +264,4 @@ def write_folder_card(
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

@@ -1,7 +1,7 @@
 """Results on disk: measured one after the other, kept as they come, never measured twice."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from hf_latent.data.identity import check_same, digest_each
 from hf_latent.data.json_files import read_json_object
 from hf_latent.evaluation.solving.puzzles import DecodingResult
 from hf_latent.modeling.travel import write_atomically
@@ -30,19 +31,29 @@ def measure_all(
     header: dict[str, Any],
     say: Callable[[str], None] = say_at_once,
     known: Sequence[Path] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> list[DecodingResult]:
     """
     Measure every setting of `grid` and write `path` after each: `header`, versions and the results so far.
 
     A result that the file, or one of the files `known`, already has under the same header is taken from there: an
     interrupted run goes on.
+
+    Args:
+        identity: of the model that is measured, see [`~hf_latent.data.identify`]; a digest of each fact is written
+            into the file, and results of another model there are refused, naming what has changed.
+
+    Raises:
+        ValueError: if one of the files has results, under the same header, of another model or of an unknown one.
     """
     from hf_latent import __version__
 
+    facts = None if identity is None else digest_each(identity)
     found = {}
     for source in (*known, path):
-        found.update(_read(source, header))
+        found.update(_read(source, header, facts))
     report = {**header, "hf_latent": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    report |= {} if facts is None else {"model": facts}
     results = []
     for settings in grid:
         result = found.get(json.dumps(settings)) or measure(settings)
@@ -56,12 +67,19 @@ def measure_all(
     return results
 
 
-def _read(path: Path, header: dict[str, Any]) -> dict[str, DecodingResult]:
+def _read(path: Path, header: dict[str, Any], facts: Mapping[str, str] | None) -> dict[str, DecodingResult]:
     if not path.exists():
         return {}
     report = read_json_object(path)
     if any(report.get(name) != json.loads(json.dumps(value)) for name, value in header.items()):
         return {}
+    if facts is not None:
+        if "model" not in report:
+            raise ValueError(
+                f"{path} has results of a model that it does not identify: whether it is the same cannot be told. "
+                "Remove the file to measure anew."
+            )
+        check_same(report["model"], facts, place=str(path), remedy="Remove the file to measure anew.")
     return {json.dumps(r["settings"]): DecodingResult.from_dict(r) for r in report["results"]}
 
 

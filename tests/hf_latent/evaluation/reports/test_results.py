@@ -61,3 +61,24 @@ def test_the_file_is_json_that_everyone_reads(tmp_path: Path) -> None:
 
 def test_settings_are_described_without_what_changes_nothing() -> None:
     assert describe({"decoding": "med", "entropy_threshold": 0.1, "seed": 0}) == "med, entropy_threshold=0.1"
+
+
+def test_results_of_other_weights_are_never_mixed(tmp_path: Path) -> None:
+    """The same command after another training in the same folder: paths are equal, weights are not."""
+    path, header, quiet = tmp_path / "results.json", {"command": "x"}, lambda line: None
+    facts = {"weights": "1a", "config": {"hidden_size": 8, "rope": None}, "versions": {"torch": "2"}}
+    measure_all(GRID[:1], result_of, path, header, say=quiet, identity=facts)
+    results = measure_all(GRID[:2], result_of, path, header, say=quiet, identity=facts)
+    assert len(results) == 2
+    before = path.read_text()
+    for change, named in (({"weights": "2b"}, "weights"), ({"config": {"hidden_size": 16}}, "config")):
+        with pytest.raises(ValueError, match=f"results.json was begun with another checkpoint.*Changed: {named} "):
+            measure_all(GRID, pytest.fail, path, header, say=quiet, identity=facts | change)
+        with pytest.raises(ValueError, match=f"Changed: {named} "):  # also of a part
+            measure_all(
+                GRID, pytest.fail, tmp_path / "all.json", header, say=quiet, known=[path], identity=facts | change
+            )
+    assert path.read_text() == before
+    measure_all(GRID[:1], result_of, path, {"command": "y"}, say=quiet)
+    with pytest.raises(ValueError, match="of a model that it does not identify"):
+        measure_all(GRID, pytest.fail, path, {"command": "y"}, say=quiet, identity=facts)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import BartConfig, BartForConditionalGeneration
 
 from hf_latent.training.latent_diffusion import backbone as latent_diffusion_backbone
 from hf_latent.training.latent_diffusion import run as latent_diffusion_run
@@ -242,5 +244,36 @@ def test_training_goes_by_the_recipe_and_is_done_once(recipe: dict[str, Any], tm
     first = results.stat().st_mtime_ns
     recipe["main"](recipe["parse"](["--config", str(config), "--arms", "tiny"]))
     assert results.stat().st_mtime_ns == first
+    study["values"]["num_train_examples"] = 5
+    config.write_text(yaml.safe_dump(study))
+    with pytest.raises(ValueError, match=r"`tiny`.*Changed: values.num_train_examples 4 -> 5"):
+        recipe["main"](recipe["parse"](["--config", str(config), "--arms", "tiny"]))
+    assert results.stat().st_mtime_ns == first
+    (tmp_path / "tiny.identity.json").unlink()
+    with pytest.raises(ValueError, match="tiny does not say which weights"):
+        recipe["main"](recipe["parse"](["--config", str(config), "--arms", "tiny"]))
     with pytest.raises(ValueError, match="`arms` must be of tiny, got huge"):
         recipe["main"](recipe["parse"](["--config", str(config), "--arms", "huge"]))
+
+
+def test_a_training_from_other_weights_is_not_taken_for_this_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The autoencoder was trained again, under its old path; its denoiser is there already."""
+    special = {"vocab_size": 12, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 16}
+    model = BartForConditionalGeneration(BartConfig(**special, **sizes, **heads))
+    model.save_pretrained(tmp_path / "start")
+    values = {"model_name_or_path": str(tmp_path / "start"), "max_steps": 1}
+    arm = {"recipe": "latent_diffusion/backbone", "config": "latent_diffusion/baseline", "values": values}
+    study = {"output_dir": str(tmp_path), "seeds": [0], "values": {"tasks": ["rotation"]}, "arms": {"tiny": arm}}
+    (run,) = recipe["runs_of"]("tiny", study)
+    run.folder.mkdir()
+    (run.folder / "results.json").write_text("{}")
+    (tmp_path / "tiny.identity.json").write_text(json.dumps(recipe["made_of"](run, study)))
+    recipe["train"](run, study)
+    with torch.no_grad():
+        model.get_encoder().layers[0].fc1.weight[0, 0] += 1
+    model.save_pretrained(tmp_path / "start")
+    recipe["identify_start"].cache_clear()
+    with pytest.raises(ValueError, match=r"`tiny`.*was begun with another checkpoint.*Changed: model.weights"):
+        recipe["train"](run, study)

@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_every_arm_is_solved_with_every_number_it_can_be_used_with(
     assert found == expected
     assert len({row["num_parameters"] for row in rows}) == 1
     assert all(0 <= row["accuracy"] <= 1 and row["ms_per_token"] > 0 for row in rows)
-    log = [json.loads(line) for line in recipe["training_log"](study, Path(study["output_dir"])).splitlines()]
+    log = recipe["training_log"](study, Path(study["output_dir"]))
     assert [(entry["arm"], entry["step"]) for entry in log if "loss" in entry] == [
         (a, s) for a in ARMS for s in (1, 2)
     ]
@@ -65,6 +66,20 @@ def test_what_is_there_is_not_trained_again(recipe: dict[str, Any], study: dict[
         solved["num_correct"] for solved in first["solved"].values()
     ]
     assert again["train_seconds"] == first["train_seconds"]
+
+
+def test_results_of_other_weights_are_refused(recipe: dict[str, Any], study: dict[str, Any], tmp_path: Path) -> None:
+    """A checkpoint that was trained anew beside results of the one before it."""
+    folder = Path(study["output_dir"])
+    for name in ("sidm-0.json", "sidm-0.identity.json"):
+        shutil.copy(folder / name, tmp_path)
+    shutil.copytree(folder / "ar-0", tmp_path / "sidm-0")
+    for again in ("run", "time_again"):
+        with pytest.raises(ValueError, match=r"`sidm-0.json`.*another checkpoint.*Changed: .*model.weights"):
+            recipe[again]("sidm", 0, study, tmp_path)
+    (tmp_path / "sidm-0.identity.json").unlink()
+    with pytest.raises(ValueError, match=r"sidm-0.json does not say which weights"):
+        recipe["run"]("sidm", 0, study, tmp_path)
 
 
 def test_a_folder_of_other_values_is_refused(recipe: dict[str, Any], study: dict[str, Any], tmp_path: Path) -> None:
