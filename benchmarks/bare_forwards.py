@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from report import timed
 
-from hf_latent.generation.model_calls.block_cache import WindowCache
+from hf_latent.generation.model_calls.block_cache import BlockCache
 
 
 class Stopwatch:
@@ -31,7 +31,7 @@ class Stopwatch:
         if self._examines:
             past = kwargs.get("cache")
             inputs = {k: v for k, v in kwargs.items() if k not in ("cache", "logits_to_keep")}
-            self.calls.append((inputs, None if past is None else dict(vars(past.slots))))
+            self.calls.append((inputs, None if past is None else dict(vars(past.target))))
         self._start = time.perf_counter()
 
     def _end(self, _model: torch.nn.Module, _inputs: object, output: Any) -> None:
@@ -50,13 +50,13 @@ class Stopwatch:
     @torch.no_grad()
     def repeat(self) -> float:
         """Seconds of the forwards that were examined, called anew: the same shapes, logits of all that is read."""
-        cache = WindowCache()
+        cache = BlockCache()
         start = time.perf_counter()
         for inputs, slots in self.calls:
             if slots is None:
                 self._model(**inputs)
             else:
-                vars(cache.slots).update(slots)
+                vars(cache.target).update(slots)
                 self._model(**inputs, cache=cache)
         return time.perf_counter() - start
 

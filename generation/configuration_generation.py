@@ -1,19 +1,18 @@
 """Every knob of the denoising loop in one configuration, validated by name."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig
 
-from hf_latent.generation.arguments.stock_arguments import plain, refuse_knobs
+from hf_latent.generation.arguments.stock_arguments import refuse_knobs
+from hf_latent.generation.arguments.strict_config import StrictGenerationConfig
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.commit.schedule import SCHEDULES
 from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES
 from hf_latent.generation.state.settings import ANSWER_REDUCTIONS
 
-# Names that a stock configuration carries for itself.
-BOOKKEEPING = ("_from_model_config", "_commit_hash", "_original_object_hash", "transformers_version")
 FLAGS = (
     "pace_to_schedule",
     "latent_refinement",
@@ -29,7 +28,7 @@ SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1e30
 HIDDEN_FROM_STOCK = ("temperature", "top_k", "top_p", "min_p", "do_sample", "num_return_sequences")
 
 
-class DiffusionGenerationConfig(GenerationConfig):
+class DiffusionGenerationConfig(StrictGenerationConfig):
     r"""
     Configuration of `generate` and `infill` of masked diffusion models.
 
@@ -147,16 +146,13 @@ class DiffusionGenerationConfig(GenerationConfig):
     }
 
     def __init__(self, **kwargs: Any) -> None:
-        self._left_out = {name for name in self.own_defaults if name not in kwargs}
-        for name, default in self.own_defaults.items():
-            super().__setattr__(name, plain(kwargs.pop(name, default)))
-        # A file or a model configuration may carry foreign names; they are kept for whoever wrote them.
-        if not kwargs.get("_from_model_config", False) and not kwargs.pop("_lenient", False):
-            self.refuse_unknown(kwargs)
+        left_out = {name for name in self.own_defaults if name not in kwargs}
+        self._left_out: set[str] = set()
         super().__init__(**kwargs)
+        self._left_out = left_out
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, plain(value))
+        super().__setattr__(name, value)
         self._left_out.discard(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,36 +172,6 @@ class DiffusionGenerationConfig(GenerationConfig):
             may_be_none = {}
         values = {name: value for name, value in values.items() if value is not None or name in may_be_none}
         self.update(**values, allow_custom_entries=True)
-
-    @classmethod
-    def known_names(cls) -> set[str]:
-        """Names of all knobs, ours and those of transformers."""
-        return {*cls.own_defaults, *(name for name in GenerationConfig().to_dict() if not name.startswith("_"))}
-
-    @classmethod
-    def refuse_unknown(cls, names: Iterable[str]) -> None:
-        """Raise `ValueError` for the first of `names` that is not a knob, with the nearest known name."""
-        known = cls.known_names()
-        for name in names:
-            if name in known or name in BOOKKEEPING:
-                continue
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"Unknown argument `{name}` for generation with {cls.__name__}.{hint}")
-
-    @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> "DiffusionGenerationConfig":
-        """Build from what a file says; names unknown here are kept as attributes."""
-        if "_from_model_config" in config_dict:
-            # The marker makes the stock constructor drop every name it does not know.
-            config_dict = {key: value for key, value in config_dict.items() if key != "_from_model_config"}
-        return super().from_dict({**config_dict, "_lenient": True}, **kwargs)
-
-    @classmethod
-    def from_model_config(cls, model_config: PreTrainedConfig) -> "DiffusionGenerationConfig":
-        """The defaults of a model without `generation_config.json`: its special tokens and this class's values."""
-        stock = GenerationConfig.from_model_config(model_config)
-        return cls.from_dict({k: v for k, v in stock.to_dict().items() if k not in cls.own_defaults})
 
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
         """Check every knob; see the class for what is raised."""

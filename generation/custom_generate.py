@@ -7,9 +7,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.generation.generate import run_generate
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.preparation import find_config_class
-from hf_latent.generation.running import run_generate
 
 
 def generate(

@@ -9,13 +9,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from hf_latent.generation.arguments.adapters import adapter_aware, refuse_for_diffusion, refuse_infill
 from hf_latent.generation.arguments.continuous_batching import ContinuousBatchingRefusal
-from hf_latent.generation.arguments.generation_file import load_generation_config
+from hf_latent.generation.arguments.generation_file import GenerationFileMixin
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
+from hf_latent.generation.generate import run_generate, run_infill
 from hf_latent.generation.output import DiffusionGenerateOutput
-from hf_latent.generation.running import run_generate, run_infill
 
 
-class DiffusionGenerationMixin(ContinuousBatchingRefusal, GenerationMixin):
+class DiffusionGenerationMixin(ContinuousBatchingRefusal, GenerationFileMixin, GenerationMixin):
     """
     Generation by denoising. Comes before any `PreTrainedModel` among the bases of a class whose
     `forward(input_ids, attention_mask, position_ids, logits_to_keep)` gives logits of the tokens at the positions.
@@ -93,45 +93,6 @@ class DiffusionGenerationMixin(ContinuousBatchingRefusal, GenerationMixin):
         follow. Rows without masks are returned as they are.
         """
         return run_infill(self, inputs, generation_config, logits_processor, streamer, row_indices, **kwargs)
-
-    def adjust_generation_fn(
-        self,
-        generation_config: GenerationConfig | None,
-        from_auto_class: bool,
-        from_pipeline: Any,
-        pretrained_model_name_or_path: str | None,
-        cache_dir: Any,
-        force_download: bool,
-        proxies: Any,
-        local_files_only: bool,
-        token: Any,
-        revision: str | None,
-        subfolder: str,
-        trust_remote_code: bool | None,
-        **kwargs: Any,
-    ) -> None:
-        """Load `generation_config.json` into our class: transformers' own method would drop every knob of ours."""
-        hub = {
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "proxies": proxies,
-            "local_files_only": local_files_only,
-            "token": token,
-            "revision": revision,
-            "subfolder": subfolder,
-            **kwargs,
-        }
-        name = pretrained_model_name_or_path
-        defaults = self.generation_config
-        found = None
-        if generation_config is None and name is not None:
-            # First: transformers' own method takes a file that cannot be read for none.
-            found = load_generation_config(self.generation_config_class, name, hub)
-        super().adjust_generation_fn(
-            generation_config, from_auto_class, from_pipeline, name, trust_remote_code=trust_remote_code, **hub
-        )
-        if generation_config is None and name is not None:
-            self.generation_config = defaults if found is None else found
 
 
 __all__ = ["DiffusionGenerationMixin"]

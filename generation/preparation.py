@@ -75,7 +75,7 @@ def read_inputs(
         raise ValueError("Pass prompts as `inputs` or as `input_ids`, not as both.")
     input_ids = inputs if inputs is not None else tensors.get("input_ids")
     input_ids = check_input_ids(input_ids, model.config.vocab_size).to(find_device(model))
-    eos_token_ids = eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
+    eos_token_ids = token_id_list(config.eos_token_id) + token_id_list(_model_token_id(model, "eos_token_id"))
     pad_token_id = config.pad_token_id if config.pad_token_id is not None else _model_token_id(model, "pad_token_id")
     check_token_ids("pad_token_id", [config.pad_token_id], model.config.vocab_size)
     # Neither an end-of-sequence token nor a mask in the prompt is padding, whatever the pad token.
@@ -104,7 +104,7 @@ def find_mask_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig
 def find_fill_token_id(model: PreTrainedModel, config: DiffusionGenerationConfig) -> int:
     """What stands behind a row's end: padding, or end-of-sequence where there is none."""
     candidates = [config.pad_token_id, _model_token_id(model, "pad_token_id")]
-    candidates += eos_list(config.eos_token_id) + eos_list(_model_token_id(model, "eos_token_id"))
+    candidates += token_id_list(config.eos_token_id) + token_id_list(_model_token_id(model, "eos_token_id"))
     vocabulary, mask_token_id = range(model.config.vocab_size), find_mask_token_id(model, config)
     return next((token for token in candidates if token in vocabulary and token != mask_token_id), 0)
 
@@ -181,7 +181,7 @@ def make_belief_reader(
         return torch.tensor(token_ids, device=find_device(model)) if token_ids else None
 
     mask_token_id = find_mask_token_id(model, config)
-    ends = eos_list(config.eos_token_id) or eos_list(_model_token_id(model, "eos_token_id"))
+    ends = token_id_list(config.eos_token_id) or token_id_list(_model_token_id(model, "eos_token_id"))
     check_token_ids("eos_token_id", ends, model.config.vocab_size)
     never = {*(config.suppress_tokens or ()), mask_token_id}
     if len(never) == model.config.vocab_size:
@@ -210,7 +210,7 @@ def make_belief_reader(
 def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, ends: bool) -> DenoisingSettings:
     """The loop's view of the configuration; `ends`: whether a row ends at an end-of-sequence token."""
     rule = RULES[config.decoding]
-    eos_token_ids = eos_list(config.eos_token_id)
+    eos_token_ids = token_id_list(config.eos_token_id)
     seed = config.seed
     if seed is None:
         # Follows torch.manual_seed; a greedy run leaves the global generator alone.
@@ -257,7 +257,7 @@ def _model_token_id(model: PreTrainedModel, name: str) -> Any:
     return getattr(model.config, name, None)
 
 
-def eos_list(eos_token_id: int | list[int] | None) -> list[int]:
+def token_id_list(eos_token_id: int | list[int] | None) -> list[int]:
     """End-of-sequence ids as a list."""
     if eos_token_id is None:
         return []
@@ -266,7 +266,6 @@ def eos_list(eos_token_id: int | list[int] | None) -> list[int]:
 
 __all__ = [
     "count_new_tokens",
-    "eos_list",
     "find_fill_token_id",
     "find_mask_token_id",
     "make_belief_reader",
@@ -275,4 +274,5 @@ __all__ = [
     "position_limit",
     "read_inputs",
     "resolve_config",
+    "token_id_list",
 ]

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
@@ -47,7 +47,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
 
     model: nn.Module
     lm_head: nn.Linear
-    # Whether `align` moves states: a position is then predicted by the state of the one before.
+    # Whether `shift_hidden_states` moves them: a position is then predicted by the state of the one before.
     reads_previous_state: bool = False
     # From the family's `PreTrainedModel`:
     config: PreTrainedConfig
@@ -56,21 +56,22 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
 
     def prepare_head(self) -> None:
         """Choose the loss (targets are not shifted) and make training resumable under the original key names."""
-        if type(self.config) is not self.config_class and type(self.config).__name__ == self.config_class.__name__:
-            # Of a checkpoint that carries its code, transformers loads the configuration's file twice, from a folder
-            # without and one with the model's. Saves look for all of the code beside the configuration's class.
-            self.config.__class__ = self.config_class
+        use_own_config_class(self)
         self.loss_function = ForMaskedLMLoss
         self.cache_name = cache_name(type(self.model))
         self.register_load_state_dict_pre_hook(rename_original_keys)
 
-    def align(
+    def shift_hidden_states(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """States `[B, L, D]` such that state `i` predicts token `i`."""
         return hidden_states
 
-    def place(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    def align(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """`shift_hidden_states` by the name that decoders published by 0.1 know our models by."""
+        return self.shift_hidden_states(*args, **kwargs)
+
+    def default_position_ids(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Positions `[B, L]` where none are given; None leaves them to the base model."""
         return None
 
@@ -121,7 +122,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
         kwargs = {name: value for name, value in kwargs.items() if name not in ("cache", "past_key_values")}
         past = {} if cache is None else {self.cache_name: cache}
         if position_ids is None:
-            position_ids = self.place(attention_mask)
+            position_ids = self.default_position_ids(attention_mask)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -133,7 +134,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
         # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
         # state is a row's first, even where the window is as wide as the mask.
         mask = attention_mask if cache is None else None
-        hidden_states = self.align(outputs.last_hidden_state, mask, position_ids)
+        hidden_states = self.shift_hidden_states(outputs.last_hidden_state, mask, position_ids)
         hidden_states = select_positions(hidden_states, logits_to_keep)
         if targets is not None:
             nll, correct = score_tokens(self.project, hidden_states, targets, self.config.vocab_size)
@@ -147,6 +148,18 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+def use_own_config_class(model: PreTrainedModel) -> None:
+    """
+    Make the configuration of `model` one of the class that the model's code names.
+
+    Of a checkpoint that carries its code, transformers loads the configuration's file twice, from a folder without and
+    one with the model's. Saves look for all of the code beside the configuration's class.
+    """
+    own = model.config_class
+    if type(model.config) is not own and type(model.config).__name__ == own.__name__:
+        model.config.__class__ = own
 
 
 def score_tokens(
@@ -203,4 +216,11 @@ def select_positions(
     return slice_logits_to_keep(states, positions)
 
 
-__all__ = ["MaskedDiffusionHead", "ScoredOutput", "score_tokens", "shift_states"]
+__all__ = [
+    "MaskedDiffusionHead",
+    "ScoredOutput",
+    "score_tokens",
+    "select_positions",
+    "shift_states",
+    "use_own_config_class",
+]

@@ -97,8 +97,39 @@ def refuse_damaged_file(
         load_generation_config(GenerationConfig, name, told)
 
 
+class GenerationFileMixin:
+    """
+    Loads `generation_config.json` into the class's own `generation_config_class`, of which transformers' method would
+    drop every knob. Comes before `GenerationMixin` among the bases of a class.
+    """
+
+    generation_config_class: type[GenerationConfig] = GenerationConfig
+    generation_config: GenerationConfig
+
+    def adjust_generation_fn(
+        self,
+        generation_config: GenerationConfig | None,
+        from_auto_class: bool,
+        from_pipeline: Any,
+        pretrained_model_name_or_path: str | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As in transformers, but that the file is read here, and raises where it cannot be."""
+        defaults, name, found = self.generation_config, pretrained_model_name_or_path, None
+        if generation_config is None and name is not None:
+            # First: transformers' own method takes a file that cannot be read for none.
+            hub = {**dict(zip(HUB_ARGUMENTS, args, strict=False)), **kwargs}
+            found = load_generation_config(self.generation_config_class, name, hub)
+        parent: Any = super()
+        parent.adjust_generation_fn(generation_config, from_auto_class, from_pipeline, name, *args, **kwargs)
+        if generation_config is None and name is not None:
+            self.generation_config = defaults if found is None else found
+
+
 __all__ = [
     "HUB_ARGUMENTS",
+    "GenerationFileMixin",
     "find_optional_file",
     "load_generation_config",
     "read_generation_file",

@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from hf_latent.generation.arguments.inputs import check_range, check_token_ids
-from hf_latent.generation.beliefs.score_check import FiniteScores, StopAtFault
+from hf_latent.generation.beliefs.score_check import FiniteScoresLogitsProcessor, StopAtInvalidScores
 
 # Stock knobs that are token ids, or lists of them, of sequences of them, or a mapping from sequences of them.
 ID_KNOBS = (
@@ -50,10 +50,10 @@ def check_stock_ids(
         if isinstance(value, torch.Tensor) and not value.is_floating_point() and value.numel() > 0:
             check_range(name, value, vocab_size)
     for name in ID_KNOBS:
-        check_token_ids(name, list(ids_in(find_knob(name, asked, *configs))), vocab_size)
+        check_token_ids(name, list(flatten_ids(find_knob(name, asked, *configs))), vocab_size)
 
 
-def ids_in(value: Any) -> Iterable[int]:
+def flatten_ids(value: Any) -> Iterable[int]:
     """The ids in a knob, however deep."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
@@ -63,23 +63,23 @@ def ids_in(value: Any) -> Iterable[int]:
         # `sequence_bias` also comes as pairs of a sequence and its bias.
         is_pair = len(value) == 2 and isinstance(value[0], list | tuple) and isinstance(value[1], float)
         for part in value[:1] if is_pair else value:
-            yield from ids_in(part)
+            yield from flatten_ids(part)
     elif value is not None and not isinstance(value, float | str):
         yield int(value)
 
 
-def watch_scores(
+def add_score_check(
     logits_processor: Sequence[Any] | None,
     stopping_criteria: Sequence[Any] | None,
     *,
     streams: bool,
     num_beams: int | None,
     eos_token_id: Any,
-) -> tuple[FiniteScores, LogitsProcessorList, StoppingCriteriaList]:
+) -> tuple[FiniteScoresLogitsProcessor, LogitsProcessorList, StoppingCriteriaList]:
     """A check of scores, and the processors and criteria of a call with it at their ends."""
-    check = FiniteScores(streams, (num_beams or 1) > 1, tuple(ids_in(eos_token_id)))
+    check = FiniteScoresLogitsProcessor(streams, (num_beams or 1) > 1, tuple(flatten_ids(eos_token_id)))
     processors = LogitsProcessorList([*(logits_processor or ()), check])
-    return check, processors, StoppingCriteriaList([*(stopping_criteria or ()), StopAtFault(check)])
+    return check, processors, StoppingCriteriaList([*(stopping_criteria or ()), StopAtInvalidScores(check)])
 
 
-__all__ = ["check_stock_ids", "find_knob", "ids_in", "watch_scores"]
+__all__ = ["add_score_check", "check_stock_ids", "find_knob", "flatten_ids"]

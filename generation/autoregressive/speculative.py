@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput
 
 from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.generation.autoregressive.speculative_scoring import DraftScoring
-from hf_latent.generation.beliefs.score_check import refuse_fault
+from hf_latent.generation.beliefs.score_check import raise_invalid_scores
 
 # Processors that keep a state from call to call, which drafts would spoil.
 STATEFUL = (SynthIDTextWatermarkLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
@@ -74,7 +74,7 @@ def speculate(
     synced_gpus: bool = False,
     streamer: BaseStreamer | None = None,
     *,
-    judged_by_text: bool = False,
+    verified_by_text: bool = False,
     **model_kwargs: Any,
 ) -> torch.LongTensor | SpeculativeOutput:
     """
@@ -86,7 +86,7 @@ def speculate(
     what was read of the other drafts, and rows that have ended.
 
     Args:
-        judged_by_text (`bool`): whether the text alone judges, which writes what `num_latent_tokens=0` writes.
+        verified_by_text (`bool`): whether the text alone verifies, which writes what `num_latent_tokens=0` writes.
     """
     _check(generation_config, logits_processor, model_kwargs, synced_gpus)
     run = _Run.start(input_ids, model_kwargs, generation_config, stopping_criteria)
@@ -104,13 +104,13 @@ def speculate(
             logits_to_keep=1 if drafts is None else 0,
             num_latent_tokens=run.num_latent_tokens,
         )
-        judge = states.text[:, -states.next.shape[1] :] if judged_by_text else states.next
-        logits = model.project(judge).float()  # [A, 1 + drafts, V]
+        verifier_states = states.text[:, -states.next.shape[1] :] if verified_by_text else states.next
+        logits = model.project(verifier_states).float()  # [A, 1 + drafts, V]
         prefixes = run.prefixes(drafts)
-        accepted, token, total = scoring.judge(logits, drafts, draft_p, prefixes)
-        ended = run.write(drafts, accepted, token, total, streamer)
-        at = torch.arange(len(accepted), device=accepted.device)
-        latent = states.latent[:, -1] if drafts is None else states.latent[at, accepted]
+        accepted, token, normalizer = scoring.verify(logits, drafts, draft_p, prefixes)
+        ended = run.write(drafts, accepted, token, normalizer, streamer)
+        row_index = torch.arange(len(accepted), device=accepted.device)
+        latent = states.latent[:, -1] if drafts is None else states.latent[row_index, accepted]
         run.forget(accepted, 0 if drafts is None else drafts.shape[1])
         going = (~ended).nonzero().squeeze(-1)
         if len(going) == 0:
@@ -224,26 +224,26 @@ class _Run:
         drafts: torch.Tensor | None,
         accepted: torch.Tensor,
         token: torch.Tensor,
-        total: torch.Tensor,
+        normalizer: torch.Tensor,
         streamer: BaseStreamer | None,
     ) -> torch.Tensor:
         """
         Append to the texts what is kept, up to where a row ends; gives the rows `(A,)` that have.
 
         Args:
-            total: `(A,)`, not finite where `token` could not be chosen: `ValueError`, unless the row ends before it.
+            normalizer: `(A,)`, not finite where no token could be chosen: `ValueError`, unless the row ends before.
         """
         self.num_forward_passes[self.rows] += 1
         ended, lengths = [], []
-        told = torch.stack([self.rows, accepted, (~total.isfinite()).long()]).tolist()
-        for i, (row, count, is_bad) in enumerate(zip(*told, strict=True)):
+        per_row = torch.stack([self.rows, accepted, (~normalizer.isfinite()).long()]).tolist()
+        for i, (row, count, is_bad) in enumerate(zip(*per_row, strict=True)):
             new = token[i : i + 1]
             if drafts is not None:
                 new = torch.cat([drafts[i, :count], new])
             for length in range(1, len(new) + 1):
                 text = torch.cat([self.texts[row], new[:length]])
                 if is_bad and length == len(new):
-                    refuse_fault(row, len(text) - 1, float(total[i]), greedy=not self.config.do_sample)
+                    raise_invalid_scores(row, len(text) - 1, float(normalizer[i]), greedy=not self.config.do_sample)
                 stops = bool(self.stopping_criteria(text[None], None).any())
                 if stops:
                     break

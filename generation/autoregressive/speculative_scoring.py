@@ -42,9 +42,9 @@ class DraftScoring:
         # Any proposal keeps the distribution; one that is warped like the target is kept more often.
         warpers = LogitsProcessorList(p for p in self.processors if isinstance(p, WARPERS))
         p = warpers(None, logits.flatten(0, 1)).softmax(-1)
-        return choose_from(p).view(logits.shape[:2]), p.view(logits.shape)
+        return sample_from(p).view(logits.shape[:2]), p.view(logits.shape)
 
-    def judge(
+    def verify(
         self,
         logits: torch.Tensor,
         drafts: torch.Tensor | None,
@@ -64,18 +64,18 @@ class DraftScoring:
             accepted = none if drafts is None else agrees.long().cumprod(-1).sum(-1)
             return accepted, best[rows, accepted], highest[rows, accepted]
         p = scores.softmax(-1)
-        total = p[..., 0]  # nan as all of a row is that is no distribution
+        normalizer = p[..., 0]  # nan as all of a row is that is no distribution
         if drafts is None or draft_p is None:
-            return none, choose_from(p[:, -1]), total[:, -1]
+            return none, sample_from(p[:, -1]), normalizer[:, -1]
         # Keep a draft with probability min(1, p / q); behind the last one kept draw from max(0, p - q), and behind
         # all of them from p.
         ratio = _at(p[:, :-1], drafts) / _at(draft_p, drafts)
         accepted = (torch.rand_like(ratio) < ratio).long().cumprod(-1).sum(-1)
         q = torch.cat([draft_p, torch.zeros_like(draft_p[:, :1])], dim=1)[rows, accepted]
-        p, total = p[rows, accepted], total[rows, accepted]
+        p, normalizer = p[rows, accepted], normalizer[rows, accepted]
         rest = (p - q).clamp(min=0)
         rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)  # equal but for rounding
-        return accepted, choose_from(rest), total
+        return accepted, sample_from(rest), normalizer
 
     def _process(self, logits: torch.Tensor, prefixes: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
         """Scores of `(A, N, V)`: processors see the text up to each token, and the row where it is in the batch."""
@@ -94,7 +94,7 @@ class DraftScoring:
         return torch.stack(rows)
 
 
-def choose_from(p: torch.Tensor) -> torch.Tensor:
+def sample_from(p: torch.Tensor) -> torch.Tensor:
     """Draw from `p` `(N, V)`; any token where it holds nan, of which a device would die."""
     return torch.multinomial(torch.where(p[:, :1].isnan(), 1.0, p), 1).squeeze(-1)
 

@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from hf_latent.generation.beliefs.distribution import Distribution, distribution_of, entropy_of
-from hf_latent.generation.beliefs.top_k import block_maxima, find_best
+from hf_latent.generation.beliefs.top_k import block_maxima, max_and_argmax
 from hf_latent.generation.commit.rules import Statistic
 
 # Nats by which a token is made less likely to read its log odds. They are exact to the rounding of the logits up to 40
@@ -34,7 +34,8 @@ class Belief(NamedTuple):
         distribution (`Distribution`, *optional*):
             after suppression and processors, before filters and temperature, if asked for.
         most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
-        total (`torch.FloatTensor` of shape `(N,)`): finite where the scores were a distribution; see `score_check`.
+        normalizer (`torch.FloatTensor` of shape `(N,)`):
+            finite where the scores were a distribution; see `score_check`.
         deferred (`torch.BoolTensor` of shape `(N,)`, *optional*): where `token` is to be written last, if any is.
     """
 
@@ -44,7 +45,7 @@ class Belief(NamedTuple):
     confidence: torch.Tensor | None = None
     distribution: Distribution | None = None
     most_likely: torch.Tensor | None = None
-    total: torch.Tensor | None = None
+    normalizer: torch.Tensor | None = None
     deferred: torch.Tensor | None = None
 
 
@@ -119,20 +120,20 @@ class BeliefReader:
         tempered = logits if greedy else logits / self.temperature
         best = token = distribution = likeliest = None
         if self.with_distribution:
-            maxima = block_maxima(logits)
-            best, token = find_best(logits, maxima)
-            distribution = distribution_of(logits if self._may_shift else logits.clone(), best, maxima)
+            block_max = block_maxima(logits)
+            best, token = max_and_argmax(logits, block_max)
+            distribution = distribution_of(logits if self._may_shift else logits.clone(), best, block_max)
             likeliest = None if greedy else token
         if self.filters:
             filtered = self.filters(canvas_ids, tempered)
             logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
             tempered, best, token = filtered, None, None
         if not greedy:
-            token, total = draw(tempered, noise)
+            token, normalizer = draw(tempered, noise)
         else:
             if token is None:
-                best, token = find_best(logits, None)
-            total = best.squeeze(-1).clone()
+                best, token = max_and_argmax(logits, None)
+            normalizer = best.squeeze(-1).clone()
         entropy = None
         if self.with_entropy or self.reads == "entropy":
             shared = distribution is not None and not self.filters
@@ -140,7 +141,7 @@ class BeliefReader:
         confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
         deferred = None if self.deferred is None else torch.isin(token, self.deferred)
         statistic = self._statistic(logits, token, entropy, deferred)
-        return Belief(token, statistic, entropy, confidence, distribution, likeliest, total, deferred)
+        return Belief(token, statistic, entropy, confidence, distribution, likeliest, normalizer, deferred)
 
     @property
     def _may_shift(self) -> bool:
@@ -217,10 +218,10 @@ def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def draw(logits: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`sample`, and the sum of the probabilities `(N,)`, nan where the logits are no distribution."""
     cumulative = logits.softmax(-1).cumsum(-1)
-    total = cumulative[:, -1].clone()  # not a view, which would keep the whole of it
+    normalizer = cumulative[:, -1].clone()  # not a view, which would keep the whole of it
     # The first index that reaches a positive target has positive probability; there is none of nan.
-    place = torch.searchsorted(cumulative, (noise * total)[:, None]).squeeze(-1)
-    return place.clamp_(max=logits.shape[-1] - 1), total
+    place = torch.searchsorted(cumulative, (noise * normalizer)[:, None]).squeeze(-1)
+    return place.clamp_(max=logits.shape[-1] - 1), normalizer
 
 
 __all__ = ["Belief", "BeliefReader", "confidence_log_odds", "draw", "margin_log_odds", "sample"]

@@ -20,21 +20,21 @@ LEAST_LOG_PROBABILITY = -1e4
 @dataclass(frozen=True)
 class Distribution:
     """
-    Probabilities `p` and log-probabilities `score - log_total`, in float32.
+    Probabilities `p` and log-probabilities `score - log_normalizer`, in float32.
 
     Args:
         score (`torch.FloatTensor` of shape `(N, V)`): logits less the row's maximum, bounded from below.
         p (`torch.FloatTensor` of shape `(N, V)`): their softmax.
-        log_total (`torch.FloatTensor` of shape `(N,)`): logarithm of the sum of their exponentials, in nats.
+        log_normalizer (`torch.FloatTensor` of shape `(N,)`): logarithm of the sum of their exponentials, in nats.
         mean_score (`torch.FloatTensor` of shape `(N,)`): expectation of the score, in nats.
-        maxima (`torch.FloatTensor` of shape `(N, V / 64)`, *optional*): see `block_maxima`; of the logits.
+        block_max (`torch.FloatTensor` of shape `(N, V / 64)`, *optional*): see `block_maxima`; of the logits.
     """
 
     score: torch.Tensor
     p: torch.Tensor
-    log_total: torch.Tensor
+    log_normalizer: torch.Tensor
     mean_score: torch.Tensor
-    maxima: torch.Tensor | None
+    block_max: torch.Tensor | None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -42,7 +42,7 @@ class Distribution:
     @property
     def entropy(self) -> torch.Tensor:
         """In nats `(N,)`, that of `entropy_of` to the bit."""
-        return self.log_total - self.mean_score
+        return self.log_normalizer - self.mean_score
 
     def split(self) -> "list[Distribution]":
         """Views of a few positions each."""
@@ -54,19 +54,19 @@ class Distribution:
         return [Distribution(*(None if field is None else field[i] for field in fields)) for i in range(count)]
 
 
-def distribution_of(logits: torch.Tensor, best: torch.Tensor, maxima: torch.Tensor | None) -> Distribution:
+def distribution_of(logits: torch.Tensor, best: torch.Tensor, block_max: torch.Tensor | None) -> Distribution:
     """
     The distribution of `logits` `(N, V)`, float32 with possible -inf, which are overwritten with its scores, given the
     rows' largest `(N, 1)` and `block_maxima(logits)`.
     """
     p = torch.empty_like(logits)
-    log_totals, means = [], []
+    log_normalizers, means = [], []
     for part, target, largest in zip(*_split(logits, p, best), strict=True):
         torch.softmax(part, -1, out=target)
         score = part.sub_(largest).clamp_(min=LEAST_LOG_PROBABILITY)
-        log_totals.append(_log_total(target))
+        log_normalizers.append(_log_normalizer(target))
         means.append((target * score).sum(-1))
-    return Distribution(logits, p, join(log_totals), join(means), maxima)
+    return Distribution(logits, p, concatenate(log_normalizers), concatenate(means), block_max)
 
 
 def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite: bool = False) -> torch.Tensor:
@@ -85,23 +85,23 @@ def entropy_of(logits: torch.Tensor, best: torch.Tensor | None = None, overwrite
     for part, largest in zip(*_split(logits, best), strict=True):
         p = part.softmax(-1)  # on a CPU quicker than `exp` alone
         score = part.sub_(largest) if overwrite else part - largest
-        log_total = _log_total(p)
-        entropies.append(log_total - p.mul_(score.clamp_(min=LEAST_LOG_PROBABILITY)).sum(-1))
-    return join(entropies)
+        log_normalizer = _log_normalizer(p)
+        entropies.append(log_normalizer - p.mul_(score.clamp_(min=LEAST_LOG_PROBABILITY)).sum(-1))
+    return concatenate(entropies)
 
 
-def divergence(now: Distribution, score: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
+def kl_divergence(now: Distribution, score: torch.Tensor, log_normalizer: torch.Tensor) -> torch.Tensor:
     """KL(`now` || another) in nats `(N,)`, of another's score `(N, V)` and log_total `(N,)`; 0 of the same."""
     cross = torch.linalg.vecdot(now.p, score)
-    return (now.mean_score - cross + (log_total - now.log_total)).clamp_(min=0.0)
+    return (now.mean_score - cross + (log_normalizer - now.log_normalizer)).clamp_(min=0.0)
 
 
-def _log_total(p: torch.Tensor) -> torch.Tensor:
+def _log_normalizer(p: torch.Tensor) -> torch.Tensor:
     # The score of the most likely token is 0: its probability is 1 / total.
     return p.amax(-1).log_().neg_()
 
 
-def join(parts: list[torch.Tensor]) -> torch.Tensor:
+def concatenate(parts: list[torch.Tensor]) -> torch.Tensor:
     """`torch.cat(parts)`, without a copy of a single one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -119,4 +119,4 @@ def _rows(values: torch.Tensor, num_elements: int) -> int:
     return max(1, (num_elements if values.is_cpu else ELEMENTS_ELSEWHERE) // values.shape[-1])
 
 
-__all__ = ["Distribution", "distribution_of", "divergence", "entropy_of", "join"]
+__all__ = ["Distribution", "concatenate", "distribution_of", "entropy_of", "kl_divergence"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_latent.generation.beliefs.distribution import Distribution
-from hf_latent.generation.beliefs.top_k import largest
+from hf_latent.generation.beliefs.top_k import top_k_values
 
 # Sets of up to so many tokens are gathered, of the fewest that do; larger ones, of a flat distribution, are summed
 # over the vocabulary.
@@ -26,11 +26,11 @@ def expected_embedding(now: Distribution, embed: nn.Module, top_p: float) -> tor
     """
     if len(now) == 0:  # an idle step of a schedule with more steps than tokens
         return now.p.new_zeros(0, embed.weight.shape[-1])
-    return _expect(now.p, now.maxima, embed, top_p, SMALL_NUCLEI)
+    return _expect(now.p, now.block_max, embed, top_p, SMALL_NUCLEI)
 
 
 def _expect(
-    p: torch.Tensor, maxima: torch.Tensor | None, embed: nn.Module, top_p: float, sizes: tuple[int, ...]
+    p: torch.Tensor, block_max: torch.Tensor | None, embed: nn.Module, top_p: float, sizes: tuple[int, ...]
 ) -> torch.Tensor:
     """Of a `Distribution`'s fields, with the sizes of a set that are tried before the whole vocabulary."""
     if not sizes:
@@ -38,25 +38,25 @@ def _expect(
         every = torch.arange(share.shape[-1], device=share.device)
         table = embed.weight if type(embed) is nn.Embedding and not embed.weight.is_meta else embed(every)
         return (share.to(table.dtype) @ table).float()
-    share, tokens, lacking = small_nucleus(p, maxima, top_p, sizes[0])
+    share, tokens, lacking = small_nucleus(p, block_max, top_p, sizes[0])
     mean = torch.bmm(share[:, None], embed(tokens).float()).squeeze(1)
     larger = lacking.nonzero().squeeze(-1)
     if len(larger) > 0:
-        rest = None if maxima is None else maxima[larger]
+        rest = None if block_max is None else block_max[larger]
         mean[larger] = _expect(p[larger], rest, embed, top_p, sizes[1:])
     return mean
 
 
 def small_nucleus(
-    p: torch.Tensor, maxima: torch.Tensor | None, top_p: float, size: int
+    p: torch.Tensor, block_max: torch.Tensor | None, top_p: float, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Renormalised shares and ids `(N, K)` of the smallest sets with a mass of at least `top_p`, with `K` of at most
     `size`, and whether `K` tokens lack that mass `(N,)`. What is beyond a position's set has share 0.
 
-    `p` `(N, V)` and `maxima` are a `Distribution`'s.
+    `p` `(N, V)` and `block_max` are a `Distribution`'s.
     """
-    share, tokens = largest(p, min(size, p.shape[-1]), maxima)
+    share, tokens = top_k_values(p, min(size, p.shape[-1]), block_max)
     reached = share.cumsum(-1)
     lacking = reached[:, -1] < top_p
     if size >= p.shape[-1]:  # rounding may leave the sum of all below a mass of 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_latent.generation.beliefs.distribution import Distribution, divergence, join
+from hf_latent.generation.beliefs.distribution import Distribution, concatenate, kl_divergence
 from hf_latent.generation.beliefs.nucleus import expected_embedding
 
 
@@ -45,7 +45,7 @@ class RefinementSettings:
         return self.mixes and self.max_steps > 0
 
 
-class Memory:
+class RefinementState:
     """
     The beliefs of a forward as the next one needs them: distributions of the positions that were read, and their mixed
     embeddings. What is made of them is done a few positions at a time.
@@ -56,7 +56,7 @@ class Memory:
         self._mask: torch.Tensor | None = None  # (1, D)
         self._slot: torch.Tensor | None = None  # (A, L): index of a position in the following, -1 without
         self._score: torch.Tensor | None = None  # (N, V)
-        self._log_total: torch.Tensor | None = None  # (N,)
+        self._log_normalizer: torch.Tensor | None = None  # (N,)
         self._mixed: torch.Tensor | None = None  # (N, D)
 
     def select(self, rows: torch.Tensor) -> None:
@@ -64,43 +64,49 @@ class Memory:
         if self._slot is not None:
             self._slot = self._slot[rows]
 
-    def observe(
-        self, at: tuple[torch.Tensor, torch.Tensor], now: Distribution, keep: torch.Tensor | None, shape: torch.Size
+    def update(
+        self,
+        indices: tuple[torch.Tensor, torch.Tensor],
+        now: Distribution,
+        keep: torch.Tensor | None,
+        shape: torch.Size,
     ) -> torch.Tensor:
         """
         KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered of it.
 
         Args:
-            at: rows and columns `(N,)` of the positions on a canvas of `shape`.
+            indices: rows and columns `(N,)` of the positions on a canvas of `shape`.
             now: their distributions; scores are kept.
             keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were; None: all.
         """
         if self._mask is None:
-            self._mask = self.embed(torch.full((1,), self.mask_token_id, device=at[0].device)).float()
+            self._mask = self.embed(torch.full((1,), self.mask_token_id, device=indices[0].device)).float()
         slots = None  # (N,): where the belief of each position is remembered; -1 for none
         if self._slot is not None and self._score is not None and len(self._score) > 0:
-            slots = self._slot[at]
+            slots = self._slot[indices]
         divergences, mixed, start = [], [], 0
         # What is read of a belief is float32, whatever the model's own forward is cast to.
-        with torch.autocast(at[0].device.type, enabled=False):
+        with torch.autocast(indices[0].device.type, enabled=False):
             for part in now.split():
                 positions = slice(start, start := start + len(part))
                 divergences.append(self._divergence(part, None if slots is None else slots[positions]))
                 if self.settings.mixes:
                     mixed.append(mix_embeddings(part, self.embed, self._mask, self.settings))
-        number = torch.arange(len(now), device=at[0].device)
+        number = torch.arange(len(now), device=indices[0].device)
         if keep is not None:
             number = number.where(keep, -1)
-        self._slot = torch.full(shape, -1, dtype=torch.long, device=at[0].device).index_put_(at, number)
-        self._score, self._log_total = now.score, now.log_total
-        self._mixed = join(mixed) if mixed else None
-        return join(divergences)
+        self._slot = torch.full(shape, -1, dtype=torch.long, device=indices[0].device).index_put_(indices, number)
+        self._score, self._log_normalizer = now.score, now.log_normalizer
+        self._mixed = concatenate(mixed) if mixed else None
+        return concatenate(divergences)
 
     def _divergence(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
-        if slots is None or self._score is None or self._log_total is None:
+        if slots is None or self._score is None or self._log_normalizer is None:
             return torch.full((len(now),), float("nan"), device=now.score.device)
         known = slots.clamp(min=0)
-        return divergence(now, _pick(self._score, known), self._log_total[known]).masked_fill(slots < 0, float("nan"))
+        return kl_divergence(now, _pick(self._score, known), self._log_normalizer[known]).masked_fill(
+            slots < 0, float("nan")
+        )
 
     @property
     def mixes(self) -> bool:
@@ -141,4 +147,4 @@ def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return values[index]
 
 
-__all__ = ["Memory", "RefinementSettings", "mix_embeddings"]
+__all__ = ["RefinementSettings", "RefinementState", "mix_embeddings"]

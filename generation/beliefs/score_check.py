@@ -21,21 +21,21 @@ NOT_A_NUMBER = (
 )
 
 
-def first_fault(
-    at: tuple[torch.Tensor, torch.Tensor], total: torch.Tensor, num_rows: int, length: int
+def first_invalid_column(
+    indices: tuple[torch.Tensor, torch.Tensor], normalizer: torch.Tensor, num_rows: int, length: int
 ) -> torch.Tensor:
     """
     The first column `(A,)`, int64, of each row at which no token can be chosen; `length` if there is none.
 
     Args:
-        at: rows and columns `(N,)` of the positions.
-        total: `(N,)`, finite where the scores are a distribution: a `Belief`'s.
+        indices: rows and columns `(N,)` of the positions.
+        normalizer: `(N,)`, finite where the scores are a distribution: a `Belief`'s.
     """
-    column = torch.where(total.isfinite(), length, at[1])
-    return column.new_full((num_rows,), length).scatter_reduce_(0, at[0], column, "amin")
+    column = torch.where(normalizer.isfinite(), length, indices[1])
+    return column.new_full((num_rows,), length).scatter_reduce_(0, indices[0], column, "amin")
 
 
-def refuse_fault(row: int, column: int, value: float, greedy: bool = True) -> None:
+def raise_invalid_scores(row: int, column: int, value: float, greedy: bool = True) -> None:
     """
     Raise `ValueError` for a position at which no token can be chosen.
 
@@ -51,68 +51,75 @@ def refuse_fault(row: int, column: int, value: float, greedy: bool = True) -> No
     raise ValueError(f"No token has a finite score at row {row}, position {column}: {cause}.")
 
 
-class FiniteScores(LogitsProcessor):
+class FiniteScoresLogitsProcessor(LogitsProcessor):
     """
     The same for transformers' own `generate`, as the last of its logits processors.
 
     On a CPU, where a look costs nothing, and where a streamer waits, a bad score raises at once. Elsewhere
-    `StopAtFault` ends the run by the sync that the stopping criteria need anyway; `raise_fault` then says what was
-    seen.
+    `StopAtInvalidScores` ends the run by the sync that the stopping criteria need anyway; `raise_if_invalid` then says
+    what was seen.
 
     Args:
-        at_once: whether to raise at once on every device.
-        of_beams: whether scores are those of beams, which may end with nothing left.
+        raise_at_once: whether to raise at once on every device.
+        beam_search: whether scores are those of beams, which may end with nothing left.
         eos_token_ids: a row that has written one of these is over, whatever its scores.
     """
 
-    def __init__(self, at_once: bool = False, of_beams: bool = False, eos_token_ids: Sequence[int] = ()) -> None:
-        self.at_once, self.of_beams, self.eos_token_ids = at_once, of_beams, eos_token_ids
-        self.fault: torch.Tensor | None = None  # (B,) bool: rows that have met one
-        self._place: torch.Tensor | None = None  # (B,): where
+    def __init__(
+        self, raise_at_once: bool = False, beam_search: bool = False, eos_token_ids: Sequence[int] = ()
+    ) -> None:
+        self.raise_at_once, self.beam_search, self.eos_token_ids = raise_at_once, beam_search, eos_token_ids
+        self.invalid: torch.Tensor | None = None  # (B,) bool: rows that have had one
+        self._first_column: torch.Tensor | None = None  # (B,): the column of the first
         self._value: torch.Tensor | None = None  # (B,): the largest score there
-        self._over: torch.Tensor | None = None  # (B,) bool
+        self._finished: torch.Tensor | None = None  # (B,) bool
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Look at scores `(B, V)`, which stay as they are but where they are bad."""
         best = scores.amax(-1)
-        bad = best.isnan() | (best == math.inf) if self.of_beams else ~best.isfinite()
-        over = torch.zeros_like(bad)
-        if self._over is not None and len(self._over) == len(bad) and not self.of_beams and self.eos_token_ids:
+        bad = best.isnan() | (best == math.inf) if self.beam_search else ~best.isfinite()
+        finished = torch.zeros_like(bad)
+        if (
+            self._finished is not None
+            and len(self._finished) == len(bad)
+            and not self.beam_search
+            and self.eos_token_ids
+        ):
             ends = torch.tensor(self.eos_token_ids, device=input_ids.device)
-            over = self._over | torch.isin(input_ids[:, -1], ends)
-        self._over, bad = over, bad & ~over
-        if self.fault is None or len(self.fault) != len(bad):
-            self.fault = torch.zeros_like(bad)
-            self._place, self._value = torch.zeros_like(bad, dtype=torch.long), torch.zeros_like(best)
-        new = bad & ~self.fault
-        self._place = torch.where(new, input_ids.shape[1], self._place)
+            finished = self._finished | torch.isin(input_ids[:, -1], ends)
+        self._finished, bad = finished, bad & ~finished
+        if self.invalid is None or len(self.invalid) != len(bad):
+            self.invalid = torch.zeros_like(bad)
+            self._first_column, self._value = torch.zeros_like(bad, dtype=torch.long), torch.zeros_like(best)
+        new = bad & ~self.invalid
+        self._first_column = torch.where(new, input_ids.shape[1], self._first_column)
         self._value = torch.where(new, best, self._value)
-        self.fault = self.fault | bad
-        if self.at_once or scores.is_cpu:
-            self.raise_fault()
+        self.invalid = self.invalid | bad
+        if self.raise_at_once or scores.is_cpu:
+            self.raise_if_invalid()
         # What is drawn from it must not end the process of the device; it is never returned.
         return scores if scores.is_cpu else scores.masked_fill(bad[:, None], 0.0)
 
-    def raise_fault(self) -> None:
+    def raise_if_invalid(self) -> None:
         """Raise `ValueError` for the first row that has met a bad score."""
-        if self.fault is None or not bool(self.fault.any()):
+        if self.invalid is None or not bool(self.invalid.any()):
             return
-        row = int(self.fault.nonzero()[0])
-        assert self._place is not None and self._value is not None
-        refuse_fault(row, int(self._place[row]), float(self._value[row]))
+        row = int(self.invalid.nonzero()[0])
+        assert self._first_column is not None and self._value is not None
+        raise_invalid_scores(row, int(self._first_column[row]), float(self._value[row]))
 
 
-class StopAtFault(StoppingCriteria):
+class StopAtInvalidScores(StoppingCriteria):
     """Ends a run of transformers' `generate` at the first score that `check` finds bad."""
 
-    def __init__(self, check: FiniteScores) -> None:
+    def __init__(self, check: FiniteScoresLogitsProcessor) -> None:
         self.check = check
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         """All rows `(B,)` or none."""
-        if self.check.fault is None:
+        if self.check.invalid is None:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        return self.check.fault.any().expand(len(input_ids))
+        return self.check.invalid.any().expand(len(input_ids))
 
 
-__all__ = ["FiniteScores", "StopAtFault", "first_fault", "refuse_fault"]
+__all__ = ["FiniteScoresLogitsProcessor", "StopAtInvalidScores", "first_invalid_column", "raise_invalid_scores"]

@@ -9,10 +9,10 @@ import torch
 
 # Vocabularies are padded to multiples of 64 nearly everywhere.
 BLOCK = 64
-# `largest` looks into blocks if those it looks into are a quarter of all or fewer.
-FEWER = 4
+# `top_k_values` looks into blocks if those it looks into are a quarter of all or fewer.
+MIN_BLOCKS_PER_VALUE = 4
 # Of fewer values, the largest of each row is found sooner one by one: a handful of operations costs more.
-MANY = 2**18
+MIN_ELEMENTS = 2**18
 
 
 def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
@@ -22,30 +22,32 @@ def block_maxima(values: torch.Tensor) -> torch.Tensor | None:
     return values.unflatten(-1, (-1, BLOCK)).amax(-1)
 
 
-def find_best(values: torch.Tensor, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def max_and_argmax(values: torch.Tensor, block_max: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The largest value of each row `(N, 1)` and the first place that has it `(N,)`, given `block_maxima(values)`; if not
     given, they are used where there are many values.
     """
-    if maxima is None and values.numel() >= MANY:
-        maxima = block_maxima(values)
-    if maxima is None:
+    if block_max is None and values.numel() >= MIN_ELEMENTS:
+        block_max = block_maxima(values)
+    if block_max is None:
         best, place = values.max(-1, keepdim=True)
         return best, place.squeeze(-1)
-    best, block = maxima.max(-1, keepdim=True)
+    best, block = block_max.max(-1, keepdim=True)
     block = block.squeeze(-1)
     return best, _pick(values, block).argmax(-1).add_(block, alpha=BLOCK)
 
 
-def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k_values(
+    values: torch.Tensor, count: int, block_max: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     `values.topk(count)`, of equal values any: values and indices `(N, count)`; given `block_maxima(values)`, or those
     of what the values rise with.
     """
-    if maxima is None or maxima.shape[-1] < FEWER * count:
+    if block_max is None or block_max.shape[-1] < MIN_BLOCKS_PER_VALUE * count:
         return values.topk(count)
     # Each of the largest values is in one of the blocks with the largest maxima.
-    best = maxima.topk(count, sorted=False).indices
+    best = block_max.topk(count, sorted=False).indices
     found, index = _pick(values, best).topk(count)
     return found, (index % BLOCK).add_(best.gather(1, index // BLOCK), alpha=BLOCK)
 
@@ -53,8 +55,8 @@ def largest(values: torch.Tensor, count: int, maxima: torch.Tensor | None) -> tu
 def _pick(values: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     """The values of `blocks` `(N,)` or `(N, K)`: `(N, K * BLOCK)`."""
     first = torch.arange(0, values.numel() // BLOCK, values.shape[-1] // BLOCK, device=values.device)
-    places = blocks + first.view(-1, *[1] * (blocks.dim() - 1))
-    return values.reshape(-1, BLOCK)[places].flatten(1)
+    numbers = blocks + first.view(-1, *[1] * (blocks.dim() - 1))
+    return values.reshape(-1, BLOCK)[numbers].flatten(1)
 
 
-__all__ = ["BLOCK", "FEWER", "MANY", "block_maxima", "find_best", "largest"]
+__all__ = ["BLOCK", "MIN_BLOCKS_PER_VALUE", "MIN_ELEMENTS", "block_maxima", "max_and_argmax", "top_k_values"]

@@ -82,7 +82,7 @@ def choose_best(score: torch.Tensor, masked: torch.Tensor, quota: list[int]) -> 
     return masked & torch.zeros_like(masked).scatter_(-1, best, taken)
 
 
-def choose_freely(score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+def choose_eligible(score: torch.Tensor, eligible: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     """What `choose` gives with a floor of one and no ceiling, without ranking every position."""
     best = _reachable(score, masked).argmax(-1, keepdim=True)  # the first of several
     return masked & eligible.scatter(-1, best, True)
@@ -95,7 +95,7 @@ def per_row(values: list[Any], device: torch.device) -> Any:
     return torch.tensor(values, device=device)[:, None]
 
 
-def postpone(score: torch.Tensor, eligible: torch.Tensor, deferred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def defer(score: torch.Tensor, eligible: torch.Tensor, deferred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     A rule's `(score, eligible)` with the `deferred` `(B, L)`, bool, behind all others and never along with them: what
     is deferred is written last, by whichever rule, and then by a floor or a schedule alone.
@@ -194,9 +194,9 @@ __all__ = [
     "Statistic",
     "choose",
     "choose_best",
-    "choose_freely",
+    "choose_eligible",
+    "defer",
     "log_odds",
     "per_row",
-    "postpone",
     "ranks",
 ]

@@ -3,16 +3,16 @@
 import torch
 
 from hf_latent.generation.beliefs.belief import Belief, BeliefReader
-from hf_latent.generation.beliefs.refinement import Memory
-from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, choose_freely, per_row, postpone
+from hf_latent.generation.beliefs.refinement import RefinementState
+from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, choose_eligible, defer, per_row
 from hf_latent.generation.loop.quotas import bounds, quotas
-from hf_latent.generation.loop.step import Survey, indices_of, survey
-from hf_latent.generation.loop.stopping import end_rows, find_exits, hold_or_stop, leave_open
-from hf_latent.generation.model_calls.predictor import Predictor, Reading
+from hf_latent.generation.loop.step import StepPlan, plan_step, true_indices
+from hf_latent.generation.loop.stopping import find_early_exits, finish_at_eos, finish_early, refine_or_stop
+from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.noise import uniform
 from hf_latent.generation.state.progress import OnStep, Progress
-from hf_latent.generation.state.rows import Rows, Verdicts, first_rows
+from hf_latent.generation.state.rows import ActiveRows, StepDecisions, initial_rows
 from hf_latent.generation.state.settings import DenoisingSettings
 
 CANDIDATE_STREAM, RULE_STREAM = 0, 1
@@ -39,164 +39,173 @@ def denoise(
     raise `ValueError`: the host is told of them with the next step's counts, before anything is returned.
     """
     progress = Progress.of(canvas)
-    rows = first_rows(canvas, settings)
-    memory = None
+    rows = initial_rows(canvas, settings)
+    refinement_state = None
     if settings.refinement is not None:
-        memory = Memory(predictor.embed, read_belief.mask_token_id, settings.refinement)
+        refinement_state = RefinementState(predictor.embed, read_belief.mask_token_id, settings.refinement)
     while True:
         # 1.
-        view = survey(canvas, rows, predictor, settings)
-        kept = [i for i, row in enumerate(rows.each) if not row.done]
-        if len(kept) < len(rows.each):
-            progress.count_forwards(rows.index, rows.num_forwards, rows.num_held)
+        plan = plan_step(canvas, rows, predictor, settings)
+        kept = [i for i, row in enumerate(rows.states) if not row.done]
+        if len(kept) < len(rows.states):
+            progress.count_forwards(rows.batch_index, rows.num_forwards, rows.num_refinement_passes)
             if not kept:
                 return progress
             keep = torch.tensor(kept, device=canvas.ids.device)
-            canvas, view = canvas.select(keep), view.select(kept, keep)
+            canvas, plan = canvas.select(keep), plan.select(kept, keep)
             rows.select(kept, keep)
             predictor.select(keep, kept)
-            if memory is not None:
-                memory.select(keep)
-        selected = view.selected
+            if refinement_state is not None:
+                refinement_state.select(keep)
+        selected = plan.selected
         # 2.
-        at = indices_of(view.read, sum(view.counts))
-        logits = predictor(canvas, Reading(at, view.read, rows.blocks, view.counts, view.facts, memory))
+        indices = true_indices(plan.to_predict, sum(plan.num_to_predict))
+        logits = predictor(
+            canvas,
+            ForwardRequest(
+                indices, plan.to_predict, rows.blocks, plan.num_to_predict, plan.input_lengths, refinement_state
+            ),
+        )
         # 3.
-        belief = _read(canvas, rows, at, logits, read_belief, settings)
-        rows.watch(at, belief.total, greedy=read_belief.temperature == 0)
-        verdicts = Verdicts()
-        if memory is not None:
-            verdicts = hold_or_stop(rows, view, at, belief, memory, settings, progress)
+        belief = _read_belief(canvas, rows, indices, logits, read_belief, settings)
+        rows.check_scores(indices, belief.normalizer, greedy=read_belief.temperature == 0)
+        decisions = StepDecisions()
+        if refinement_state is not None:
+            decisions = refine_or_stop(rows, plan, indices, belief, refinement_state, settings, progress)
         # 4.
-        commit = _decide(canvas, rows, view, at, belief, settings)
-        if verdicts.held is not None:
-            commit = commit & ~verdicts.held[:, None]
-        if verdicts.stopped is not None:
-            commit = commit | (selected & verdicts.stopped[:, None])
+        commit = _choose_commits(canvas, rows, plan, indices, belief, settings)
+        if decisions.refined is not None:
+            commit = commit & ~decisions.refined[:, None]
+        if decisions.stopped is not None:
+            commit = commit | (selected & decisions.stopped[:, None])
         by_rule = commit
         if canvas.has_answer:
-            exits = find_exits(canvas, rows, at, belief, settings, progress)
+            exits = find_early_exits(canvas, rows, indices, belief, settings, progress)
             if exits is not None:
                 commit = torch.where(exits[:, None], canvas.masked & canvas.answer, commit)
-                verdicts = verdicts.leave(exits)
+                decisions = decisions.finish(exits)
         if settings.with_statistics:
-            for others in (verdicts.stopped, verdicts.left):
+            for others in (decisions.stopped, decisions.finished):
                 by_rule = by_rule if others is None else by_rule & ~others[:, None]
-            progress.count_choices(rows.index, selected, by_rule)
-        _commit(canvas, rows, commit, view.read, at, belief, verdicts.stopped, progress)
+            progress.count_choices(rows.batch_index, selected, by_rule)
+        _commit(canvas, rows, commit, plan.to_predict, indices, belief, decisions.stopped, progress)
         if settings.with_commits or on_step is not None:
-            _note(rows, commit, view.read, belief, progress)
-        if verdicts.left is not None:
-            leave_open(canvas, rows, verdicts.left, settings, progress)
+            _record_commits(rows, commit, plan.to_predict, belief, progress)
+        if decisions.finished is not None:
+            finish_early(canvas, rows, decisions.finished, settings, progress)
         # 5.
         if settings.eos_token_ids is not None:
-            verdicts = verdicts.leave(end_rows(canvas, rows, settings, progress))
-        rows.advance(verdicts)
-        progress.put("masked", rows.index, canvas.masked)
+            decisions = decisions.finish(finish_at_eos(canvas, rows, settings, progress))
+        rows.advance(decisions)
+        progress.set_rows("masked", rows.batch_index, canvas.masked)
         if on_step is not None:
-            if rows.faults is not None:  # whoever watches waits for the device anyway
-                rows.check(rows.faults.tolist())
-            _show(canvas, rows, at, belief, verdicts.left, progress)
+            if rows.invalid_columns is not None:  # whoever watches waits for the device anyway
+                rows.raise_invalid(rows.invalid_columns.tolist())
+            _update_progress(canvas, rows, indices, belief, decisions.finished, progress)
             on_step(progress)
 
 
-def _read(
+def _read_belief(
     canvas: Canvas,
-    rows: Rows,
-    at: tuple[torch.Tensor, torch.Tensor],
+    rows: ActiveRows,
+    indices: tuple[torch.Tensor, torch.Tensor],
     logits: torch.Tensor,
     read_belief: BeliefReader,
     settings: DenoisingSettings,
 ) -> Belief:
-    at_row, _ = at
+    row_index, _ = indices
     noise = seen = offset = None
     if read_belief.temperature > 0:
-        position = canvas.position_ids[at]
-        noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[at_row], rows.drawn[at_row], position)
+        position = canvas.position_ids[indices]
+        noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[row_index], rows.noise_step[row_index], position)
     if read_belief.reads_canvas:
         # Padding looks unwritten: a penalty on tokens in the text would count it otherwise.
-        seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[at_row]
+        seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[row_index]
     if read_belief.ends_later:
         first = torch.where(canvas.writable, canvas.position_ids, canvas.ids.shape[1]).amin(-1)
-        offset = canvas.position_ids[at] - first[at_row]
+        offset = canvas.position_ids[indices] - first[row_index]
     return read_belief(logits, seen, noise, offset)
 
 
-def _decide(
+def _choose_commits(
     canvas: Canvas,
-    rows: Rows,
-    view: Survey,
-    at: tuple[torch.Tensor, torch.Tensor],
+    rows: ActiveRows,
+    plan: StepPlan,
+    indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
     settings: DenoisingSettings,
 ) -> torch.Tensor:
-    selected, rule = view.selected, settings.rule
+    selected, rule = plan.selected, settings.rule
     statistic = None
     if rule.reads == "noise":
-        statistic = uniform(settings.seed, RULE_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
+        statistic = uniform(
+            settings.seed, RULE_STREAM, canvas.row[:, None], rows.noise_step[:, None], canvas.position_ids
+        )
     elif belief.statistic is not None:
-        statistic = belief.statistic.new_zeros(selected.shape).masked_scatter_(view.read, belief.statistic)
+        statistic = belief.statistic.new_zeros(selected.shape).masked_scatter_(plan.to_predict, belief.statistic)
     score, eligible = rule.decide(RuleInputs(selected, statistic, settings.threshold))
     if belief.deferred is not None:
-        deferred = torch.zeros_like(selected).masked_scatter_(view.read, belief.deferred)
-        score, eligible = postpone(score, eligible, deferred)
+        deferred = torch.zeros_like(selected).masked_scatter_(plan.to_predict, belief.deferred)
+        score, eligible = defer(score, eligible, deferred)
     if not rule.adaptive:
-        return choose_best(score, selected, quotas(rows.each, settings))
-    if settings.max_tokens_per_step is None and not settings.is_paced:
-        commit = choose_freely(score, eligible, selected)
-        last = [row.at_last_step for row in rows.each]
+        return choose_best(score, selected, quotas(rows.states, settings))
+    if settings.max_tokens_per_step is None and not settings.follows_schedule:
+        commit = choose_eligible(score, eligible, selected)
+        last = [row.is_last_step for row in rows.states]
         return commit | (selected & per_row(last, selected.device)) if any(last) else commit
-    return choose(score, eligible, selected, *bounds(rows.each, settings))
+    return choose(score, eligible, selected, *bounds(rows.states, settings))
 
 
 def _commit(
     canvas: Canvas,
-    rows: Rows,
+    rows: ActiveRows,
     commit: torch.Tensor,
-    read: torch.Tensor,
-    at: tuple[torch.Tensor, torch.Tensor],
+    to_predict: torch.Tensor,
+    indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
     stopped: torch.Tensor | None,
     progress: Progress,
 ) -> None:
     chosen = belief.token
     if stopped is not None and belief.most_likely is not None:
-        chosen = torch.where(stopped[at[0]], belief.most_likely, chosen)
-    canvas.ids = torch.where(commit, canvas.ids.masked_scatter(read, chosen), canvas.ids)
+        chosen = torch.where(stopped[indices[0]], belief.most_likely, chosen)
+    canvas.ids = torch.where(commit, canvas.ids.masked_scatter(to_predict, chosen), canvas.ids)
     canvas.masked = canvas.masked ^ commit  # only what is masked is committed
-    progress.put("ids", rows.index, canvas.ids)
+    progress.set_rows("ids", rows.batch_index, canvas.ids)
 
 
-def _note(rows: Rows, commit: torch.Tensor, read: torch.Tensor, belief: Belief, progress: Progress) -> None:
+def _record_commits(
+    rows: ActiveRows, commit: torch.Tensor, to_predict: torch.Tensor, belief: Belief, progress: Progress
+) -> None:
     """When, and how surely, the positions of a step were written."""
-    index = rows.index
-    steps = torch.where(commit, rows.num_forwards, progress.of_rows("commit_step", index))
-    progress.put("commit_step", index, steps)
+    index = rows.batch_index
+    steps = torch.where(commit, rows.num_forwards, progress.get_rows("commit_step", index))
+    progress.set_rows("commit_step", index, steps)
     if belief.entropy is not None:
-        known = progress.of_rows("commit_entropy", index)
-        known = torch.where(commit, known.masked_scatter(read, belief.entropy), known)
-        progress.put("commit_entropy", index, known)
+        known = progress.get_rows("commit_entropy", index)
+        known = torch.where(commit, known.masked_scatter(to_predict, belief.entropy), known)
+        progress.set_rows("commit_entropy", index, known)
 
 
-def _show(
+def _update_progress(
     canvas: Canvas,
-    rows: Rows,
-    at: tuple[torch.Tensor, torch.Tensor],
+    rows: ActiveRows,
+    indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
-    left: torch.Tensor | None,
+    finished: torch.Tensor | None,
     progress: Progress,
 ) -> None:
     """What only someone who watches wants to know."""
     columns = torch.arange(1, canvas.ids.shape[1] + 1, device=canvas.ids.device)
     block = torch.tensor(rows.blocks, device=columns.device)
-    if left is not None:
-        block = torch.where(left, canvas.num_blocks, block)
+    if finished is not None:
+        block = torch.where(finished, canvas.num_blocks, block)
     ends = (columns * (canvas.writable & (canvas.block_index <= block[:, None]))).amax(-1)
-    progress.put("current_block_end", rows.index, ends)
-    progress.count_forwards(rows.index, rows.num_forwards, rows.num_held)
+    progress.set_rows("current_block_end", rows.batch_index, ends)
+    progress.count_forwards(rows.batch_index, rows.num_forwards, rows.num_refinement_passes)
     if belief.confidence is None:
         return
-    where = rows.index[at[0]], at[1]
+    where = rows.batch_index[indices[0]], indices[1]
     progress.candidate = torch.full_like(progress.ids, -1).index_put_(where, belief.token)
     unknown = torch.full(progress.ids.shape, float("nan"), device=progress.ids.device)
     progress.confidence = unknown.index_put_(where, belief.confidence)

@@ -3,23 +3,23 @@
 import torch
 
 from hf_latent.generation.beliefs.belief import Belief
-from hf_latent.generation.beliefs.refinement import Memory
-from hf_latent.generation.loop.step import Survey
+from hf_latent.generation.beliefs.refinement import RefinementState
+from hf_latent.generation.loop.step import StepPlan
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.progress import Progress
-from hf_latent.generation.state.rows import Rows, Verdicts
+from hf_latent.generation.state.rows import ActiveRows, StepDecisions
 from hf_latent.generation.state.settings import DenoisingSettings
 
 
-def hold_or_stop(
-    rows: Rows,
-    view: Survey,
-    at: tuple[torch.Tensor, torch.Tensor],
+def refine_or_stop(
+    rows: ActiveRows,
+    plan: StepPlan,
+    indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
-    memory: Memory,
+    refinement_state: RefinementState,
     settings: DenoisingSettings,
     progress: Progress,
-) -> Verdicts:
+) -> StepDecisions:
     """
     Which rows commit nothing yet, and of which the block is decided (arXiv 2510.11052, both phases).
 
@@ -29,21 +29,21 @@ def hold_or_stop(
     """
     knobs = settings.refinement
     assert knobs is not None and belief.distribution is not None
-    in_block = None if view.selected is view.read else view.selected[at]
-    kl = memory.observe(at, belief.distribution, in_block, view.read.shape)
+    in_block = None if plan.selected is plan.to_predict else plan.selected[indices]
+    kl = refinement_state.update(indices, belief.distribution, in_block, plan.to_predict.shape)
     unknown = kl.isnan() if in_block is None else kl.isnan() | ~in_block
-    zeros = torch.zeros(len(view.read), device=kl.device)
-    total = zeros.index_add(0, at[0], kl.masked_fill(unknown, 0.0))
-    mean = total / zeros.index_add(0, at[0], (~unknown).float())  # nan where nothing was compared
-    progress.trace(progress.belief_kl, rows.index, mean)
-    held = stopped = None
-    refining = [row.refining and row.refined < knobs.max_steps and not row.at_last_step for row in rows.each]
+    zeros = torch.zeros(len(plan.to_predict), device=kl.device)
+    total = zeros.index_add(0, indices[0], kl.masked_fill(unknown, 0.0))
+    mean = total / zeros.index_add(0, indices[0], (~unknown).float())  # nan where nothing was compared
+    progress.append_trace(progress.belief_kl, rows.batch_index, mean)
+    refined = stopped = None
+    refining = [row.refining and row.num_refined < knobs.max_steps and not row.is_last_step for row in rows.states]
     if any(refining):
-        held = ~(mean < knobs.refinement_kl) & _of_rows(refining, mean.device)
-    moved = [row.moved for row in rows.each]  # never while a row is in its first phase
-    if any(moved):
-        stopped = (mean < knobs.stop_kl) & _of_rows(moved, mean.device)
-    return Verdicts(held, stopped)
+        refined = ~(mean < knobs.refinement_kl) & _of_rows(refining, mean.device)
+    committed = [row.committed for row in rows.states]  # never while a row is in its first phase
+    if any(committed):
+        stopped = (mean < knobs.stop_kl) & _of_rows(committed, mean.device)
+    return StepDecisions(refined, stopped)
 
 
 def _of_rows(flags: list[bool], device: torch.device) -> torch.Tensor | bool:
@@ -51,10 +51,10 @@ def _of_rows(flags: list[bool], device: torch.device) -> torch.Tensor | bool:
     return flags[0] if len(set(flags)) == 1 else torch.tensor(flags, device=device)
 
 
-def find_exits(
+def find_early_exits(
     canvas: Canvas,
-    rows: Rows,
-    at: tuple[torch.Tensor, torch.Tensor],
+    rows: ActiveRows,
+    indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
     settings: DenoisingSettings,
     progress: Progress,
@@ -66,42 +66,44 @@ def find_exits(
     exit.
     """
     assert belief.entropy is not None
-    entropy = torch.where((canvas.masked & canvas.answer)[at], belief.entropy, 0.0)
+    entropy = torch.where((canvas.masked & canvas.answer)[indices], belief.entropy, 0.0)
     zeros = torch.zeros(len(canvas.ids), device=entropy.device)
     if settings.answer_reduction == "sum":
-        value = zeros.index_add(0, at[0], entropy)
+        value = zeros.index_add(0, indices[0], entropy)
     else:
-        value = zeros.scatter_reduce(0, at[0], entropy, "amax")
-    progress.trace(progress.answer_entropy, rows.index, value)
+        value = zeros.scatter_reduce(0, indices[0], entropy, "amax")
+    progress.append_trace(progress.answer_entropy, rows.batch_index, value)
     if settings.early_exit_threshold is None:
         return None
     reasons = (canvas.masked & ~canvas.answer).any(-1)
     exits = canvas.answer.any(-1) & reasons & (value < settings.early_exit_threshold)
-    progress.put("exit_step", rows.index, torch.where(exits, rows.num_forwards, -1))
+    progress.set_rows("exit_step", rows.batch_index, torch.where(exits, rows.num_forwards, -1))
     return exits
 
 
-def leave_open(
-    canvas: Canvas, rows: Rows, exits: torch.Tensor, settings: DenoisingSettings, progress: Progress
+def finish_early(
+    canvas: Canvas, rows: ActiveRows, exits: torch.Tensor, settings: DenoisingSettings, progress: Progress
 ) -> None:
     """Finish the rows `exits` with whatever is still open in them."""
-    left = canvas.masked & exits[:, None]
-    canvas.ids = canvas.ids.masked_fill(left, settings.fill_token_id)
-    canvas.masked = canvas.masked & ~left
-    progress.put("ids", rows.index, canvas.ids)
+    still_masked = canvas.masked & exits[:, None]
+    canvas.ids = canvas.ids.masked_fill(still_masked, settings.fill_token_id)
+    canvas.masked = canvas.masked & ~still_masked
+    progress.set_rows("ids", rows.batch_index, canvas.ids)
 
 
-def end_rows(canvas: Canvas, rows: Rows, settings: DenoisingSettings, progress: Progress) -> torch.Tensor:
+def finish_at_eos(canvas: Canvas, rows: ActiveRows, settings: DenoisingSettings, progress: Progress) -> torch.Tensor:
     """Close rows at the first end-of-sequence token that has nothing open before it: `(A,)` bool, those that ended."""
     none_open = canvas.masked.cumsum(-1) == 0
     ends = canvas.writable & none_open & torch.isin(canvas.ids, settings.eos_token_ids)
     behind = canvas.writable & (ends.cumsum(-1) > ends)
     canvas.ids = canvas.ids.masked_fill(behind, settings.fill_token_id)
     canvas.masked = canvas.masked & ~behind
-    progress.put("ids", rows.index, canvas.ids)
+    progress.set_rows("ids", rows.batch_index, canvas.ids)
     for name, nothing in (("commit_step", -1), ("commit_entropy", float("nan"))):
-        progress.put(name, rows.index, progress.of_rows(name, rows.index).masked_fill(behind, nothing))
+        progress.set_rows(
+            name, rows.batch_index, progress.get_rows(name, rows.batch_index).masked_fill(behind, nothing)
+        )
     return ends.any(-1)
 
 
-__all__ = ["end_rows", "find_exits", "hold_or_stop", "leave_open"]
+__all__ = ["find_early_exits", "finish_at_eos", "finish_early", "refine_or_stop"]

@@ -21,7 +21,7 @@ BlockCacheName = Literal["prefix", "dual"]
 BLOCK_CACHES: tuple[BlockCacheName, ...] = ("prefix", "dual")
 
 
-class Slots:
+class CacheTarget:
     """Where the keys and values of the running forward belong: `rows` `(A', 1)` and `columns` `(A', Q)`, or all."""
 
     rows: torch.Tensor | None = None
@@ -32,19 +32,19 @@ class Slots:
     length: int = 0
 
 
-class WindowLayer(CacheLayerMixin):
+class BlockCacheLayer(CacheLayerMixin):
     """
     Keys and values of every column; a forward replaces those of the columns that it reads.
 
     Args:
-        slots: shared by all layers, set before every forward.
+        target: shared by all layers, set before every forward.
     """
 
     is_sliding = False
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, target: CacheTarget) -> None:
         super().__init__()
-        self.slots = slots
+        self.target = target
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take the keys and values `(A, H, L, D)` of a forward of everything."""
@@ -53,8 +53,8 @@ class WindowLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put `(A', H, Q, D)` in their slots; returns the keys and values `(A', H, length, D)` of these rows."""
-        if self.slots.rows is None and self.slots.columns is None:
+        """Put `(A', H, Q, D)` in their columns; returns the keys and values `(A', H, length, D)` of these rows."""
+        if self.target.rows is None and self.target.columns is None:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
@@ -64,8 +64,8 @@ class WindowLayer(CacheLayerMixin):
 
     def _put(self, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """Put `new` `(A', H, Q, D)` into `states` `(A, H, L, D)`, in place; what the forward sees of them."""
-        rows, columns, start = self.slots.rows, self.slots.columns, self.slots.start
-        states = states[:, :, : self.slots.length]
+        rows, columns, start = self.target.rows, self.target.columns, self.target.start
+        states = states[:, :, : self.target.length]
         if rows is None and start is not None:
             states[:, :, start : start + new.shape[2]] = new
             return states
@@ -74,22 +74,22 @@ class WindowLayer(CacheLayerMixin):
             every = torch.arange(len(states), device=states.device)
             by_row[every[:, None], columns.to(states.device)] = new_by_row
             return states
-        at = rows.to(states.device)
+        row_index = rows.to(states.device)
         if columns is None:
-            by_row[at.squeeze(-1)] = new_by_row
+            by_row[row_index.squeeze(-1)] = new_by_row
             return new
-        by_row[at, columns.to(states.device)] = new_by_row
-        return states[at.squeeze(-1)]
+        by_row[row_index, columns.to(states.device)] = new_by_row
+        return states[row_index.squeeze(-1)]
 
     def _grow(self) -> None:
         assert self.keys is not None and self.values is not None
-        missing = self.slots.length - self.keys.shape[2]
+        missing = self.target.length - self.keys.shape[2]
         if missing > 0:
             self.keys, self.values = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in (self.keys, self.values))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Every query sees all columns."""
-        return self.slots.length, 0
+        return self.target.length, 0
 
     def get_seq_length(self) -> int:
         """0: positions are passed to the model, nothing is appended."""
@@ -106,82 +106,83 @@ class WindowLayer(CacheLayerMixin):
             self.keys, self.values = self.keys[indices], self.values[indices]
 
 
-class WindowCache(Cache):
-    """A transformers cache of `WindowLayer`s, made as the model's layers ask for them."""
+class BlockCache(Cache):
+    """A transformers cache of `BlockCacheLayer`s, made as the model's layers ask for them."""
 
-    layer_class = WindowLayer
+    layer_class = BlockCacheLayer
 
     def __init__(self) -> None:
-        self.slots = Slots()
-        super().__init__(layer_class_to_replicate=lambda: self.layer_class(self.slots))  # type: ignore[arg-type]
+        self.target = CacheTarget()
+        super().__init__(layer_class_to_replicate=lambda: self.layer_class(self.target))  # type: ignore[arg-type]
 
-    def place(
+    def set_target(
         self, rows: torch.Tensor | None, columns: torch.Tensor | None, length: int, start: int | None = None
-    ) -> "WindowCache":
+    ) -> "BlockCache":
         """
         Say what the next forward reads: which of the cached rows `(A',)` and which of their columns `(A', Q)`; None
         means all. `length`: columns of the canvas so far; `start`: first of the columns, if all rows have one run.
         """
-        self.slots.rows = None if rows is None else rows[:, None]
-        self.slots.columns, self.slots.length, self.slots.start = columns, length, start
+        self.target.rows = None if rows is None else rows[:, None]
+        self.target.columns, self.target.length, self.target.start = columns, length, start
         return self
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """Also before the first forward, when there is no layer to ask."""
-        return self.slots.length, 0
+        return self.target.length, 0
 
 
 @dataclass(frozen=True)
-class Window:
+class QueryWindow:
     """The positions that a forward reads of each row."""
 
     columns: torch.Tensor  # (A, Q): in order; rows with fewer repeat their first
     position_ids: torch.Tensor  # (A, Q): theirs
-    places: torch.Tensor  # (A, L): where a position is among its row's
+    index_in_window: torch.Tensor  # (A, L): where a position is among its row's
     widths: list[int]  # how many there are of each row
     start: int | None  # the first column, where all rows have one run of columns: a slice is quicker than an index
 
     @classmethod
-    def of(cls, positions: torch.Tensor, position_ids: torch.Tensor) -> "Window":
+    def of(cls, positions: torch.Tensor, position_ids: torch.Tensor) -> "QueryWindow":
         """`positions` `(A, L)` bool; `position_ids` `(A, L)`. Needs a host sync."""
         columns = torch.arange(positions.shape[1], device=positions.device)
         first = torch.where(positions, columns, len(columns)).amin(-1)
         last = torch.where(positions, columns, -1).amax(-1)
         widths, starts, ends = torch.stack([positions.sum(-1), first, last]).tolist()
         is_run = len({*zip(widths, starts, ends, strict=True)}) == 1 and ends[0] - starts[0] + 1 == widths[0]
-        columns = columns_of(positions, max(widths))
+        columns = true_columns(positions, max(widths))
         return cls(
             columns=columns,
             position_ids=position_ids.gather(1, columns),
-            places=positions.cumsum(-1) - 1,
+            index_in_window=positions.cumsum(-1) - 1,
             widths=widths,
             start=starts[0] if is_run else None,
         )
 
-    def select(self, numbers: list[int], rows: torch.Tensor) -> "Window":
-        """That of some rows, given on the host and on the device; `places` stays that of all."""
+    def select(self, numbers: list[int], rows: torch.Tensor) -> "QueryWindow":
+        """That of some rows, given on the host and on the device; `index_in_window` stays that of all."""
         widths = [self.widths[i] for i in numbers]
         columns, position_ids = (x[rows, : max(widths)] for x in (self.columns, self.position_ids))
-        return Window(columns, position_ids, self.places, widths, None)
+        return QueryWindow(columns, position_ids, self.index_in_window, widths, None)
 
 
-def columns_of(positions: torch.Tensor, width: int) -> torch.Tensor:
+def true_columns(positions: torch.Tensor, width: int) -> torch.Tensor:
     """Columns `(A, width)` of `(A, L)` bool in order; rows with fewer repeat their first, which changes nothing."""
     columns = (~positions).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
     inside = torch.arange(width, device=positions.device) < positions.sum(-1, keepdim=True)
     return torch.where(inside, columns, columns[:, :1])
 
 
-def find_window(
-    canvas: Canvas, block: torch.Tensor, read: torch.Tensor, kind: BlockCacheName, shifted: bool
+def query_window_mask(
+    canvas: Canvas, block: torch.Tensor, to_predict: torch.Tensor, kind: BlockCacheName, reads_previous_state: bool
 ) -> torch.Tensor:
     """
     Which positions `(A, L)` a forward within a block reads.
 
     Args:
         block: `(A,)`, the rows' current blocks.
-        read: `(A, L)` bool, positions that are predicted; always in the window.
-        shifted: whether a position is predicted by the state of the one before, which is then in the window too.
+        to_predict: `(A, L)` bool, positions that are predicted; always in the window.
+        reads_previous_state:
+            whether a position is predicted by the state of the one before, which is then in the window too.
     """
     columns = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
     in_block = canvas.writable & (canvas.block_index == block[:, None])
@@ -189,10 +190,18 @@ def find_window(
     window = canvas.valid & (columns >= first)
     if kind == "dual":
         last = torch.where(in_block, columns, -1).amax(-1, keepdim=True)
-        window = (window & (columns <= last)) | read
-    if shifted:
+        window = (window & (columns <= last)) | to_predict
+    if reads_previous_state:
         window = window | (window.roll(-1, -1) & canvas.valid & (columns < len(columns) - 1))
     return window
 
 
-__all__ = ["BLOCK_CACHES", "BlockCacheName", "Window", "WindowCache", "WindowLayer", "columns_of", "find_window"]
+__all__ = [
+    "BLOCK_CACHES",
+    "BlockCache",
+    "BlockCacheLayer",
+    "BlockCacheName",
+    "QueryWindow",
+    "query_window_mask",
+    "true_columns",
+]

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_latent.generation.beliefs.refinement import Memory
-from hf_latent.generation.model_calls.block_cache import BlockCacheName, Window, WindowCache, find_window
-from hf_latent.generation.model_calls.windows import BandMasks
+from hf_latent.generation.beliefs.refinement import RefinementState
+from hf_latent.generation.model_calls.block_cache import BlockCache, BlockCacheName, QueryWindow, query_window_mask
+from hf_latent.generation.model_calls.sliding_windows import SlidingWindowMasks
 from hf_latent.generation.state.canvas import Canvas
-from hf_latent.generation.state.rows import Rows
+from hf_latent.generation.state.rows import ActiveRows
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class PredictorSettings:
     append_blocks: bool = False
 
 
-class Reading(NamedTuple):
+class ForwardRequest(NamedTuple):
     """
-    What a forward is to read.
+    What a forward is to predict.
 
     Args:
-        at: rows and columns `(N,)` of the positions, row by row.
-        positions: the same as `(A, L)` bool.
+        indices: rows and columns `(N,)` of the positions, row by row.
+        to_predict: the same as `(A, L)` bool.
         blocks: the block each row is at.
-        counts: how many positions are read of each row.
-        facts: what `Predictor.measure` has asked for.
-        memory: latent refinement's, if it is on.
+        num_to_predict: how many positions are predicted of each row.
+        input_lengths: those of `Predictor.input_lengths`, if it gives any.
+        refinement_state: latent refinement's, if it is on.
     """
 
-    at: tuple[torch.Tensor, torch.Tensor]
-    positions: torch.Tensor
+    indices: tuple[torch.Tensor, torch.Tensor]
+    to_predict: torch.Tensor
     blocks: list[int]
-    counts: list[int]
-    facts: Sequence[list[int]] = ()
-    memory: Memory | None = None
+    num_to_predict: list[int]
+    input_lengths: Sequence[list[int]] = ()
+    refinement_state: RefinementState | None = None
 
 
 class Predictor:
@@ -71,22 +71,24 @@ class Predictor:
 
     def __init__(self, model: PreTrainedModel, settings: PredictorSettings) -> None:
         self.model, self.settings = model, settings
-        self.accepts = set(inspect.signature(model.forward).parameters)
-        self.selects = "logits_to_keep" in self.accepts and hasattr(model, "align")
-        self.shifted = bool(getattr(model, "reads_previous_state", False))
-        self.copies = 1 if settings.cfg_scale == 0 else 2
-        self.cache = WindowCache() if settings.block_cache is not None else None
+        self.forward_parameters = set(inspect.signature(model.forward).parameters)
+        self.takes_logits_to_keep = "logits_to_keep" in self.forward_parameters and hasattr(
+            model, "reads_previous_state"
+        )
+        self.reads_previous_state = bool(getattr(model, "reads_previous_state", False))
+        self.num_copies = 1 if settings.cfg_scale == 0 else 2
+        self.cache = BlockCache() if settings.block_cache is not None else None
         self._cached_blocks: list[int] = []  # of each row: the block at whose start its cache was filled, else -1
-        self._ages: list[int] = []  # forwards since
-        self._view: _View | None = None  # of the last forward
-        self._bands: BandMasks | None = None  # where windows are read of layers that see windows
+        self._cache_ages: list[int] = []  # forwards since
+        self._view: _CanvasView | None = None  # of the last forward
+        self._window_masks: SlidingWindowMasks | None = None  # where windows are read of layers that see windows
         if self.cache is not None:
-            self._bands = self._check_cache()
+            self._window_masks = self._check_cache()
 
-    def _check_cache(self) -> BandMasks:
+    def _check_cache(self) -> SlidingWindowMasks:
         """Raise `ValueError` for a model that cannot read a window against what is cached of all other positions."""
         name, given = type(self.model).__name__, f"`block_cache`={self.settings.block_cache!r}"
-        if not self.selects:
+        if not self.takes_logits_to_keep:
             raise ValueError(
                 f"{given} needs a model of hf-latent, got {name}: load the checkpoint with `import hf_latent` and "
                 "without its own code."
@@ -96,7 +98,7 @@ class Predictor:
         if getattr(decoder, "_is_stateful", False):
             raise ValueError(f"{refusal}, which has recurrent layers.")
         try:
-            return BandMasks(decoder)
+            return SlidingWindowMasks(decoder)
         except ValueError as error:
             raise ValueError(f"{refusal}: {error}") from error
 
@@ -105,185 +107,198 @@ class Predictor:
         """The model's input embeddings."""
         return self.model.get_input_embeddings()
 
-    def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+    def select_candidates(self, canvas: Canvas, rows: ActiveRows, selected: torch.Tensor) -> torch.Tensor:
         """Those of the positions that may be written `(A, L)` that are predicted: here all."""
         return selected
 
-    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+    def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """
-        Facts `(A,)`, int64, that the host must know of every forward beside how many positions are read: here none.
-        `read` `(A, L)` bool. May be called more than once for a forward.
+        How many columns of each row a forward reads `(A,)`, int64, where the host has to be told: here nothing, `[]`.
+        `to_predict` `(A, L)` bool. May be called more than once for a forward.
         """
         return []
 
-    def _plan(self, canvas: Canvas, reading: Reading) -> "_View":
-        """What there is and what is read of each row: found anew only when a row has entered a block, or left."""
+    def _canvas_view(self, canvas: Canvas, request: ForwardRequest) -> "_CanvasView":
+        """What there is and what is read of each row: found anew only when a row has entered a block, or is done."""
         view = self._view
-        if view is None or view.canvas is not canvas or view.blocks != reading.blocks or canvas.has_answer:
-            view = self._view = self._look(canvas, reading)
+        if view is None or view.canvas is not canvas or view.blocks != request.blocks or canvas.has_answer:
+            view = self._view = self._make_view(canvas, request)
         return view
 
-    def _look(self, canvas: Canvas, reading: Reading) -> "_View":
+    def _make_view(self, canvas: Canvas, request: ForwardRequest) -> "_CanvasView":
         exists, ends, window = canvas.valid, [canvas.ids.shape[1]], None
         if self.settings.append_blocks or self.settings.block_cache is not None:
-            block = torch.tensor(reading.blocks, device=canvas.ids.device)
+            block = torch.tensor(request.blocks, device=canvas.ids.device)
         if self.settings.append_blocks:
             exists = canvas.valid & (canvas.block_index <= block[:, None])
             columns = torch.arange(1, canvas.ids.shape[1] + 1, device=block.device)
             ends = (columns * exists).amax(-1).tolist()
         if self.settings.block_cache is not None:
-            positions = find_window(canvas, block, reading.positions, self.settings.block_cache, self.shifted)
-            window = Window.of(positions & exists, canvas.position_ids)
-        hides = canvas.padded or min(ends) < max(ends)
-        view = _View(canvas, reading.blocks, max(ends), exists, hides, window, None)
-        if window is None or self._bands is None or not self._bands.needed(canvas.ids.shape[1]):
+            positions = query_window_mask(
+                canvas, block, request.to_predict, self.settings.block_cache, self.reads_previous_state
+            )
+            window = QueryWindow.of(positions & exists, canvas.position_ids)
+        hides_columns = canvas.padded or min(ends) < max(ends)
+        view = _CanvasView(canvas, request.blocks, max(ends), exists, hides_columns, window, None)
+        if window is None or self._window_masks is None or not self._window_masks.needed(canvas.ids.shape[1]):
             return view
         return replace(view, masks=self._mask(view, None, window))
 
-    def _mask(self, view: "_View", rows: torch.Tensor | None, window: Window) -> Any:
+    def _mask(self, view: "_CanvasView", rows: torch.Tensor | None, window: QueryWindow) -> Any:
         """Who sees whom in a forward of the `window` of some `rows`, where layers see windows of their own."""
-        assert self._bands is not None
-        keys, exists = (_pick(view.cut(x), rows, None) for x in (view.canvas.position_ids, view.exists))
-        return self._bands(*map(self._copied, (window.position_ids, keys, exists)), self.model.dtype)
+        assert self._window_masks is not None
+        keys, exists = (_take(view.cut(x), rows, None) for x in (view.canvas.position_ids, view.exists))
+        return self._window_masks(*map(self._copy_for_guidance, (window.position_ids, keys, exists)), self.model.dtype)
 
     def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows `(A',)`, given on the device and on the host."""
-        if self.cache is None or not self._ages:
+        if self.cache is None or not self._cache_ages:
             return
-        self.cache.batch_select_indices(self._doubled(rows, len(self._ages)))
+        self.cache.batch_select_indices(self._rows_of_copies(rows, len(self._cache_ages)))
         self._cached_blocks = [self._cached_blocks[i] for i in numbers]
-        self._ages = [self._ages[i] for i in numbers]
+        self._cache_ages = [self._cache_ages[i] for i in numbers]
 
     def past_key_values(self, ids: torch.Tensor) -> Any:
         """None: what is cached of a model that reads every position at once is of no use to another run."""
         return None
 
-    def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
+    def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:
         """Logits `(N, V)`."""
-        view = self._plan(canvas, reading)
+        view = self._canvas_view(canvas, request)
         if self.cache is None:
-            return self._guided(view, reading.at, reading.memory, None, None)
-        return self._cached(view, reading)
+            return self._forward_guided(view, request.indices, request.refinement_state, None, None)
+        return self._forward_cached(view, request)
 
-    def _cached(self, view: "_View", reading: Reading) -> torch.Tensor:
+    def _forward_cached(self, view: "_CanvasView", request: ForwardRequest) -> torch.Tensor:
         """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
         window = view.window
         assert window is not None
-        stale = self._age(reading.blocks)
+        stale = self._find_stale(request.blocks)
         if len(set(stale)) == 1:
-            return self._guided(view, reading.at, reading.memory, None, None if stale[0] else window)
+            return self._forward_guided(
+                view, request.indices, request.refinement_state, None, None if stale[0] else window
+            )
         logits: torch.Tensor | None = None
         device = window.columns.device
-        ranges = torch.arange(sum(reading.counts), device=device).split(reading.counts)
+        ranges = torch.arange(sum(request.num_to_predict), device=device).split(request.num_to_predict)
         for flag in (True, False):
             members = [i for i, s in enumerate(stale) if s == flag]
             rows = torch.tensor(members, device=device)
             index = torch.cat([ranges[i] for i in members])
-            at = reading.at[0][index], reading.at[1][index]
-            part = self._guided(view, at, reading.memory, rows, None if flag else window.select(members, rows))
+            indices = request.indices[0][index], request.indices[1][index]
+            part = self._forward_guided(
+                view, indices, request.refinement_state, rows, None if flag else window.select(members, rows)
+            )
             if logits is None:
-                logits = part.new_empty(sum(reading.counts), part.shape[-1])
+                logits = part.new_empty(sum(request.num_to_predict), part.shape[-1])
             logits[index] = part
         assert logits is not None
         return logits
 
-    def _age(self, blocks: list[int]) -> list[bool]:
+    def _find_stale(self, blocks: list[int]) -> list[bool]:
         """Whose cache is filled anew by the coming forward; counts that forward."""
-        self._cached_blocks, self._ages = self._cached_blocks or [-1] * len(blocks), self._ages or [0] * len(blocks)
+        self._cached_blocks, self._cache_ages = (
+            self._cached_blocks or [-1] * len(blocks),
+            self._cache_ages or [0] * len(blocks),
+        )
         limit = self.settings.cache_refresh_interval
         stale = [
             filled != block or (limit is not None and age >= limit)
-            for filled, block, age in zip(self._cached_blocks, blocks, self._ages, strict=True)
+            for filled, block, age in zip(self._cached_blocks, blocks, self._cache_ages, strict=True)
         ]
         self._cached_blocks = list(blocks)
-        self._ages = [1 if flag else age + 1 for flag, age in zip(stale, self._ages, strict=True)]
+        self._cache_ages = [1 if flag else age + 1 for flag, age in zip(stale, self._cache_ages, strict=True)]
         return stale
 
-    def _guided(
+    def _forward_guided(
         self,
-        view: "_View",
-        at: tuple[torch.Tensor, torch.Tensor],
-        memory: Memory | None,
+        view: "_CanvasView",
+        indices: tuple[torch.Tensor, torch.Tensor],
+        refinement_state: RefinementState | None,
         rows: torch.Tensor | None,
-        window: Window | None,
+        window: QueryWindow | None,
     ) -> torch.Tensor:
-        """Logits of positions `at`, all within `rows` (None: every row), of a forward of a `window` (None: all)."""
-        inputs = self._inputs(view, memory, rows, window)
-        at_row, at_column = self._locate(view, at, rows, window)
-        if self.copies == 2:
+        """Logits of `indices`, all within `rows` (None: every row), of a forward of a `window` (None: all)."""
+        inputs = self._inputs(view, refinement_state, rows, window)
+        row_index, column_index = self._locate(view, indices, rows, window)
+        if self.num_copies == 2:
             num_rows = len(view.canvas.ids) if rows is None else len(rows)
-            at_row, at_column = torch.cat([at_row, at_row + num_rows]), at_column.repeat(2)
+            row_index, column_index = torch.cat([row_index, row_index + num_rows]), column_index.repeat(2)
         if self.cache is not None:
-            cached_rows = None if rows is None else self._doubled(rows, len(view.canvas.ids))
-            repeated = None if window is None else self._copied(window.columns)
-            self.cache.place(cached_rows, repeated, view.length, None if window is None else window.start)
-        logits = self._forward(inputs, (at_row, at_column))
-        if self.copies == 1:
+            cached_rows = None if rows is None else self._rows_of_copies(rows, len(view.canvas.ids))
+            repeated = None if window is None else self._copy_for_guidance(window.columns)
+            self.cache.set_target(cached_rows, repeated, view.length, None if window is None else window.start)
+        logits = self._forward(inputs, (row_index, column_index))
+        if self.num_copies == 1:
             return logits
         conditional, unconditional = logits.chunk(2)
         return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
 
     def _inputs(
-        self, view: "_View", memory: Memory | None, rows: torch.Tensor | None, window: Window | None
+        self,
+        view: "_CanvasView",
+        refinement_state: RefinementState | None,
+        rows: torch.Tensor | None,
+        window: QueryWindow | None,
     ) -> dict[str, Any]:
         """What the model is given: ids or embeddings, where they stand, and what they may see."""
         canvas = view.canvas
         contents = [view.cut(canvas.ids)]
-        if self.copies == 2:
+        if self.num_copies == 2:
             contents.append(torch.where(view.cut(canvas.writable), contents[0], self.settings.mask_token_id))
         name = "input_ids"
-        if memory is not None and memory.mixes:
+        if refinement_state is not None and refinement_state.mixes:
             name = "inputs_embeds"
-            contents = [memory.embeddings(ids, view.cut(canvas.masked)) for ids in contents]
-        contents = [_pick(content, rows, window) for content in contents]
+            contents = [refinement_state.embeddings(ids, view.cut(canvas.masked)) for ids in contents]
+        contents = [_take(content, rows, window) for content in contents]
         with torch.autocast(canvas.ids.device.type, enabled=False):  # which joins no other half precision than its own
             inputs: dict[str, Any] = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
         if window is not None:
-            inputs["position_ids"] = self._copied(window.position_ids)
-        elif view.hides:
-            inputs["position_ids"] = self._copied(_pick(view.cut(canvas.position_ids), rows, None))
+            inputs["position_ids"] = self._copy_for_guidance(window.position_ids)
+        elif view.hides_columns:
+            inputs["position_ids"] = self._copy_for_guidance(_take(view.cut(canvas.position_ids), rows, None))
         if window is not None and view.masks is not None:
             inputs["attention_mask"] = view.masks if rows is None else self._mask(view, rows, window)
-        elif view.hides:
-            inputs["attention_mask"] = self._copied(_pick(view.cut(view.exists), rows, None).long())
+        elif view.hides_columns:
+            inputs["attention_mask"] = self._copy_for_guidance(_take(view.cut(view.exists), rows, None).long())
         return inputs
 
     def _locate(
         self,
-        view: "_View",
-        at: tuple[torch.Tensor, torch.Tensor],
+        view: "_CanvasView",
+        indices: tuple[torch.Tensor, torch.Tensor],
         rows: torch.Tensor | None,
-        window: Window | None,
+        window: QueryWindow | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the positions `at` of the canvas are in a forward of `rows` and a `window`."""
-        at_row, at_column = at
+        """Where the positions `indices` of the canvas are in a forward of `rows` and a `window`."""
+        row_index, column_index = indices
         if window is not None:
-            at_column = window.places[at] if window.start is None else at_column - window.start
+            column_index = window.index_in_window[indices] if window.start is None else column_index - window.start
         if rows is not None:
             number = torch.empty_like(view.canvas.row)
             number[rows] = torch.arange(len(rows), device=rows.device)
-            at_row = number[at_row]
-        return at_row, at_column
+            row_index = number[row_index]
+        return row_index, column_index
 
-    def _copied(self, values: torch.Tensor) -> torch.Tensor:
+    def _copy_for_guidance(self, values: torch.Tensor) -> torch.Tensor:
         """`(A', ...)` once more for the second half that guidance adds."""
-        return values if self.copies == 1 else values.repeat(self.copies, 1)
+        return values if self.num_copies == 1 else values.repeat(self.num_copies, 1)
 
-    def _doubled(self, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    def _rows_of_copies(self, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
         """Rows of a cache of `num_rows`, and the same again in the second half that guidance adds."""
-        return torch.cat([rows + copy * num_rows for copy in range(self.copies)])
+        return torch.cat([rows + copy * num_rows for copy in range(self.num_copies)])
 
-    def _forward(self, inputs: dict[str, Any], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        if self.selects:
+    def _forward(self, inputs: dict[str, Any], indices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        if self.takes_logits_to_keep:
             extra = {} if self.cache is None else {"cache": self.cache}
-            return self.model(**inputs, **extra, logits_to_keep=at, return_dict=True).logits
-        return self._foreign(inputs)[at]
+            return self.model(**inputs, **extra, logits_to_keep=indices, return_dict=True).logits
+        return self._forward_foreign(inputs)[indices]
 
-    def _foreign(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _forward_foreign(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """All logits `(A, L, V)` of a model that is not ours, aligned with what they predict."""
-        if "position_ids" not in self.accepts:
+        if "position_ids" not in self.forward_parameters:
             inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
-        missing = set(inputs) - self.accepts
+        missing = set(inputs) - self.forward_parameters
         if missing and not any(
             p.kind is p.VAR_KEYWORD for p in inspect.signature(self.model.forward).parameters.values()
         ):
@@ -301,15 +316,15 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class _View:
+class _CanvasView:
     """The canvas as the forwards of a block see it."""
 
     canvas: Canvas
     blocks: list[int]  # the block each row is at
     length: int  # columns
     exists: torch.Tensor  # (A, L) bool: only those that are not hidden
-    hides: bool  # whether any of the columns is
-    window: Window | None  # what is read while the block's cache is filled
+    hides_columns: bool  # whether any of the columns is
+    window: QueryWindow | None  # what is read while the block's cache is filled
     masks: Any  # of that window, where layers see windows of their own; else None
 
     def cut(self, values: torch.Tensor) -> torch.Tensor:
@@ -317,7 +332,7 @@ class _View:
         return values if self.length == values.shape[1] else values[:, : self.length]
 
 
-def _pick(values: torch.Tensor, rows: torch.Tensor | None, window: Window | None) -> torch.Tensor:
+def _take(values: torch.Tensor, rows: torch.Tensor | None, window: QueryWindow | None) -> torch.Tensor:
     """`(A, L, ...)` at `rows` `(A',)` and the columns of a `window` of them; None takes all."""
     values = values if rows is None else values[rows]
     if window is None:
@@ -329,4 +344,4 @@ def _pick(values: torch.Tensor, rows: torch.Tensor | None, window: Window | None
     return torch.take_along_dim(values, window.columns[..., None], dim=1)
 
 
-__all__ = ["Predictor", "PredictorSettings", "Reading"]
+__all__ = ["ForwardRequest", "Predictor", "PredictorSettings"]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_latent.generation.model_calls.block_cache import WindowCache, WindowLayer, columns_of
-from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings, Reading
-from hf_latent.generation.model_calls.visibility import NOWHERE, of_canvas
+from hf_latent.generation.model_calls.block_cache import BlockCache, BlockCacheLayer, true_columns
+from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
+from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, canvas_visibility
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.noise import uniform
-from hf_latent.generation.state.rows import Rows
+from hf_latent.generation.state.rows import ActiveRows
 
 GROUP_STREAM = 2
 
@@ -44,8 +44,8 @@ class SemiCausalCache:
         return self.ids.shape[1]
 
 
-class SlotLayer(WindowLayer):
-    """A `WindowLayer` that need not begin with a forward of everything."""
+class ColumnCacheLayer(BlockCacheLayer):
+    """A `BlockCacheLayer` that need not begin with a forward of everything."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -53,15 +53,15 @@ class SlotLayer(WindowLayer):
         """Put `(A, H, Q, D)` in their columns; returns the keys and values `(A, H, L, D)` of all."""
         if not self.is_initialized:
             self.lazy_initialization(
-                *(x.new_zeros(*x.shape[:2], self.slots.length, x.shape[3]) for x in (key_states, value_states))
+                *(x.new_zeros(*x.shape[:2], self.target.length, x.shape[3]) for x in (key_states, value_states))
             )
         return super().update(key_states, value_states, *args, **kwargs)
 
 
-class SlotCache(WindowCache):
-    """A cache of `SlotLayer`s: a column's keys and values are in its slot, whatever the order of writing."""
+class ColumnCache(BlockCache):
+    """A cache of `ColumnCacheLayer`s: a column's keys and values are in its slot, whatever the order of writing."""
 
-    layer_class = SlotLayer
+    layer_class = ColumnCacheLayer
 
 
 class SemiCausalPredictor(Predictor):
@@ -98,45 +98,47 @@ class SemiCausalPredictor(Predictor):
                 f"`return_dict_in_generate=True`, got {type(past).__name__}."
             )
         super().__init__(model, settings)
-        self.cache = SlotCache()
+        self.cache = ColumnCache()
         self.masks = model.semi_causal_masks()
         self.group_size, self.num_candidates, self.seed = num_latent_tokens + 1, num_candidates, seed
         self.past, self.keeps_past = past, keeps_past
-        self._order: torch.Tensor | None = None  # (A, L): places in the stream, `NOWHERE` for what is not cached
+        self._order: torch.Tensor | None = None  # (A, L): places in the stream, `NOT_IN_STREAM` for what is not cached
         self._noise: torch.Tensor | None = None  # (A, L): by which candidates and groups are drawn
-        self._new: torch.Tensor | None = None  # (A, L) bool: tokens that the coming forward caches
-        self._read: torch.Tensor | None = None  # (A, L) bool: positions that it predicts
+        self._new_tokens: torch.Tensor | None = None  # (A, L) bool: tokens that the coming forward caches
+        self._to_predict: torch.Tensor | None = None  # (A, L) bool: positions that it predicts
         self._ids: torch.Tensor | None = None  # (A, L): tokens as they were cached
         self._positions: torch.Tensor | None = None  # (B, L), of all rows
         self._index: torch.Tensor | None = None  # (A,): where the rows are in the batch
-        self._done: list[_Done] = []
+        self._finished: list[_FinishedRows] = []
 
-    def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+    def select_candidates(self, canvas: Canvas, rows: ActiveRows, selected: torch.Tensor) -> torch.Tensor:
         """
         At most `num_candidates` of the `selected` positions `(A, L)` of each row, drawn anew at every step; all at the
         last of `max_denoising_steps`, which commits what is left.
         """
-        self._noise = uniform(self.seed, GROUP_STREAM, canvas.row[:, None], rows.drawn[:, None], canvas.position_ids)
+        self._noise = uniform(
+            self.seed, GROUP_STREAM, canvas.row[:, None], rows.noise_step[:, None], canvas.position_ids
+        )
         if self.num_candidates is None:
             return selected
         drawn = selected & (_rank(self._noise, selected) < self.num_candidates)
         # The forward before, where it is not booked yet, was a step, or only refined: then all are read once more.
-        last = [row.ends_with(int(rows.verdicts is not None)) for row in rows.each]
+        last = [row.is_last_step_after(int(rows.decisions is not None)) for row in rows.states]
         return (
             torch.where(torch.tensor(last, device=selected.device)[:, None], selected, drawn) if any(last) else drawn
         )
 
-    def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+    def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """Columns that each row reads `(A,)`."""
         if self._order is None:
-            self._order, self._ids = torch.full_like(canvas.ids, NOWHERE), canvas.ids
+            self._order, self._ids = torch.full_like(canvas.ids, NOT_IN_STREAM), canvas.ids
             self._positions = canvas.position_ids
             self._index = torch.arange(len(canvas.ids), device=canvas.ids.device)
             if self.past is not None:
                 self._resume(canvas, self.past)
-        self._new = canvas.valid & ~canvas.masked & (self._order == NOWHERE)
-        self._read = read
-        return [(self._new | read).sum(-1)]
+        self._new_tokens = canvas.valid & ~canvas.masked & (self._order == NOT_IN_STREAM)
+        self._to_predict = to_predict
+        return [(self._new_tokens | to_predict).sum(-1)]
 
     def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows."""
@@ -145,44 +147,46 @@ class SemiCausalPredictor(Predictor):
         if self.keeps_past:
             gone = torch.ones(len(self._index), dtype=torch.bool, device=rows.device)
             gone[rows] = False
-            self._put_away(gone.nonzero().squeeze(-1))
+            self._store_finished(gone.nonzero().squeeze(-1))
         self._order, self._index, self._noise = self._order[rows], self._index[rows], self._noise[rows]
-        self._ids, self._new, self._read = self._ids[rows], self._new[rows], self._read[rows]
+        self._ids, self._new_tokens, self._to_predict = self._ids[rows], self._new_tokens[rows], self._to_predict[rows]
         self.cache.batch_select_indices(rows)
 
-    def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
+    def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:
         """Logits `(N, V)`."""
-        assert self._order is not None and self._new is not None and self._read is not None
-        (widths,) = reading.facts
+        assert self._order is not None and self._new_tokens is not None and self._to_predict is not None
+        (widths,) = request.input_lengths
         if max(widths) == 0:  # an idle step of a schedule with more steps than tokens
             return torch.zeros(0, self.model.config.vocab_size, device=canvas.ids.device)
-        entered = (self._order < NOWHERE).sum(-1, keepdim=True)
-        self._order = torch.where(self._new, entered + self._new.long().cumsum(-1) - 1, self._order)
-        self._ids = torch.where(self._new, canvas.ids, self._ids)
-        window = self._new | self._read
-        columns = columns_of(window, max(widths))
+        entered = (self._order < NOT_IN_STREAM).sum(-1, keepdim=True)
+        self._order = torch.where(self._new_tokens, entered + self._new_tokens.long().cumsum(-1) - 1, self._order)
+        self._ids = torch.where(self._new_tokens, canvas.ids, self._ids)
+        window = self._new_tokens | self._to_predict
+        columns = true_columns(window, max(widths))
         rows = torch.arange(len(columns), device=columns.device)
-        at_row, at_column = reading.at[0], (window.cumsum(-1) - 1)[reading.at]
-        group = _rank(self._noise, self._read) // self.group_size
-        keys = of_canvas(self._order < NOWHERE, self._read, self._order, group, canvas.position_ids)
+        row_index, column_index = request.indices[0], (window.cumsum(-1) - 1)[request.indices]
+        group = _rank(self._noise, self._to_predict) // self.group_size
+        keys = canvas_visibility(
+            self._order < NOT_IN_STREAM, self._to_predict, self._order, group, canvas.position_ids
+        )
         idles = min(widths) == 0
         if idles:  # an idle row costs nothing, and none of its keys is computed again
             rows = torch.tensor([i for i, width in enumerate(widths) if width > 0], device=columns.device)
-            at_row, columns = torch.searchsorted(rows, at_row), columns[rows]
-        at = rows[:, None], columns
-        queries, keys = keys.select(at), keys.select((rows,)) if idles else keys
-        memory = reading.memory
-        if memory is not None and memory.mixes:
-            inputs = {"inputs_embeds": memory.embeddings(canvas.ids, canvas.masked)[at]}
+            row_index, columns = torch.searchsorted(rows, row_index), columns[rows]
+        indices = rows[:, None], columns
+        queries, keys = keys.select(indices), keys.select((rows,)) if idles else keys
+        refinement_state = request.refinement_state
+        if refinement_state is not None and refinement_state.mixes:
+            inputs = {"inputs_embeds": refinement_state.embeddings(canvas.ids, canvas.masked)[indices]}
         else:
-            inputs = {"input_ids": canvas.ids[at]}
-        self.cache.place(rows if idles else None, columns, canvas.ids.shape[1])
+            inputs = {"input_ids": canvas.ids[indices]}
+        self.cache.set_target(rows if idles else None, columns, canvas.ids.shape[1])
         return self.model(
             **inputs,
             attention_mask=self.masks(queries, keys, columns, self.model.dtype),
-            position_ids=canvas.position_ids[at],
+            position_ids=canvas.position_ids[indices],
             cache=self.cache,
-            logits_to_keep=(at_row, at_column),
+            logits_to_keep=(row_index, column_index),
             return_dict=True,
         ).logits
 
@@ -195,7 +199,7 @@ class SemiCausalPredictor(Predictor):
         if fits:
             same = (past.ids == canvas.ids[:, :length]) & (past.position_ids == canvas.position_ids[:, :length])
             same &= (canvas.valid & ~canvas.masked)[:, :length]
-            fits = bool((same | (past.order == NOWHERE)).all())
+            fits = bool((same | (past.order == NOT_IN_STREAM)).all())
         if not fits:
             raise ValueError(
                 "`past_key_values` must be those of the first tokens of `input_ids`, in the same columns and with the "
@@ -207,28 +211,28 @@ class SemiCausalPredictor(Predictor):
         for number, states in enumerate(past.layers):
             keys, values = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in states)
             if number == len(self.cache.layers):
-                self.cache.layers.append(SlotLayer(self.cache.slots))
+                self.cache.layers.append(ColumnCacheLayer(self.cache.target))
             self.cache.layers[number].lazy_initialization(keys, values)
 
-    def _put_away(self, rows: torch.Tensor) -> None:
+    def _store_finished(self, rows: torch.Tensor) -> None:
         assert self._order is not None and self._ids is not None and self._index is not None
         layers = [(layer.keys[rows], layer.values[rows]) for layer in self.cache.layers]
-        self._done.append(_Done(self._index[rows], self._order[rows], self._ids[rows], layers))
+        self._finished.append(_FinishedRows(self._index[rows], self._order[rows], self._ids[rows], layers))
 
     def past_key_values(self, ids: torch.Tensor) -> SemiCausalCache | None:
         """The cache of the whole batch at the end of a run that wrote `ids` `(B, L)`; None if nothing was read."""
         if not self.cache.layers or self._order is None:
             return None
-        self._put_away(torch.arange(len(self._order), device=ids.device))
-        index = torch.cat([part.index for part in self._done]).argsort()
+        self._store_finished(torch.arange(len(self._order), device=ids.device))
+        index = torch.cat([part.index for part in self._finished]).argsort()
         length = ids.shape[1]
-        order = torch.cat([part.order for part in self._done])[index][:, :length]
-        cached = torch.cat([part.ids for part in self._done])[index][:, :length]
+        order = torch.cat([part.order for part in self._finished])[index][:, :length]
+        cached = torch.cat([part.ids for part in self._finished])[index][:, :length]
         # What was written and then cut off by the row's end is no text; what saw it is to be read anew.
-        cut = order.masked_fill(cached == ids, NOWHERE).amin(-1, keepdim=True)
-        order = torch.where(order < cut, order, NOWHERE)
+        cut = order.masked_fill(cached == ids, NOT_IN_STREAM).amin(-1, keepdim=True)
+        order = torch.where(order < cut, order, NOT_IN_STREAM)
         layers = tuple(
-            tuple(torch.cat([part.states(i, which, layer) for part in self._done])[index] for which in (0, 1))
+            tuple(torch.cat([part.states(i, which, layer) for part in self._finished])[index] for which in (0, 1))
             for i, layer in enumerate(self.cache.layers)
         )
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in layers)
@@ -236,7 +240,7 @@ class SemiCausalPredictor(Predictor):
 
 
 @dataclass(frozen=True)
-class _Done:
+class _FinishedRows:
     """Rows that have left the run; `index`: where they are in the batch."""
 
     index: torch.Tensor

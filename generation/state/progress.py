@@ -21,7 +21,7 @@ class Progress:
         masked: `(B, L)` bool, positions still to be written.
         current_block_end: `(B,)` int64, first column behind the block that the row is at.
         choices: `(B, 4)` float32: forwards that committed by the rule, those of them that took the left-most mask,
-            tokens committed by the rule, sum of their distances to the left-most mask. See `leftmost`.
+            tokens committed by the rule, sum of their distances to the left-most mask. See `leftmost_statistics`.
         belief_kl, answer_entropy: one `(B,)` float32 a forward; nan for rows without.
         candidate, confidence: `(B, L)`, of the newest forward, if asked for.
     """
@@ -58,23 +58,25 @@ class Progress:
             choices=torch.zeros(batch_size, 4, device=device),
         )
 
-    def put(self, name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
+    def set_rows(self, name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Replace field `name` of the batch's `rows` `(A,)`, which stay in their order and only become fewer."""
         whole = getattr(self, name)
         setattr(self, name, values if len(rows) == len(whole) else whole.index_put((rows,), values))
 
-    def of_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+    def get_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Field `name` of the batch's `rows`."""
         whole = getattr(self, name)
         return whole if len(rows) == len(whole) else whole[rows]
 
-    def count_forwards(self, rows: torch.Tensor, num_forwards: int, num_held: torch.Tensor | None) -> None:
-        """The batch's `rows` have had so many forwards, `num_held` `(A,)` of which only refined; None: none."""
-        self.put("num_forward_passes", rows, torch.full_like(rows, num_forwards))
-        if num_held is not None:
-            self.put("num_refinement_passes", rows, num_held)
+    def count_forwards(
+        self, rows: torch.Tensor, num_forwards: int, num_refinement_passes: torch.Tensor | None
+    ) -> None:
+        """The batch's `rows` have had `num_forwards`; `num_refinement_passes` `(A,)`, if any, only refined."""
+        self.set_rows("num_forward_passes", rows, torch.full_like(rows, num_forwards))
+        if num_refinement_passes is not None:
+            self.set_rows("num_refinement_passes", rows, num_refinement_passes)
 
-    def trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
+    def append_trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
         """Append `now` `(A,)` of the batch's `rows` to one of the traces."""
         if len(rows) < len(self.ids):
             now = torch.full((len(self.ids),), float("nan"), device=now.device).index_copy_(0, rows, now)
@@ -101,7 +103,7 @@ class Progress:
         counts = torch.stack([chosen.any(-1), takes_leftmost, chosen.sum(-1), distance], -1).sum(0).float()
         self.choices.index_add_(0, rows, counts)
 
-    def leftmost(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def leftmost_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`leftmost_share` and `leftmost_distance` `(B,)`; nan where no rule has chosen."""
         self._add_up_choices()
         forwards, takes_leftmost, tokens, distance = self.choices.unbind(-1)

@@ -1,8 +1,8 @@
 """
 Where each row of a denoising run is: its block, its step, its forwards.
 
-The host keeps the books. What a forward decides on the device (`Verdicts`) reaches it with the next step's `survey`,
-in the one sync that a step needs anyway, so that counting costs no device operation.
+The host counts. What a forward decides on the device (`StepDecisions`) reaches it with the next step's `plan_step`, in
+the one sync that a step needs anyway, so that counting costs no device operation.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from hf_latent.generation.beliefs.score_check import first_fault, refuse_fault
+from hf_latent.generation.beliefs.score_check import first_invalid_column, raise_invalid_scores
 from hf_latent.generation.commit.schedule import steps_of_block
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.settings import DenoisingSettings
@@ -20,7 +20,7 @@ PAST_ALL_STEPS = 2**31 - 1
 
 
 @dataclass
-class Row:
+class RowState:
     """
     A row that is still being written.
 
@@ -30,10 +30,10 @@ class Row:
         refining: whether the block is in its first phase.
         block: the block it is at.
         step: steps done in the block; forwards that only refine are none.
-        num_open: masks of the block.
-        num_at_start: masks that the block had at its start.
-        refined: forwards of the block that only refined.
-        moved: whether the last forward of the block committed something.
+        num_masked: masks of the block.
+        num_masked_at_start: masks that the block had at its start.
+        num_refined: forwards of the block that only refined.
+        committed: whether the last forward of the block committed something.
     """
 
     num_blocks: int
@@ -41,170 +41,180 @@ class Row:
     refining: bool
     block: int = 0
     step: int = 0
-    num_open: int = 0
-    num_at_start: int = 0
-    refined: int = 0
-    moved: bool = False
+    num_masked: int = 0
+    num_masked_at_start: int = 0
+    num_refined: int = 0
+    committed: bool = False
 
     @property
-    def at_last_step(self) -> bool:
+    def is_last_step(self) -> bool:
         """Whether the coming step is the last of the block's schedule, or later; never without a schedule."""
-        return self.ends_with(0)
+        return self.is_last_step_after(0)
 
-    def ends_with(self, num_unbooked: int) -> bool:
-        """The same, `num_unbooked` forwards after those that are booked."""
-        return 0 < self.num_steps <= self.step + num_unbooked + 1
+    def is_last_step_after(self, num_pending: int) -> bool:
+        """The same, `num_pending` forwards after those that are recorded."""
+        return 0 < self.num_steps <= self.step + num_pending + 1
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to be written."""
         return self.block >= self.num_blocks
 
-    def count(self, held: bool, stopped: bool, left: bool) -> None:
-        """Book a forward, as `Verdicts` say."""
-        self.refined += held
-        if held and self.num_steps > 1:  # `hold_or_stop` leaves the last to commit
+    def record_forward(self, refined: bool, stopped: bool, finished: bool) -> None:
+        """Count a forward of which `StepDecisions` say this."""
+        self.num_refined += refined
+        if refined and self.num_steps > 1:  # `refine_or_stop` leaves the last to commit
             self.num_steps -= 1
-        self.refining = self.refining and held
-        self.step = PAST_ALL_STEPS if stopped else self.step + (not held)
-        if left:
+        self.refining = self.refining and refined
+        self.step = PAST_ALL_STEPS if stopped else self.step + (not refined)
+        if finished:
             self.block = self.num_blocks
 
-    def see(self, num_open: int) -> None:
-        """Take notice of how many positions of the block are open; once between two forwards."""
-        if self.step == self.refined == 0:
-            self.num_at_start = num_open
-        self.moved, self.num_open = num_open < self.num_open, num_open
+    def update_num_masked(self, num_masked: int) -> None:
+        """Say how many positions of the block are masked; once between two forwards."""
+        if self.step == self.num_refined == 0:
+            self.num_masked_at_start = num_masked
+        self.committed, self.num_masked = num_masked < self.num_masked, num_masked
 
     def enter_next_block(self, settings: DenoisingSettings) -> None:
         """Start anew, behind the block that is written."""
         self.block += 1
-        self.step = self.refined = self.num_open = 0
+        self.step = self.num_refined = self.num_masked = 0
         self.refining = settings.refines
         self.num_steps = _share_of_steps(self.block, self.num_blocks, settings)
 
-    def is_written(self, settings: DenoisingSettings) -> bool:
+    def block_is_written(self, settings: DenoisingSettings) -> bool:
         """Whether its block is."""
-        if self.done or self.num_open > 0:
+        if self.done or self.num_masked > 0:
             return False
         # A schedule with more steps than tokens runs all its steps, as the reference does.
         return settings.rule.adaptive or self.step >= self.num_steps
 
 
-class Verdicts(NamedTuple):
+class StepDecisions(NamedTuple):
     """
     What the last forward decided for each row, `(A,)` bool each; None: for no row.
 
     Args:
-        held: it only refined, nothing was committed.
+        refined: it only refined, nothing was committed.
         stopped: its block was committed as a whole.
-        left: the row ended, or left its reasoning with its answer.
+        finished: the row ended, or left its reasoning with its answer.
     """
 
-    held: torch.Tensor | None = None
+    refined: torch.Tensor | None = None
     stopped: torch.Tensor | None = None
-    left: torch.Tensor | None = None
+    finished: torch.Tensor | None = None
 
-    def leave(self, rows: torch.Tensor) -> "Verdicts":
-        """These, and that `rows` `(A,)` leave."""
-        held = None if self.held is None else self.held & ~rows
-        return Verdicts(held, self.stopped, rows if self.left is None else self.left | rows)
+    def finish(self, rows: torch.Tensor) -> "StepDecisions":
+        """These, and that `rows` `(A,)` have finished."""
+        refined = None if self.refined is None else self.refined & ~rows
+        return StepDecisions(refined, self.stopped, rows if self.finished is None else self.finished | rows)
 
 
 @dataclass
-class Rows:
+class ActiveRows:
     """
     The rows that are still being written: `A` of the batch's `B` rows, with `L` columns.
 
     Args:
-        each: what the host knows of them.
-        index (`torch.LongTensor` of shape `(A,)`): where they are in the batch.
-        here (`torch.BoolTensor` of shape `(A, L)`): columns of the block each row is at, written or not.
+        states: what the host knows of them.
+        batch_index (`torch.LongTensor` of shape `(A,)`): where they are in the batch.
+        in_current_block (`torch.BoolTensor` of shape `(A, L)`): columns of the block each row is at, written or not.
         num_forwards: forwards so far, the same for all.
-        num_held (`torch.LongTensor` of shape `(A,)`, *optional*):
+        num_refinement_passes (`torch.LongTensor` of shape `(A,)`, *optional*):
             those of them that only refined; None while there is none.
-        verdicts: not yet booked.
-        faults (`torch.LongTensor` of shape `(A,)`, *optional*):
+        decisions: of the last forward, not yet recorded in `states`.
+        invalid_columns (`torch.LongTensor` of shape `(A,)`, *optional*):
             of the last forward, the first column at which no token could be chosen, `L` without; not yet looked at.
-        total: what it read these from, and where: for the message.
+        checked_scores: the positions, their normalizers and whether decoding is greedy: for the message.
     """
 
-    each: list[Row]
-    index: torch.Tensor
-    here: torch.Tensor
+    states: list[RowState]
+    batch_index: torch.Tensor
+    in_current_block: torch.Tensor
     num_forwards: int = 0
-    num_held: torch.Tensor | None = None
-    verdicts: Verdicts | None = None
-    faults: torch.Tensor | None = None
-    total: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, bool] | None = None
+    num_refinement_passes: torch.Tensor | None = None
+    decisions: StepDecisions | None = None
+    invalid_columns: torch.Tensor | None = None
+    checked_scores: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, bool] | None = None
 
     @property
-    def drawn(self) -> torch.Tensor:
+    def noise_step(self) -> torch.Tensor:
         """The clock of the noise, int64 `(A,)`: forwards that did not only refine."""
-        held = torch.zeros_like(self.index) if self.num_held is None else self.num_held
-        return self.num_forwards - held
+        refined = (
+            torch.zeros_like(self.batch_index) if self.num_refinement_passes is None else self.num_refinement_passes
+        )
+        return self.num_forwards - refined
 
     @property
     def blocks(self) -> list[int]:
         """The block each row is at."""
-        return [row.block for row in self.each]
+        return [row.block for row in self.states]
 
     def select(self, numbers: list[int], rows: torch.Tensor) -> None:
-        """Keep these rows, given on the host and on the device; their forwards are booked."""
-        self.each = [self.each[i] for i in numbers]
-        self.index, self.here = self.index[rows], self.here[rows]
-        self.num_held = None if self.num_held is None else self.num_held[rows]
+        """Keep these rows, given on the host and on the device; their forwards are recorded."""
+        self.states = [self.states[i] for i in numbers]
+        self.batch_index, self.in_current_block = self.batch_index[rows], self.in_current_block[rows]
+        self.num_refinement_passes = None if self.num_refinement_passes is None else self.num_refinement_passes[rows]
 
-    def advance(self, verdicts: Verdicts) -> None:
+    def advance(self, decisions: StepDecisions) -> None:
         """Count a forward."""
         self.num_forwards += 1
-        self.verdicts = verdicts
-        if verdicts.held is not None:
-            self.num_held = verdicts.held.long() if self.num_held is None else self.num_held + verdicts.held
+        self.decisions = decisions
+        if decisions.refined is not None:
+            self.num_refinement_passes = (
+                decisions.refined.long()
+                if self.num_refinement_passes is None
+                else self.num_refinement_passes + decisions.refined
+            )
 
-    def watch(self, at: tuple[torch.Tensor, torch.Tensor], total: torch.Tensor | None, greedy: bool) -> None:
-        """Note at which of the positions `at` no token could be chosen; `total` `(N,)` is a `Belief`'s."""
-        if total is None or total.numel() == 0:
+    def check_scores(
+        self, indices: tuple[torch.Tensor, torch.Tensor], normalizer: torch.Tensor | None, greedy: bool
+    ) -> None:
+        """Note at which of the positions `indices` no token could be chosen; `normalizer` `(N,)` is a `Belief`'s."""
+        if normalizer is None or normalizer.numel() == 0:
             return
-        self.faults = first_fault(at, total, *self.here.shape)
-        self.total = at, total, greedy
+        self.invalid_columns = first_invalid_column(indices, normalizer, *self.in_current_block.shape)
+        self.checked_scores = indices, normalizer, greedy
 
-    def check(self, columns: list[int]) -> None:
-        """Raise `ValueError` for the first of the `faults` as the host knows them."""
-        self.faults = None
-        length = self.here.shape[1]
+    def raise_invalid(self, columns: list[int]) -> None:
+        """Raise `ValueError` for the first of the `invalid_columns` as the host knows them."""
+        self.invalid_columns = None
+        length = self.in_current_block.shape[1]
         for number, column in enumerate(columns):
-            if column < length and self.total is not None:
-                (at_row, at_column), total, greedy = self.total
-                place = ((at_row == number) & (at_column == column)).nonzero()[0]
-                refuse_fault(int(self.index[number]), column, float(total[place]), greedy)
+            if column < length and self.checked_scores is not None:
+                (row_index, column_index), normalizer, greedy = self.checked_scores
+                position = ((row_index == number) & (column_index == column)).nonzero()[0]
+                raise_invalid_scores(int(self.batch_index[number]), column, float(normalizer[position]), greedy)
 
-    def facts(self) -> list[torch.Tensor]:
-        """What the host has to be told before it can book the last forward."""
-        verdicts = [] if self.verdicts is None else [v for v in self.verdicts if v is not None]
-        return verdicts if self.faults is None else [self.faults, *verdicts]
+    def pending_tensors(self) -> list[torch.Tensor]:
+        """What the host has to read, in this order, before `record_decisions`: `(A,)` each."""
+        decisions = [] if self.decisions is None else [v for v in self.decisions if v is not None]
+        return decisions if self.invalid_columns is None else [self.invalid_columns, *decisions]
 
-    def book(self, facts: list[list[int]]) -> None:
-        """Book the last forward, with `facts` as the host knows them."""
-        told = iter(facts)
-        if self.faults is not None:
-            self.check(next(told))
-        if self.verdicts is None:
+    def record_decisions(self, pending: list[list[int]]) -> None:
+        """Count the last forward, given the values of `pending_tensors`."""
+        values = iter(pending)
+        if self.invalid_columns is not None:
+            self.raise_invalid(next(values))
+        if self.decisions is None:
             return
-        values = [next(told) if v is not None else [0] * len(self.each) for v in self.verdicts]
-        for row, held, stopped, left in zip(self.each, *values, strict=True):
-            row.count(bool(held), bool(stopped), bool(left))
-        self.verdicts = None
+        flags = [next(values) if v is not None else [0] * len(self.states) for v in self.decisions]
+        for row, refined, stopped, finished in zip(self.states, *flags, strict=True):
+            row.record_forward(bool(refined), bool(stopped), bool(finished))
+        self.decisions = None
 
 
-def first_rows(canvas: Canvas, settings: DenoisingSettings) -> Rows:
+def initial_rows(canvas: Canvas, settings: DenoisingSettings) -> ActiveRows:
     """Every row of the batch at its first block."""
-    each = [Row(count, _share_of_steps(0, count, settings), settings.refines) for count in canvas.num_blocks.tolist()]
-    index = torch.arange(len(each), device=canvas.ids.device)
-    return Rows(each, index, columns_of_blocks(canvas, [0] * len(each)))
+    states = [
+        RowState(count, _share_of_steps(0, count, settings), settings.refines) for count in canvas.num_blocks.tolist()
+    ]
+    batch_index = torch.arange(len(states), device=canvas.ids.device)
+    return ActiveRows(states, batch_index, block_columns(canvas, [0] * len(states)))
 
 
-def columns_of_blocks(canvas: Canvas, blocks: list[int]) -> torch.Tensor:
+def block_columns(canvas: Canvas, blocks: list[int]) -> torch.Tensor:
     """Columns `(A, L)`, bool, of one block of each row."""
     return canvas.block_index == torch.tensor(blocks, device=canvas.ids.device)[:, None]
 
@@ -215,4 +225,4 @@ def _share_of_steps(block: int, num_blocks: int, settings: DenoisingSettings) ->
     return steps_of_block(block, num_blocks, settings.max_denoising_steps)
 
 
-__all__ = ["Row", "Rows", "Verdicts", "columns_of_blocks", "first_rows"]
+__all__ = ["ActiveRows", "RowState", "StepDecisions", "block_columns", "initial_rows"]

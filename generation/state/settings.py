@@ -45,7 +45,7 @@ class DenoisingSettings:
         return self.refinement is not None and self.refinement.refines
 
     @property
-    def is_paced(self) -> bool:
+    def follows_schedule(self) -> bool:
         """Whether a schedule bounds how much an adaptive rule may have written by a step."""
         return self.pace_to_schedule and self.max_denoising_steps is not None
 

@@ -26,8 +26,8 @@ from hf_latent.data.traces_scoring import (
 )
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.commit.rules import RULES
+from hf_latent.generation.generate import run_infill
 from hf_latent.generation.preparation import resolve_config
-from hf_latent.generation.running import run_infill
 from hf_latent.modeling.mode import in_evaluation_mode
 
 if TYPE_CHECKING:

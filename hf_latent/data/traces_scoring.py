@@ -18,7 +18,7 @@ from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_length
-from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings, Reading
+from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
 from hf_latent.generation.preparation import find_mask_token_id, position_limit, resolve_config
 from hf_latent.generation.state.canvas import build_canvas
 from hf_latent.modeling.mode import in_evaluation_mode
@@ -181,8 +181,8 @@ def _read_answers(
         read = answer & (place_a < filled.num_answer[row][:, None])
     canvas = build_canvas(ids.masked_fill(hidden, mask_token_id), valid, hidden, row, None)
     at = torch.nonzero(read, as_tuple=True)
-    reading = Reading(at, read, [0] * len(row), read.sum(-1).tolist())
-    logits = predictor(canvas, reading).float()
+    request = ForwardRequest(at, read, [0] * len(row), read.sum(-1).tolist())
+    logits = predictor(canvas, request).float()
     logits[:, mask_token_id] = float("-inf")
     target = ids[at]
     nats = logits.gather(-1, target[:, None]).squeeze(-1) - logits.logsumexp(-1)

@@ -35,7 +35,9 @@ def texts_over_steps(
     shown = torch.linspace(0, steps - 1, min(num_shown, steps)).round().long().unique()
     if num_shown == 1:
         shown = torch.tensor([steps - 1])
-    config = copy.deepcopy(decoder.pop("generation_config", None) or model.generation_config.of_the_decoder())
+    config = copy.deepcopy(
+        decoder.pop("generation_config", None) or model.generation_config.decoder_generation_config()
+    )
     others = config.update(**decoder)
     with evaluation_mode(model):
         ids = model.autoencoder.decode(output.history[shown, row], generation_config=config, **others)

@@ -41,7 +41,7 @@ class DreamForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, Qwe
         self.prepare_head()
         self.post_init()
 
-    def align(
+    def shift_hidden_states(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """The states one to the right."""

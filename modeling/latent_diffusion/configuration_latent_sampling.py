@@ -1,12 +1,10 @@
 """How a latent is sampled and decoded: `generation_config.json` of a latent diffusion model."""
 
-import difflib
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig
 
-from hf_latent.generation.arguments.stock_arguments import plain
+from hf_latent.generation.arguments.strict_config import StrictGenerationConfig
 
 # Sampler to diffusers' scheduler class and what it is told beyond noise schedule and prediction type. Evenly spaced
 # steps start at pure noise ("trailing"): others start where the training data still shows, and find pure noise there.
@@ -18,7 +16,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 LARGEST_SEED = 2**63 - 1
 
 
-class LatentDiffusionGenerationConfig(GenerationConfig):
+class LatentDiffusionGenerationConfig(StrictGenerationConfig):
     r"""
     Configuration of `generate` of latent diffusion models. What is not listed here (`max_new_tokens`, `num_beams`,
     ...) is the decoder's, with transformers' meaning.
@@ -49,39 +47,7 @@ class LatentDiffusionGenerationConfig(GenerationConfig):
         "output_history": False,
     }
     # Stock names that say something about the latents here, and would mean something else to the decoder.
-    of_the_latents = ("guidance_scale", "num_return_sequences", "return_dict_in_generate")
-
-    def __init__(self, **kwargs: Any) -> None:
-        for name, default in self.own_defaults.items():
-            setattr(self, name, kwargs.pop(name, default))
-        # A file or a model configuration may carry foreign names; they are kept for whoever wrote them.
-        if not kwargs.get("_from_model_config", False) and not kwargs.pop("_lenient", False):
-            self.refuse_unknown(kwargs)
-        super().__init__(**kwargs)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, plain(value))
-
-    @classmethod
-    def refuse_unknown(cls, names: Iterable[str]) -> None:
-        """Raise `ValueError` for the first of `names` that is not a knob, with the nearest known name."""
-        known = {*cls.own_defaults, *GenerationConfig().to_dict()}
-        for name in names:
-            if name not in known and not name.startswith("_"):
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean `{near[0]}`?" if near else ""
-                raise ValueError(f"Unknown argument `{name}` for generation with {cls.__name__}.{hint}")
-
-    @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> "LatentDiffusionGenerationConfig":
-        """Build from what a file says; names unknown here are kept as attributes."""
-        values = {key: value for key, value in config_dict.items() if key != "_from_model_config"}
-        return super().from_dict({**values, "_lenient": True}, **kwargs)
-
-    @classmethod
-    def from_model_config(cls, model_config: PreTrainedConfig) -> "LatentDiffusionGenerationConfig":
-        """The defaults of a model without `generation_config.json`: its special tokens and this class's values."""
-        return cls.from_dict(GenerationConfig.from_model_config(model_config).to_dict())
+    latent_fields = ("guidance_scale", "num_return_sequences", "return_dict_in_generate")
 
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
         """Check every knob; see the class for what is raised."""
@@ -112,9 +78,9 @@ class LatentDiffusionGenerationConfig(GenerationConfig):
         finally:
             self.num_return_sequences = count
 
-    def of_the_decoder(self) -> GenerationConfig:
+    def decoder_generation_config(self) -> GenerationConfig:
         """What remains for the encoder-decoder's own `generate`."""
-        ours = {*self.own_defaults, *self.of_the_latents}
+        ours = {*self.own_defaults, *self.latent_fields}
         values = {name: value for name, value in self.to_dict().items() if name not in ours}
         return GenerationConfig.from_dict(values)
 

@@ -14,9 +14,9 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_latent.generation.arguments.devices import find_device
-from hf_latent.generation.arguments.generation_file import HUB_ARGUMENTS, load_generation_config
+from hf_latent.generation.arguments.generation_file import GenerationFileMixin
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
-from hf_latent.generation.arguments.stock_generate import check_stock_ids, watch_scores
+from hf_latent.generation.arguments.stock_generate import add_score_check, check_stock_ids
 from hf_latent.generation.state.noise import mix
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 from hf_latent.modeling.latent_diffusion.configuration_latent_sampling import (
@@ -89,7 +89,7 @@ def draw_seed(generator: torch.Generator | None = None) -> int:
     return int(torch.randint(2**62, (), generator=generator, device=device))
 
 
-class LatentDiffusionGenerationMixin(GenerationMixin):
+class LatentDiffusionGenerationMixin(GenerationFileMixin, GenerationMixin):
     """
     Generation by denoising a latent. Comes before any `PreTrainedModel` among the bases of a class that has an
     `autoencoder` and a `denoiser`.
@@ -162,8 +162,8 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
                 "context_ids": inputs.repeat_interleave(num_sequences, dim=0),
                 "context_mask": mask.repeat_interleave(num_sequences, dim=0),
             }
-        decoding = config.of_the_decoder()
-        check, processors, criteria = watch_scores(
+        decoding = config.decoder_generation_config()
+        check, processors, criteria = add_score_check(
             decoder_kwargs.pop("logits_processor", None),
             decoder_kwargs.pop("stopping_criteria", None),
             streams=decoder_kwargs.get("streamer") is not None,
@@ -178,7 +178,7 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
             logits_processor=processors,
             stopping_criteria=criteria,
         )
-        check.raise_fault()
+        check.raise_if_invalid()
         return output if config.return_dict_in_generate else output.sequences
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         scheduler.set_timesteps(config.num_inference_steps or self.config.num_train_timesteps)
         if generators is None:
             generators = self.make_generators(config.seed, None, None, len(condition))
-        extra = {"generator": generators} if takes(scheduler.step, "generator") else {}
+        extra = {"generator": generators} if has_parameter(scheduler.step, "generator") else {}
         if config.sampler == "ddim":
             extra["eta"] = config.eta
         if latents is None:
@@ -288,25 +288,6 @@ class LatentDiffusionGenerationMixin(GenerationMixin):
         seed = draw_seed(generator) if seed is None or generator is not None else seed
         return row_generators(seed, rows, find_device(self))
 
-    def adjust_generation_fn(
-        self,
-        generation_config: GenerationConfig | None,
-        from_auto_class: bool,
-        from_pipeline: Any,
-        pretrained_model_name_or_path: str | None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Load `generation_config.json` into our class: transformers' own method would drop every knob of ours."""
-        defaults, name, found = self.generation_config, pretrained_model_name_or_path, None
-        if generation_config is None and name is not None:
-            # First: transformers' own method takes a file that cannot be read for none.
-            hub = {**dict(zip(HUB_ARGUMENTS, args, strict=False)), **kwargs}
-            found = load_generation_config(self.generation_config_class, name, hub)
-        super().adjust_generation_fn(generation_config, from_auto_class, from_pipeline, name, *args, **kwargs)
-        if generation_config is None and name is not None:
-            self.generation_config = defaults if found is None else found
-
 
 # Of the decoder's `generate`, beside what a generation configuration can say.
 DECODER_ARGUMENTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer")
@@ -326,7 +307,7 @@ def refuse_bad_latents(latents: torch.Tensor) -> None:
         )
 
 
-def takes(function: Any, name: str) -> bool:
+def has_parameter(function: Any, name: str) -> bool:
     """Whether `function` has a parameter of that name."""
     return name in inspect.signature(function).parameters
 

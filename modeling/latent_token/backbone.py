@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.modeling.latent_token.lookahead import stream
+from hf_latent.modeling.latent_token.lookahead import causal_stream
 from hf_latent.modeling.mode import evaluation_mode
 
 # What `from_pretrained` of a tokenizer takes of a model's arguments.
@@ -28,7 +28,7 @@ def load_backbone(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(source, **kwargs)
 
 
-def forget_gguf(backbone: PreTrainedModel) -> PreTrainedModel:
+def forget_gguf_quantization(backbone: PreTrainedModel) -> PreTrainedModel:
     """
     `backbone`, known as the plain model it is where it was read from GGUF.
 
@@ -82,7 +82,7 @@ def find_mask_token(
     return MaskToken(tokenizer.mask_token_id, is_new=bool(added) or tokenizer.mask_token_id >= vocab_size)
 
 
-def adopt(
+def take_over_backbone(
     model: PreTrainedModel, backbone: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None = None
 ) -> None:
     """
@@ -112,14 +112,14 @@ def adopt(
     if hasattr(model.generation_config, "mask_token_id"):
         model.generation_config.mask_token_id = None  # the configuration's
     if model.config.is_semi_causal:
-        probe_semi_causal(model, backbone)
+        check_semi_causal_backbone(model, backbone)
     else:
-        probe(model, backbone)
-    make_room(model, mask, pad_to_multiple_of)
+        check_backbone(model, backbone)
+    add_mask_embedding(model, mask, pad_to_multiple_of)
 
 
 @torch.no_grad()
-def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+def check_backbone(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """Raise `ValueError` unless `model` gives the logits of `backbone`'s head, and its first token sees others."""
     ids, changed = _sample_ids(backbone)
     with evaluation_mode(backbone):
@@ -132,7 +132,7 @@ def probe(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def probe_semi_causal(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+def check_semi_causal_backbone(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """
     Raise `ValueError` unless `model` gives the logits of the causal `backbone`, also with its columns in any order:
     only then masks and positions are all that it goes by.
@@ -143,14 +143,14 @@ def probe_semi_causal(model: PreTrainedModel, backbone: PreTrainedModel) -> None
         ids, changed = _sample_ids(backbone)
         columns = torch.arange(ids.shape[1], device=ids.device)[None]
         exists = torch.ones_like(columns, dtype=torch.bool)
-        seen = stream(exists, columns)
+        seen = causal_stream(exists, columns)
         masks, states = model.semi_causal_masks(), []
         for tokens, order in ((ids, columns), (ids, columns.flip(-1)), (changed, columns)):
-            at = (torch.zeros_like(order), order)
-            look = seen.select(at)
+            indices = (torch.zeros_like(order), order)
+            look = seen.select(indices)
             mask = masks(look, look, columns, backbone.dtype)
             try:
-                found = model.model(tokens[at], attention_mask=mask, position_ids=order, use_cache=False)
+                found = model.model(tokens[indices], attention_mask=mask, position_ids=order, use_cache=False)
             except (ValueError, TypeError, RuntimeError) as error:
                 raise ValueError(f"{refusal}: {error}") from error
             states.append(found.last_hidden_state[:, order.argsort(-1)[0]])
@@ -184,7 +184,7 @@ def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def make_room(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None) -> None:
+def add_mask_embedding(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int | None) -> None:
     """Grow the embeddings until the mask token has a row, and let a new one start as the mean of the others."""
     model.mask_token_is_new = mask.is_new
     rows = model.get_input_embeddings().weight.shape[0]
@@ -202,11 +202,11 @@ def make_room(model: PreTrainedModel, mask: MaskToken, pad_to_multiple_of: int |
 
 __all__ = [
     "MaskToken",
-    "adopt",
+    "add_mask_embedding",
+    "check_backbone",
     "find_mask_token",
-    "forget_gguf",
+    "forget_gguf_quantization",
     "load_backbone",
     "load_tokenizer",
-    "make_room",
-    "probe",
+    "take_over_backbone",
 ]

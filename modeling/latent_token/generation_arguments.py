@@ -45,12 +45,12 @@ def speculation_arguments(
     stopping_criteria: StoppingCriteriaList | None,
     configs: Sequence[GenerationConfig | None],
     *,
-    judged_by_text: bool,
+    verified_by_text: bool,
 ) -> tuple[dict[str, Any], StoppingCriteriaList | None]:
     """
     Further arguments of `generate` for self-speculative decoding, and when it stops; see `look_ahead_arguments`.
 
-    `judged_by_text`: as in [`~generation.speculative.speculate`]. Of its arguments transformers hands neither a
+    `verified_by_text`: as in [`~generation.speculative.speculate`]. Of its arguments transformers hands neither a
     streamer nor a tokenizer to a function that generates.
     """
     for name in ("custom_generate", "assistant_model", "synced_gpus"):
@@ -62,7 +62,7 @@ def speculation_arguments(
             "`cache_implementation` must be left out with `self_speculative`, whose cache is its own: rejected drafts "
             f"and the masks of `num_latent_tokens` leave it again. Got {asked!r}."
         )
-    decode = partial(speculate, streamer=kwargs.get("streamer"), judged_by_text=judged_by_text)
+    decode = partial(speculate, streamer=kwargs.get("streamer"), verified_by_text=verified_by_text)
     arguments: dict[str, Any] = {"custom_generate": decode}
     arguments["use_cache"] = kwargs.get("use_cache", True)  # training with checkpointed activations leaves it off
     stop_strings = find_knob("stop_strings", kwargs, *configs)

@@ -8,10 +8,10 @@ after that. A group sees the stream before its token, and itself; with no masks 
 
 import torch
 
-from hf_latent.generation.model_calls.visibility import NOWHERE, Visibility
+from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, Visibility
 
 
-def stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor | None = None) -> Visibility:
+def causal_stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor | None = None) -> Visibility:
     """
     A causal stream of the tokens that `exist`, bool `(B, T)`, at their `position` `(B, T)`.
 
@@ -20,23 +20,23 @@ def stream(exists: torch.Tensor, position: torch.Tensor, document: torch.Tensor 
             document are neighbours.
     """
     place = exists.long().cumsum(-1) - 1
-    first = torch.zeros_like(place)
+    visible_from = torch.zeros_like(place)
     if document is not None:
         begins = torch.ones_like(exists)
         begins[:, 1:] = document[:, 1:] != document[:, :-1]
         # The number of tokens before: a document may begin with padding.
-        first = torch.where(begins, place + 1 - exists.long(), 0).cummax(-1).values
-    order = torch.where(exists, place, NOWHERE)
+        visible_from = torch.where(begins, place + 1 - exists.long(), 0).cummax(-1).values
+    order = torch.where(exists, place, NOT_IN_STREAM)
     return Visibility(
         order=order,
-        first=torch.where(exists, first, 0),
-        sees=torch.where(exists, place + 1, 0),
+        visible_from=torch.where(exists, visible_from, 0),
+        visible_until=torch.where(exists, place + 1, 0),
         group=torch.full_like(place, -1),
         position=position,
     )
 
 
-def groups(
+def lookahead_groups(
     clean: Visibility, states: torch.Tensor, num_latent_tokens: int, max_positions: int | None = None
 ) -> Visibility:
     """
@@ -44,24 +44,24 @@ def groups(
 
     `max_positions`: of a model with a table of positions, which has nothing to look ahead to behind the last one.
     """
-    at = clean.select((torch.arange(len(states), device=states.device)[:, None], states))
+    tokens = clean.select((torch.arange(len(states), device=states.device)[:, None], states))
     ahead = torch.arange(num_latent_tokens + 1, device=states.device)
     shape = (*states.shape, len(ahead))
-    position = at.position[..., None] + ahead
+    position = tokens.position[..., None] + ahead
     if max_positions is not None:
         position = position.clamp(max=max_positions - 1)
     number = torch.arange(states.shape[1], device=states.device)[:, None].expand(shape)
-    exists = at.order < NOWHERE
+    exists = tokens.order < NOT_IN_STREAM
     return Visibility(
-        order=torch.full(shape, NOWHERE, device=states.device).flatten(1),
-        first=at.first[..., None].expand(shape).flatten(1),
-        sees=torch.where(exists, at.order, 0)[..., None].expand(shape).flatten(1),
+        order=torch.full(shape, NOT_IN_STREAM, device=states.device).flatten(1),
+        visible_from=tokens.visible_from[..., None].expand(shape).flatten(1),
+        visible_until=torch.where(exists, tokens.order, 0)[..., None].expand(shape).flatten(1),
         group=number.flatten(1),
         position=position.flatten(1),
     )
 
 
-def group_inputs(
+def lookahead_inputs(
     inputs: torch.Tensor, states: torch.Tensor, mask: torch.Tensor, num_latent_tokens: int
 ) -> torch.Tensor:
     """
@@ -77,7 +77,7 @@ def group_inputs(
     return torch.cat([copies, masks], dim=2).flatten(1, 2)
 
 
-def chosen_columns(
+def columns_to_keep(
     logits_to_keep: int | torch.Tensor, batch_size: int, length: int, device: torch.device
 ) -> torch.Tensor:
     """Columns `(B, S)` that `logits_to_keep` names, an `int` or a 1-D index."""
@@ -93,4 +93,4 @@ def chosen_columns(
     raise ValueError(f"`logits_to_keep` must be a number or a 1-D index with latent tokens, got {logits_to_keep!r}.")
 
 
-__all__ = ["chosen_columns", "group_inputs", "groups", "stream"]
+__all__ = ["causal_stream", "columns_to_keep", "lookahead_groups", "lookahead_inputs"]

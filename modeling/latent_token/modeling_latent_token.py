@@ -10,12 +10,12 @@ from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.generation.mixin import DiffusionGenerationMixin
-from hf_latent.generation.model_calls.visibility import of_canvas, order_of
+from hf_latent.generation.model_calls.semi_causal_masks import canvas_visibility, stream_order
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
     LatentTokenPreTrainedModel,
-    is_prepared,
-    place_tokens,
+    is_prepared_mask,
+    position_ids_from_mask,
 )
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, shift_states
@@ -114,13 +114,13 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
                 Number of the group, 0 or more, of each position to predict; -1 elsewhere. Not given, the positions
                 that hold the mask token are one group: they are predicted jointly.
         """
-        if self.config.is_semi_causal and not is_prepared(attention_mask):
+        if self.config.is_semi_causal and not is_prepared_mask(attention_mask):
             if find_cache(kwargs) is not None:
                 raise ValueError(
                     "`past_key_values` needs an `attention_mask` that says who sees whom with `attention`="
                     "'semi_causal': a prefix in a cache (peft's prefix tuning) is not supported."
                 )
-            position_ids, attention_mask = self._look(
+            position_ids, attention_mask = self._prepare_semi_causal(
                 input_ids, attention_mask, position_ids, inputs_embeds, reveal_order, query_group
             )
         elif reveal_order is not None or query_group is not None:
@@ -139,7 +139,7 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
             **kwargs,
         )
 
-    def _look(
+    def _prepare_semi_causal(
         self,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
@@ -158,17 +158,17 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
             query_group = torch.where(input_ids == self.config.mask_token_id, 0, -1)
         columns = torch.arange(shape[1], device=device)
         if position_ids is None:
-            position_ids = place_tokens(attention_mask)
+            position_ids = position_ids_from_mask(attention_mask)
         position_ids = columns.expand(shape) if position_ids is None else position_ids.expand(shape)
         exists = torch.ones(shape, dtype=torch.bool, device=device)
         if attention_mask is not None:
             exists = attention_mask.bool()
         queried = exists & (query_group >= 0)
         clean = exists & ~queried
-        seen = of_canvas(clean, queried, order_of(clean, reveal_order), query_group, position_ids)
+        seen = canvas_visibility(clean, queried, stream_order(clean, reveal_order), query_group, position_ids)
         return position_ids, self.semi_causal_masks()(seen, seen, columns[None], self.dtype)
 
-    def align(
+    def shift_hidden_states(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """The states one to the right with `shift_logits`, else as they are."""
@@ -176,9 +176,9 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
             return hidden_states
         return shift_states(hidden_states, attention_mask, position_ids)
 
-    def place(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    def default_position_ids(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Positions `[B, L]` that padding on the left does not move: absolute embeddings would notice."""
-        return place_tokens(attention_mask)
+        return position_ids_from_mask(attention_mask)
 
 
 # Exported from here, too: a checkpoint names one file for both classes.

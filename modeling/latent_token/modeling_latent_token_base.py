@@ -8,8 +8,14 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.generation.arguments.cache_argument import cache_name
-from hf_latent.generation.model_calls.visibility import SemiCausalMasks
-from hf_latent.modeling.latent_token.backbone import adopt, find_mask_token, forget_gguf, load_backbone, load_tokenizer
+from hf_latent.generation.model_calls.semi_causal_masks import SemiCausalMasks
+from hf_latent.modeling.latent_token.backbone import (
+    find_mask_token,
+    forget_gguf_quantization,
+    load_backbone,
+    load_tokenizer,
+    take_over_backbone,
+)
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 
 
@@ -70,14 +76,14 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
             if tokenizer is None and mask_token_id is None:
                 tokenizer = load_tokenizer(source, kwargs)
             backbone = load_backbone(source, kwargs)
-        backbone = forget_gguf(backbone)
+        backbone = forget_gguf_quantization(backbone)
         mask = find_mask_token(tokenizer, mask_token, mask_token_id, backbone.config.get_text_config().vocab_size)
         attention = backbone.base_model.config._attn_implementation  # a new outer configuration resets it
         config = LatentTokenConfig(text_config=backbone.base_model.config, mask_token_id=mask.token_id, **fields)
         config._attn_implementation = attention
         with torch.device("meta"):
             model = cls(config)
-        adopt(model, backbone, mask, pad_to_multiple_of)
+        take_over_backbone(model, backbone, mask, pad_to_multiple_of)
         model.is_converted = True
         return model
 
@@ -106,16 +112,16 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
         return logits
 
 
-def place_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+def position_ids_from_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """Positions `[B, L]` that padding on the left does not move; None without a mask of `[B, L]`."""
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 2:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def is_prepared(attention_mask: Any) -> bool:
+def is_prepared_mask(attention_mask: Any) -> bool:
     """Whether an attention mask says who sees whom, rather than what is padding."""
     return attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2)
 
 
-__all__ = ["LatentTokenPreTrainedModel", "is_prepared", "place_tokens"]
+__all__ = ["LatentTokenPreTrainedModel", "is_prepared_mask", "position_ids_from_mask"]

@@ -26,17 +26,22 @@ from hf_latent.generation.arguments.continuous_batching import ContinuousBatchin
 from hf_latent.generation.arguments.generation_file import refuse_damaged_file
 from hf_latent.generation.arguments.inputs import find_cache, rename_cache
 from hf_latent.generation.arguments.stock_arguments import plain
-from hf_latent.generation.arguments.stock_generate import check_stock_ids, find_knob, watch_scores
+from hf_latent.generation.arguments.stock_generate import add_score_check, check_stock_ids, find_knob
 from hf_latent.generation.autoregressive.speculative import SpeculativeOutput
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.generation_arguments import look_ahead_arguments, speculation_arguments
-from hf_latent.modeling.latent_token.lookahead import chosen_columns, group_inputs, groups, stream
+from hf_latent.modeling.latent_token.lookahead import (
+    causal_stream,
+    columns_to_keep,
+    lookahead_groups,
+    lookahead_inputs,
+)
 from hf_latent.modeling.latent_token.modeling_latent_token_base import (
     LatentTokenPreTrainedModel,
-    is_prepared,
-    place_tokens,
+    is_prepared_mask,
+    position_ids_from_mask,
 )
-from hf_latent.modeling.masked_diffusion import ScoredOutput, score_tokens, select_positions
+from hf_latent.modeling.masked_diffusion import ScoredOutput, score_tokens, select_positions, use_own_config_class
 
 
 @dataclass
@@ -74,8 +79,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
     def __init__(self, config: LatentTokenConfig) -> None:
         super().__init__(config)
         self.build(config)
-        if type(config) is not self.config_class and type(config).__name__ == self.config_class.__name__:
-            config.__class__ = self.config_class  # see `MaskedDiffusionHead.prepare_head`
+        use_own_config_class(self)
         self.post_init()
 
     @classmethod
@@ -170,7 +174,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
         kwargs["use_cache"] = use_cache
         past_key_values = find_cache({"past_key_values": past_key_values, "cache": cache})
         if num_latent_tokens:
-            if targets is not None or is_prepared(attention_mask):
+            if targets is not None or is_prepared_mask(attention_mask):
                 raise ValueError(
                     f"`num_latent_tokens`={num_latent_tokens} takes an `attention_mask` of (B, L), so no cache of a "
                     "fixed size, and no `targets`."
@@ -186,9 +190,9 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
                 **kwargs,
             )
         else:
-            if position_ids is None and not is_prepared(attention_mask):
+            if position_ids is None and not is_prepared_mask(attention_mask):
                 # As with latent tokens, whose keys the cache may hold.
-                position_ids = place_tokens(attention_mask)
+                position_ids = position_ids_from_mask(attention_mask)
                 given = input_ids if input_ids is not None else inputs_embeds
                 if position_ids is not None and given is not None:
                     position_ids = position_ids[:, -given.shape[1] :]
@@ -251,25 +255,25 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
                     f"and in the input, got {tuple(attention_mask.shape)}."
                 )
             exists = attention_mask.bool()
-        place = (exists.long().cumsum(-1) - 1).clamp(min=0)
+        position = (exists.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None:
-            place = torch.cat([place[:, :past], position_ids.expand(batch_size, length)], -1)
-        keys = stream(exists, place)
+            position = torch.cat([position[:, :past], position_ids.expand(batch_size, length)], -1)
+        keys = causal_stream(exists, position)
         clean = keys.select((slice(None), slice(past, None)))  # type: ignore[arg-type]
-        states = chosen_columns(logits_to_keep, batch_size, length, inputs.device)
-        behind = groups(clean, states, num_latent_tokens, self.position_limit)
+        states = columns_to_keep(logits_to_keep, batch_size, length, inputs.device)
+        behind = lookahead_groups(clean, states, num_latent_tokens, self.position_limit)
         mask = torch.tensor(self.config.mask_token_id, device=inputs.device)
         if inputs_embeds is not None:
             mask = self.get_input_embeddings()(mask)
-        contents = torch.cat([inputs, group_inputs(inputs, states, mask, num_latent_tokens)], dim=1)
+        contents = torch.cat([inputs, lookahead_inputs(inputs, states, mask, num_latent_tokens)], dim=1)
         queries, keys = clean.join(behind), keys.join(behind)
         positions = queries.position
         if self.position_limit is not None:  # drafts may go beyond the last position, where nothing is written
             positions = positions.clamp(max=self.position_limit - 1)
-        itself = past + torch.arange(contents.shape[1], device=inputs.device)
+        self_index = past + torch.arange(contents.shape[1], device=inputs.device)
         outputs: BaseModelOutputWithPast = self.model(
             **{"input_ids" if inputs_embeds is None else "inputs_embeds": contents},
-            attention_mask=self.semi_causal_masks()(queries, keys, itself[None], self.dtype),
+            attention_mask=self.semi_causal_masks()(queries, keys, self_index[None], self.dtype),
             position_ids=positions,
             use_cache=past_key_values is not None,
             **{self.cache_name: past_key_values},
@@ -326,7 +330,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
         check_stock_ids(self.config.vocab_size, {"inputs": inputs, **kwargs}, kwargs, *configs)
         check = None
         if kwargs.get("custom_generate") is None and not self_speculative:
-            check, logits_processor, stopping_criteria = watch_scores(
+            check, logits_processor, stopping_criteria = add_score_check(
                 logits_processor,
                 stopping_criteria,
                 streams=kwargs.get("streamer") is not None,
@@ -339,7 +343,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
             arguments = look_ahead_arguments(num_latent_tokens, kwargs, configs)
             if self_speculative:
                 further, stopping_criteria = speculation_arguments(
-                    kwargs, stopping_criteria, configs, judged_by_text=self_speculative == "plain"
+                    kwargs, stopping_criteria, configs, verified_by_text=self_speculative == "plain"
                 )
                 arguments |= further
             kwargs |= arguments
@@ -347,7 +351,7 @@ class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedMod
             kwargs[CACHE_NAME] = kwargs.pop("past_key_values")
         output = super().generate(inputs, generation_config, logits_processor, stopping_criteria, *args, **kwargs)
         if check is not None:
-            check.raise_fault()
+            check.raise_if_invalid()
         return output
 
     def refuse_continuous_batching(self, name: str) -> None:

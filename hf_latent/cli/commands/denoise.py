@@ -57,7 +57,7 @@ def denoise(
     )
     seconds = time.perf_counter() - start
     if show:
-        decoder = loaded.merge_generation_config(None, knobs).of_the_decoder()
+        decoder = loaded.merge_generation_config(None, knobs).decoder_generation_config()
         for row in texts_over_steps(loaded, tokenizer, output, num_shown=show, generation_config=decoder):
             typer.echo(f"t = {row['timestep']:>4}  {row['text']}")
     for ids in output.sequences:

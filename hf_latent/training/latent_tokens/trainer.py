@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
-from hf_latent.modeling.latent_token.lookahead import group_inputs, groups, stream
+from hf_latent.modeling.latent_token.lookahead import causal_stream, lookahead_groups, lookahead_inputs
 from hf_latent.training.common.objectives import IGNORE_INDEX, count_items, normalize_rows
 from hf_latent.training.latent_tokens.config import LatentTokenTrainingConfig
 from hf_latent.training.latent_tokens.objectives import (
@@ -199,12 +199,12 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             return {"input_ids": ids, "attention_mask": attended.long(), "use_cache": False}
         base = unwrap(self.model)
         position = (attended.long().cumsum(-1) - 1).clamp(min=0)
-        text = stream(attended, position)
-        seen = text.join(groups(text, states.columns, num_latent, base.position_limit))
+        text = causal_stream(attended, position)
+        seen = text.join(lookahead_groups(text, states.columns, num_latent, base.position_limit))
         mask = torch.tensor(base.config.mask_token_id, device=ids.device)
         columns = torch.arange(seen.order.shape[1], device=ids.device)
         return {
-            "input_ids": torch.cat([ids, group_inputs(ids, states.columns, mask, num_latent)], dim=1),
+            "input_ids": torch.cat([ids, lookahead_inputs(ids, states.columns, mask, num_latent)], dim=1),
             "attention_mask": base.semi_causal_masks()(seen, seen, columns[None], base.dtype),
             "position_ids": seen.position,
             "use_cache": False,

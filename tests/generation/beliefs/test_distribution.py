@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_latent.generation.beliefs.distribution import Distribution, distribution_of, divergence, entropy_of
+from hf_latent.generation.beliefs.distribution import Distribution, distribution_of, entropy_of, kl_divergence
 from hf_latent.generation.beliefs.top_k import block_maxima
 
 SPREADS = [0.1, 10.0, 1000.0]
@@ -42,7 +42,7 @@ def test_entropies_and_probabilities_are_those_of_double_precision(spread: float
     assert torch.equal(now.entropy, entropy_of(scores, overwrite=True))
     assert torch.equal(scores, now.score)
     torch.testing.assert_close(now.p.double(), exact.exp(), rtol=1e-5, atol=1e-7)
-    log_p = now.score - now.log_total[:, None]
+    log_p = now.score - now.log_normalizer[:, None]
     possible = exact > -1e3
     torch.testing.assert_close(log_p.double()[possible], exact[possible], rtol=1e-6, atol=1e-5)
     assert bool((log_p[~possible] < -900).all())
@@ -54,13 +54,13 @@ def test_the_divergence_is_that_of_double_precision(spread: float) -> None:
     first, second = random_logits(spread, SIZES[1]), random_logits(spread, SIZES[1], seed=1)
     now, before = (logits.double().log_softmax(-1) for logits in (first, second))
     exact = torch.where(now.isinf(), 0.0, now.exp() * (now - before)).sum(-1)
-    found = divergence(read(first), read(second).score, read(second).log_total)
+    found = kl_divergence(read(first), read(second).score, read(second).log_normalizer)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_diverges_from_itself() -> None:
     now = read(random_logits(3.0, SIZES[0]))
-    assert divergence(now, now.score, now.log_total).tolist() == [0.0] * 5
+    assert kl_divergence(now, now.score, now.log_normalizer).tolist() == [0.0] * 5
 
 
 def test_parts_are_those_of_the_whole() -> None:

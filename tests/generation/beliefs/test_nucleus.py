@@ -8,9 +8,9 @@ from torch import nn
 
 from hf_latent.generation.beliefs.distribution import Distribution, distribution_of
 from hf_latent.generation.beliefs.nucleus import expected_embedding, large_nucleus, small_nucleus
-from hf_latent.generation.beliefs.top_k import BLOCK, FEWER, block_maxima
+from hf_latent.generation.beliefs.top_k import BLOCK, MIN_BLOCKS_PER_VALUE, block_maxima
 
-WIDE = BLOCK * FEWER * 8  # a vocabulary whose eight most likely tokens are looked for in blocks
+WIDE = BLOCK * MIN_BLOCKS_PER_VALUE * 8  # a vocabulary whose eight most likely tokens are looked for in blocks
 
 
 def read(logits: torch.Tensor) -> Distribution:
@@ -35,7 +35,7 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass(vocabulary: int, scale: f
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
     for top_p in (0.1, 0.6, 0.95):
         now = read(logits)
-        share, tokens, lacking = small_nucleus(now.p, now.maxima, top_p, size)
+        share, tokens, lacking = small_nucleus(now.p, now.block_max, top_p, size)
         large = large_nucleus(logits.softmax(-1), top_p)
         for i, row in enumerate(logits.double()):
             p = row.softmax(-1)

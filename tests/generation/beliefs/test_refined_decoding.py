@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_latent.generation.beliefs.distribution import Distribution
-from hf_latent.generation.beliefs.refinement import Memory
+from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.loop import denoising
 
@@ -51,24 +51,24 @@ def refine_plainly(
             logits[:, MASK] = -math.inf
             p = {i: logits[i].softmax(-1) for i in left}
             entropy = {i: float(-torch.special.xlogy(p[i], p[i]).sum()) for i in left}
-            divergence = math.nan
+            kl_divergence = math.nan
             if before:
                 kept = [v for v in range(len(table)) if v != MASK]
                 each = [float((p[i][kept] * (p[i][kept] / before[i][kept]).log()).sum()) for i in left]
-                divergence = sum(each) / len(each)
-            trace.append(divergence)
+                kl_divergence = sum(each) / len(each)
+            trace.append(kl_divergence)
             for i in left:
                 best, second = p[i].topk(2).values.tolist()
                 gap = min(gap, best - second)
-            if not math.isnan(divergence):
-                gap = min(gap, abs(divergence - knobs["refinement_kl"]) if refining else math.inf)
-                gap = min(gap, abs(divergence - knobs["stop_kl"]) if moved else math.inf)
-            rests = refining and divergence < knobs["refinement_kl"]
+            if not math.isnan(kl_divergence):
+                gap = min(gap, abs(kl_divergence - knobs["refinement_kl"]) if refining else math.inf)
+                gap = min(gap, abs(kl_divergence - knobs["stop_kl"]) if moved else math.inf)
+            rests = refining and kl_divergence < knobs["refinement_kl"]
             if refining and not rests and held < knobs["refinement_steps"]:
                 chosen, held = [], held + 1
             else:
                 refining = False
-                if moved and divergence < knobs["stop_kl"]:
+                if moved and kl_divergence < knobs["stop_kl"]:
                     chosen = left
                 else:
                     score = {
@@ -315,7 +315,7 @@ def test_a_stop_ends_the_block_whatever_the_schedule(llada: nn.Module) -> None:
     assert sorted(out.commit_step[0, 2:].tolist()) == [0, 1, 1, 2, 3, 3]
 
 
-# Memory.
+# What is remembered of a belief.
 
 
 @pytest.fixture
@@ -323,12 +323,12 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the beliefs that the memory of the test's runs is given."""
     shapes: list[tuple[int, ...]] = []
 
-    class Watched(Memory):
-        def observe(self, at: tuple, now: Distribution, *args: object) -> torch.Tensor:
+    class Watched(RefinementState):
+        def update(self, at: tuple, now: Distribution, *args: object) -> torch.Tensor:
             shapes.append(tuple(now.score.shape))
-            return super().observe(at, now, *args)
+            return super().update(at, now, *args)
 
-    monkeypatch.setattr(denoising, "Memory", Watched)
+    monkeypatch.setattr(denoising, "RefinementState", Watched)
     return shapes
 
 

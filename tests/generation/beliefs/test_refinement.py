@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hf_latent.generation.beliefs.distribution import Distribution, distribution_of
-from hf_latent.generation.beliefs.refinement import Memory, RefinementSettings, mix_embeddings
+from hf_latent.generation.beliefs.refinement import RefinementSettings, RefinementState, mix_embeddings
 from hf_latent.generation.beliefs.top_k import block_maxima
 
 # The mixture. Four tokens in the plane; the last is the mask.
@@ -97,9 +97,9 @@ def test_the_mixture_of_random_beliefs(
 
 @pytest.mark.parametrize(("top_p", "ratio"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
 def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -> None:
-    memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
+    memory = RefinementState(nn.Embedding.from_pretrained(TABLE), 3, settings_of(top_p, ratio))
     at = torch.tensor([0]), torch.tensor([1])
-    memory.observe(at, read(torch.tensor([HALVES]).log()), torch.tensor([True]), torch.Size([1, 2]))
+    memory.update(at, read(torch.tensor([HALVES]).log()), torch.tensor([True]), torch.Size([1, 2]))
     ids = torch.tensor([[0, 3]])
     assert not memory.mixes
     assert torch.equal(memory.embeddings(ids, ids == 3), memory.embed(ids))
@@ -107,10 +107,10 @@ def test_nothing_is_mixed_without_nucleus_or_ratio(top_p: float, ratio: float) -
 
 def test_only_open_remembered_positions_are_mixed() -> None:
     """What was written since, what is not of the block, and what is given look like tokens and masks."""
-    memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of(0.7, 0.8))
+    memory = RefinementState(nn.Embedding.from_pretrained(TABLE), 3, settings_of(0.7, 0.8))
     at = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 0, 3])
     keep = torch.tensor([True, True, True, False])
-    memory.observe(at, read(torch.tensor([HALVES] * 4).log()), keep, torch.Size([2, 4]))
+    memory.update(at, read(torch.tensor([HALVES] * 4).log()), keep, torch.Size([2, 4]))
     ids = torch.tensor([[0, 2, 3, 3], [3, 1, 0, 3]])
     soft = [0.9 * 8 + 0.1 * 2 / 3, 0.9 * 4 + 0.1 / 3]
     expected = TABLE[ids]
@@ -124,15 +124,15 @@ def test_only_open_remembered_positions_are_mixed() -> None:
 
 def test_the_divergence_is_from_the_newer_belief_to_the_older() -> None:
     """By hand: 1/2 log(1/2 : 1/4) + 1/2 log(1/2 : 3/4). The paper's p_t is the newer one, time runs down."""
-    memory = Memory(nn.Embedding.from_pretrained(TABLE), 3, settings_of())
+    memory = RefinementState(nn.Embedding.from_pretrained(TABLE), 3, settings_of())
     at = torch.tensor([0, 0]), torch.tensor([0, 2])
     before = read(torch.tensor([[1 / 4, 3 / 4, 0.0, 0.0]] * 2).log())
     now = read(torch.tensor([[1 / 2, 1 / 2, 0.0, 0.0], [1 / 4, 3 / 4, 0.0, 0.0]]).log())
     both, shape = torch.tensor([True, True]), torch.Size([1, 3])
-    assert memory.observe(at, before, both, shape).isnan().all()
+    assert memory.update(at, before, both, shape).isnan().all()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert memory.observe(at, now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    assert memory.update(at, now, both, shape).tolist() == pytest.approx([expected, 0.0], abs=1e-6)
     elsewhere = torch.tensor([0, 0]), torch.tensor([1, 2])
-    assert memory.observe(elsewhere, now, both, shape).isnan().tolist() == [True, False]
-    memory.observe(at, before, torch.tensor([False, True]), shape)
-    assert memory.observe(at, now, both, shape).isnan().tolist() == [True, False]
+    assert memory.update(elsewhere, now, both, shape).isnan().tolist() == [True, False]
+    memory.update(at, before, torch.tensor([False, True]), shape)
+    assert memory.update(at, now, both, shape).isnan().tolist() == [True, False]

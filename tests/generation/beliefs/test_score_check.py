@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
-from hf_latent.generation.beliefs.score_check import FiniteScores, StopAtFault
+from hf_latent.generation.beliefs.score_check import FiniteScoresLogitsProcessor, StopAtInvalidScores
 from hf_latent.generation.commit.rules import RULES
 
 MASK = 47
@@ -204,8 +204,8 @@ def test_beams_write_what_they_wrote(make_latent_token: Callable[..., Any]) -> N
 
 def test_on_a_device_the_run_ends_with_the_step() -> None:
     """There a look would be a sync of its own: the stopping criteria's end the run."""
-    check = FiniteScores()
-    stop = StopAtFault(check)
+    check = FiniteScoresLogitsProcessor()
+    stop = StopAtInvalidScores(check)
     assert stop(PAIR, None).tolist() == [False, False]
     scores = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]], device="cpu")
     with pytest.raises(ValueError, match="at row 1, position 3: the model or a logits processor gives nan"):

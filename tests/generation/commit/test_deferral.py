@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_latent.generation.commit.rules import RULES, RuleInputs, choose_freely, postpone
+from hf_latent.generation.commit.rules import RULES, RuleInputs, choose_eligible, defer
 
 MASK, EOS = 47, 45
 INF = float("inf")
@@ -21,7 +21,7 @@ def test_an_infinite_entropy_is_in_no_prefix(masked: list[bool]) -> None:
     """It was, as the first of the infinite ones, unless a written position stood to its left."""
     inputs = RuleInputs(torch.tensor([masked]), torch.tensor([[0.1, 0.2, INF]]), 9.0)
     score, eligible = RULES["entropy_bound"].decide(inputs)
-    chosen = choose_freely(score, eligible, inputs.masked)[0].tolist()
+    chosen = choose_eligible(score, eligible, inputs.masked)[0].tolist()
     assert chosen == [masked[0], True, False]
 
 
@@ -31,10 +31,10 @@ def test_what_is_deferred_comes_last_and_alone(decoding: str) -> None:
     deferred = torch.tensor([[True, False, True, False]])
     statistic = torch.tensor([[0.1, 0.2, 0.1, 0.3]])
     threshold = UNBOUNDED.get(RULES[decoding].knob or "")
-    score, eligible = postpone(*RULES[decoding].decide(RuleInputs(masked, statistic, threshold)), deferred)
+    score, eligible = defer(*RULES[decoding].decide(RuleInputs(masked, statistic, threshold)), deferred)
     assert not (eligible & deferred).any()
-    assert choose_freely(score, eligible, deferred).tolist() == [[True, False, False, False]]
-    one = choose_freely(score, torch.zeros_like(eligible), masked)
+    assert choose_eligible(score, eligible, deferred).tolist() == [[True, False, False, False]]
+    one = choose_eligible(score, torch.zeros_like(eligible), masked)
     assert one.sum() == 1 and not (one & deferred).any()
 
 

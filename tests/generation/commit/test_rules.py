@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_latent.generation.commit.rules import RULES, RuleInputs, choose, choose_best, choose_freely, ranks
+from hf_latent.generation.commit.rules import RULES, RuleInputs, choose, choose_best, choose_eligible, ranks
 
 INF = float("inf")
 
@@ -160,4 +160,4 @@ def test_choosing_freely_is_choosing_with_a_floor_of_one_and_no_ceiling(
     score = torch.tensor([[cell[0] for cell in row] for row in rows])
     eligible, masked = (torch.tensor([[cell[i] for cell in row] for row in rows]) for i in (1, 2))
     expected = choose(score, eligible, masked, [1] * len(rows), masked.sum(-1).tolist())
-    assert torch.equal(choose_freely(score, eligible, masked), expected)
+    assert torch.equal(choose_eligible(score, eligible, masked), expected)

@@ -13,16 +13,16 @@ from hf_latent.generation.commit.rules import RULES
 
 EOS, PAD, MASK = 45, 46, 47
 KNOBS = {"confidence_threshold": 0.7, "entropy_threshold": 0.8, "entropy_bound": 0.6, "seed": 2}
-Row = tuple[list[int], list[bool]]  # ids, which of them are the answer
+RowState = tuple[list[int], list[bool]]  # ids, which of them are the answer
 
 
-def layout(question: list[int], reasoning: int, delimiter: list[int], answer: int, suffix: list[int]) -> Row:
+def layout(question: list[int], reasoning: int, delimiter: list[int], answer: int, suffix: list[int]) -> RowState:
     ids = question + [MASK] * reasoning + delimiter + [MASK] * answer + suffix
     before = len(question) + reasoning + len(delimiter)
     return ids, [before <= i < before + answer for i in range(len(ids))]
 
 
-ROWS: list[Row] = [
+ROWS: list[RowState] = [
     layout([1, 2, 3], 6, [4, 5], 3, [6]),
     layout([9], 4, [30], 2, []),
     layout([20, 21, 22, 23], 5, [], 1, [7, 7]),
@@ -38,7 +38,7 @@ rows = st.builds(
 )
 
 
-def run(model: nn.Module, row: Row, **knobs: object) -> DiffusionGenerateOutput:
+def run(model: nn.Module, row: RowState, **knobs: object) -> DiffusionGenerateOutput:
     ids, answer = torch.tensor([row[0]]), torch.tensor([row[1]])
     return model.generate(ids, answer_mask=answer, return_dict_in_generate=True, **(KNOBS | knobs))
 

@@ -8,10 +8,10 @@ import torch
 from hf_latent.generation.beliefs.belief import Belief
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.loop.denoising import denoise
-from hf_latent.generation.model_calls.predictor import Reading
+from hf_latent.generation.model_calls.predictor import ForwardRequest
 from hf_latent.generation.state.canvas import Canvas, build_canvas
 from hf_latent.generation.state.progress import Progress
-from hf_latent.generation.state.rows import Rows
+from hf_latent.generation.state.rows import ActiveRows
 from hf_latent.generation.state.settings import DenoisingSettings
 
 EOS, PAD, MASK = 45, 46, 47
@@ -39,14 +39,14 @@ def run_script(
     class Columns:
         """Predicts each position's column."""
 
-        def narrow(self, canvas: Canvas, rows: Rows, selected: torch.Tensor) -> torch.Tensor:
+        def select_candidates(self, canvas: Canvas, rows: ActiveRows, selected: torch.Tensor) -> torch.Tensor:
             return selected
 
-        def measure(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+        def input_lengths(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
             return []
 
-        def __call__(self, canvas: Canvas, reading: Reading) -> torch.Tensor:
-            return reading.at[1]
+        def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:
+            return request.indices[1]
 
     canvas = build_canvas(ids, torch.ones_like(ids).bool(), ids == MASK, torch.tensor([0]), block_length)
     progress = denoise(

@@ -301,7 +301,7 @@ def test_a_hand_made_order() -> None:
 
     for open_ones, chosen in (((1, 2, 4, 5), (1, 5)), ((2, 4), (4,)), ((2,), ()), ((2,), (2,))):
         progress.count_choices(torch.tensor([0]), at(*open_ones), at(*chosen))
-    share, distance = progress.leftmost()
+    share, distance = progress.leftmost_statistics()
     assert share.tolist() == pytest.approx([2 / 3, math.nan], nan_ok=True)
     assert distance.tolist() == pytest.approx([6 / 4, math.nan], nan_ok=True)
 

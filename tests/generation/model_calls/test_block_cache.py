@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from hf_latent import DiffusionGenerateOutput
 from hf_latent.generation.arguments.cache_argument import CACHE_NAME
 from hf_latent.generation.commit.rules import RULES
-from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES, WindowCache
+from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES, BlockCache
 from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings
 
 EOS, PAD, MASK = 45, 46, 47
@@ -33,14 +33,14 @@ def test_cached_logits_of_the_reference_are_reproduced(fixtures_dir: Path, folde
     begin, end = recorded["cached.block"].tolist()
     assert not torch.equal(first, second)
     for name, stop in (("prefix", first.shape[1]), ("dual", end)):
-        cache = WindowCache()
+        cache = BlockCache()
         with torch.no_grad():
-            model.model(first, **{CACHE_NAME: cache.place(None, None, first.shape[1])})
+            model.model(first, **{CACHE_NAME: cache.set_target(None, None, first.shape[1])})
             columns = torch.arange(begin, stop)[None]
             states = model.model(
                 second[:, begin:stop],
                 position_ids=columns,
-                **{CACHE_NAME: cache.place(None, columns, first.shape[1])},
+                **{CACHE_NAME: cache.set_target(None, columns, first.shape[1])},
             ).last_hidden_state
             found = model.lm_head(states)
             whole = model.lm_head(model.model(second).last_hidden_state)[:, begin:stop]

@@ -44,7 +44,7 @@ class Call(NamedTuple):
     valid: torch.Tensor  # (A, L)
     queried: torch.Tensor  # (A, L)
     group: torch.Tensor  # (A, L)
-    at: tuple[torch.Tensor, torch.Tensor]
+    indices: tuple[torch.Tensor, torch.Tensor]
     logits: torch.Tensor  # (N, V)
     index: torch.Tensor  # (A,)
     keys: list[torch.Tensor]  # per layer (A, H, L, D), after the call
@@ -56,15 +56,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """Every forward of the test, in order."""
     recorded: list[Call] = []
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    of_canvas, call = semi_causal.of_canvas, SemiCausalPredictor.__call__
+    canvas_visibility, call = semi_causal.canvas_visibility, SemiCausalPredictor.__call__
 
     def record_groups(clean: Any, queried: Any, order: Any, group: Any, position: Any) -> Any:
         seen.append((queried.clone(), group.clone()))
-        return of_canvas(clean, queried, order, group, position)
+        return canvas_visibility(clean, queried, order, group, position)
 
-    def record(self: SemiCausalPredictor, canvas: Any, reading: Any) -> torch.Tensor:
+    def record(self: SemiCausalPredictor, canvas: Any, request: Any) -> torch.Tensor:
         number = len(seen)
-        logits = call(self, canvas, reading)
+        logits = call(self, canvas, request)
         if len(seen) > number:
             queried, group = seen[-1]
             keys = [torch.cat([layer.keys, layer.values], -1).clone() for layer in self.cache.layers]
@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
                     canvas.valid.clone(),
                     queried,
                     group,
-                    reading.at,
+                    request.indices,
                     logits.clone(),
                     self._index.clone(),
                     keys,
@@ -83,7 +83,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
             )
         return logits
 
-    monkeypatch.setattr(semi_causal, "of_canvas", record_groups)
+    monkeypatch.setattr(semi_causal, "canvas_visibility", record_groups)
     monkeypatch.setattr(SemiCausalPredictor, "__call__", record)
     return recorded
 
@@ -136,7 +136,7 @@ def check_calls(model: Any, calls: list[Call], batch_size: int) -> None:
                     written[a, column] = times[row].setdefault(column, step)
         with torch.no_grad():
             full = model(call.ids, attention_mask=prepared(model, call, written), position_ids=call.positions).logits
-        torch.testing.assert_close(call.logits, full[call.at], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(call.logits, full[call.indices], atol=1e-5, rtol=1e-5)
         for a, row in enumerate(call.index.tolist()):
             for column in (written[a] >= 0).nonzero().flatten().tolist():
                 now = [keys[a, :, column] for keys in call.keys]

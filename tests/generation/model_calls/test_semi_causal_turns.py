@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from hf_latent.generation.arguments.cache_argument import CACHE_NAME
-from hf_latent.generation.model_calls.visibility import NOWHERE, of_canvas
+from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, canvas_visibility
 
 MASK, EOS, PAD = 63, 61, 62
 KNOBS: dict[str, Any] = {"pad_token_id": PAD, "return_dict_in_generate": True}
@@ -106,11 +106,11 @@ def test_seeds_and_copies(model: Any) -> None:
 
 def full_forward_states(model: Any, ids: torch.Tensor, past: Any) -> torch.Tensor:
     """Keys `(B, H, L, D)` of the first layer but one, of one forward of the text in the order of writing."""
-    cached = past.order < NOWHERE
+    cached = past.order < NOT_IN_STREAM
     cache = DynamicCache()
     clean = torch.where(cached, ids, MASK)
     with torch.no_grad():
-        seen = of_canvas(cached, ~cached, past.order, torch.zeros_like(ids), past.position_ids)
+        seen = canvas_visibility(cached, ~cached, past.order, torch.zeros_like(ids), past.position_ids)
         columns = torch.arange(ids.shape[1])[None]
         model.model(
             clean,
@@ -127,11 +127,11 @@ def check_past(model: Any, out: Any) -> None:
     past = out.past_key_values
     assert torch.equal(past.ids, out.sequences) and past.get_seq_length() == out.sequences.shape[1]
     found = torch.cat([torch.cat([keys, values], -1) for keys, values in past.layers], -1)
-    cached = past.order < NOWHERE
+    cached = past.order < NOT_IN_STREAM
     expected = full_forward_states(model, out.sequences, past)
     for row in range(len(cached)):
-        places = past.order[row][cached[row]].tolist()
-        assert sorted(places) == list(range(len(places)))
+        index_in_window = past.order[row][cached[row]].tolist()
+        assert sorted(index_in_window) == list(range(len(index_in_window)))
         torch.testing.assert_close(
             found[row][:, cached[row]], expected[row][:, cached[row]], atol=1e-5, rtol=1e-5, check_dtype=False
         )
@@ -147,7 +147,7 @@ def test_a_second_turn_goes_on_from_the_cache_of_the_first(
     first = model.generate(ids, attention_mask=mask, max_new_tokens=5, **knobs)
     check_past(model, first)
     # All but padding and the tokens of the last step are cached.
-    assert ((first.past_key_values.order == NOWHERE).sum(-1) == torch.tensor([1, 3])).all()
+    assert ((first.past_key_values.order == NOT_IN_STREAM).sum(-1) == torch.tensor([1, 3])).all()
     text = torch.cat([first.sequences, torch.tensor([[3, 4], [6, 7]])], dim=1)
     mask = torch.cat([mask, torch.ones(2, 7, dtype=torch.long)], dim=1)
     before = [[x.clone() for x in states] for states in first.past_key_values.layers]
@@ -210,7 +210,9 @@ def test_a_row_with_nothing_to_write_leaves_an_empty_cache(model: Any) -> None:
     """It left the batch before there was a layer to keep."""
     out = model.infill(torch.tensor([[5, 6, 7], [5, MASK, 7]]), eos_token_id=None, **KNOBS)
     check_past(model, out)
-    assert (out.past_key_values.order[0] == NOWHERE).all() and (out.past_key_values.order[1] < NOWHERE).any()
+    assert (out.past_key_values.order[0] == NOT_IN_STREAM).all() and (
+        out.past_key_values.order[1] < NOT_IN_STREAM
+    ).any()
 
 
 # Refusals

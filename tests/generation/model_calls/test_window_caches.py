@@ -14,9 +14,9 @@ from transformers import CONFIG_MAPPING, AutoModel
 from hf_latent import LatentTokenConfig, LatentTokenForMaskedDiffusion
 from hf_latent.generation.arguments.cache_argument import CACHE_NAME
 from hf_latent.generation.commit.rules import RULES
-from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES, WindowCache
+from hf_latent.generation.model_calls.block_cache import BLOCK_CACHES, BlockCache
 from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings
-from hf_latent.generation.model_calls.windows import BandMasks
+from hf_latent.generation.model_calls.sliding_windows import SlidingWindowMasks
 
 PAD, MASK, WINDOW = 46, 47, 3
 SIZES = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "head_dim": 8}
@@ -133,8 +133,13 @@ def test_what_has_not_changed_is_read_again_as_it_was(family: str, attention: st
     exists[1, :3] = False
     places = (exists.long().cumsum(-1) - 1).clamp(min=0)
     whole = model.model(ids, attention_mask=exists.long(), position_ids=places).last_hidden_state
-    cache, masks = WindowCache(), BandMasks(model.base_model)
-    model.model(ids, attention_mask=exists.long(), position_ids=places, **{CACHE_NAME: cache.place(None, None, 14)})
+    cache, masks = BlockCache(), SlidingWindowMasks(model.base_model)
+    model.model(
+        ids,
+        attention_mask=exists.long(),
+        position_ids=places,
+        **{CACHE_NAME: cache.set_target(None, None, 14)},
+    )
     columns = torch.tensor([[7, 8, 9, 12], [3, 4, 5, 6]])
     at = places.gather(1, columns)
     assert masks.needed(14)
@@ -142,7 +147,7 @@ def test_what_has_not_changed_is_read_again_as_it_was(family: str, attention: st
         ids.gather(1, columns),
         attention_mask=masks(at, places, exists, model.dtype),
         position_ids=at,
-        **{CACHE_NAME: cache.place(None, columns, 14)},
+        **{CACHE_NAME: cache.set_target(None, columns, 14)},
     ).last_hidden_state
     expected = whole.gather(1, columns[..., None].expand_as(states))
     torch.testing.assert_close(states, expected, atol=1e-9, rtol=0)
@@ -150,7 +155,7 @@ def test_what_has_not_changed_is_read_again_as_it_was(family: str, attention: st
 
 def test_a_window_wider_than_the_canvas_needs_no_mask() -> None:
     """Mistral's is 4096: what transformers does without a mask stays as quick as it is."""
-    masks = BandMasks(build("mistral", None, "sdpa").base_model)
+    masks = SlidingWindowMasks(build("mistral", None, "sdpa").base_model)
     assert not masks.needed(WINDOW + 1)  # the farthest is WINDOW away, which transformers' band includes
     assert masks.needed(WINDOW + 2)
 
@@ -159,7 +164,7 @@ def test_a_window_that_the_decoder_does_not_look_at_is_none() -> None:
     """Llama's configuration keeps the one of a Mistral that it was made of; its semi-causal masks took it for real."""
     model = build("llama", None, "sdpa")
     assert model.config.text_config.sliding_window == WINDOW
-    assert BandMasks(model.base_model).windows is None
+    assert SlidingWindowMasks(model.base_model).windows is None
     assert model.semi_causal_masks().windows is None
     assert build("mistral", None, "sdpa").semi_causal_masks().windows == WINDOW
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedTokenizerFast, TextGenerationPipeline
 from transformers.generation.streamers import BaseStreamer
 
-from hf_latent.modeling.latent_token.lookahead import groups, stream
+from hf_latent.modeling.latent_token.lookahead import causal_stream, lookahead_groups
 
 MASK, EOS, PAD = 63, 61, 62
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt2"]
@@ -54,7 +54,7 @@ def brute_force(model: Any, ids: torch.Tensor, exists: torch.Tensor, k: int) -> 
 
     def mask(window: int | None) -> torch.Tensor:
         made = torch.full((batch_size, 1, len(columns), len(columns)), torch.finfo(torch.float32).min)
-        places, there = (text_position.tolist(), exists.tolist())
+        index_in_window, there = (text_position.tolist(), exists.tolist())
         for b in range(batch_size):
             for q, (kind, i, j) in enumerate(columns):
                 for c, (other, s, t) in enumerate(columns):
@@ -62,7 +62,7 @@ def brute_force(model: Any, ids: torch.Tensor, exists: torch.Tensor, k: int) -> 
                         sees = there[b][i] and there[b][s] and (s <= i if kind == "text" else s < i)
                     else:
                         sees = kind == "group" and i == s
-                    if window is not None and abs(places[b][i] + j - places[b][s] - t) >= window:
+                    if window is not None and abs(index_in_window[b][i] + j - index_in_window[b][s] - t) >= window:
                         sees = False
                     if sees or q == c:
                         made[b, 0, q, c] = 0
@@ -163,17 +163,17 @@ def test_latent_tokens_are_seen_by_what_is_predicted(model: Any) -> None:
 
 
 def test_masks_stand_at_the_last_position_of_a_table() -> None:
-    text = stream(torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None])
-    behind = groups(text, torch.tensor([[1, 3]]), 2, max_positions=4)
+    text = causal_stream(torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None])
+    behind = lookahead_groups(text, torch.tensor([[1, 3]]), 2, max_positions=4)
     assert behind.position.tolist() == [[1, 2, 3, 3, 3, 3]]
-    assert behind.group.tolist() == [[0, 0, 0, 1, 1, 1]] and behind.sees.tolist() == [[1, 1, 1, 3, 3, 3]]
+    assert behind.group.tolist() == [[0, 0, 0, 1, 1, 1]] and behind.visible_until.tolist() == [[1, 1, 1, 3, 3, 3]]
 
 
 def test_documents_of_a_row_do_not_see_each_other() -> None:
     """Also where one begins with padding: its tokens saw the last one of the document before."""
     exists = torch.tensor([[True, True, False, True, True]])
-    text = stream(exists, torch.arange(5)[None], torch.tensor([[0, 0, 1, 1, 1]]))
-    assert text.first.tolist() == [[0, 0, 0, 2, 2]] and text.sees.tolist() == [[1, 2, 0, 3, 4]]
+    text = causal_stream(exists, torch.arange(5)[None], torch.tensor([[0, 0, 1, 1, 1]]))
+    assert text.visible_from.tolist() == [[0, 0, 0, 2, 2]] and text.visible_until.tolist() == [[1, 2, 0, 3, 4]]
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
-from hf_latent.generation.model_calls.visibility import (
-    NOWHERE,
+from hf_latent.generation.model_calls.semi_causal_masks import (
+    NOT_IN_STREAM,
     SemiCausalMasks,
     Visibility,
-    allowed,
-    of_canvas,
-    order_of,
+    canvas_visibility,
+    is_visible,
+    stream_order,
 )
 
 
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     positions: list[int]
 
 
-def sees(row: Row, i: int, j: int, window: int | None) -> bool:
+def visible_until(row: Row, i: int, j: int, window: int | None) -> bool:
     """The definition (arXiv 2602.03769), as one would say it."""
     if i == j:
         return True
@@ -57,12 +57,12 @@ def as_visibility(rows: list[Row]) -> Visibility:
     queried = torch.tensor([[kind == "query" for kind in row.kinds] for row in rows])
     numbers = torch.tensor([row.numbers for row in rows])
     positions = torch.tensor([row.positions for row in rows])
-    return of_canvas(clean, queried, order_of(clean, numbers), numbers, positions)
+    return canvas_visibility(clean, queried, stream_order(clean, numbers), numbers, positions)
 
 
 def expected(rows: list[Row], window: int | None) -> torch.Tensor:
     columns = range(len(rows[0].kinds))
-    return torch.tensor([[[sees(row, i, j, window) for j in columns] for i in columns] for row in rows])
+    return torch.tensor([[[visible_until(row, i, j, window) for j in columns] for i in columns] for row in rows])
 
 
 def with_itself(seen: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ def with_itself(seen: torch.Tensor) -> torch.Tensor:
 @given(rows=canvases(), window=st.sampled_from([None, 1, 2, 5]))
 def test_a_canvas_is_seen_as_defined(rows: list[Row], window: int | None) -> None:
     seen = as_visibility(rows)
-    assert torch.equal(with_itself(allowed(seen, seen, window)), expected(rows, window))
+    assert torch.equal(with_itself(is_visible(seen, seen, window)), expected(rows, window))
 
 
 @settings(max_examples=40)
@@ -86,7 +86,7 @@ def test_some_columns_see_what_they_see_among_all(rows: list[Row], data: st.Data
         [data.draw(st.lists(st.integers(0, length - 1), min_size=2, max_size=2), "columns") for _ in rows]
     )
     at = torch.arange(len(rows))[:, None], columns
-    assert torch.equal(allowed(seen.select(at), seen), allowed(seen, seen)[at])
+    assert torch.equal(is_visible(seen.select(at), seen), is_visible(seen, seen)[at])
 
 
 @settings(max_examples=40)
@@ -94,15 +94,15 @@ def test_some_columns_see_what_they_see_among_all(rows: list[Row], data: st.Data
 def test_tokens_see_one_more_of_another_at_every_place(rows: list[Row]) -> None:
     """The clean stream is one chain: whoever is n-th sees n tokens, itself among them."""
     seen = as_visibility(rows)
-    counts = allowed(seen, seen).sum(-1)
+    counts = is_visible(seen, seen).sum(-1)
     for row, order, count in zip(rows, seen.order, counts, strict=True):
-        places = [int(place) for place, kind in zip(order, row.kinds, strict=True) if kind == "token"]
-        assert sorted(places) == list(range(len(places)))
+        index_in_window = [int(place) for place, kind in zip(order, row.kinds, strict=True) if kind == "token"]
+        assert sorted(index_in_window) == list(range(len(index_in_window)))
         for place, number, kind in zip(order.tolist(), count.tolist(), row.kinds, strict=True):
             if kind == "token":
                 assert number == place + 1
             else:
-                assert place == NOWHERE
+                assert place == NOT_IN_STREAM
             if kind == "padding":
                 assert number == 0
 
@@ -112,13 +112,15 @@ def test_tokens_see_one_more_of_another_at_every_place(rows: list[Row]) -> None:
 )
 def test_the_largest_number_is_still_before_what_is_not_revealed(numbers: torch.Tensor) -> None:
     """Written as "replace the others by the largest number and sort", a token with that number fell out of sight."""
-    assert order_of(torch.tensor([[True, False, True]]), numbers).tolist() == [[1, NOWHERE, 0]]
+    assert stream_order(torch.tensor([[True, False, True]]), numbers).tolist() == [[1, NOT_IN_STREAM, 0]]
 
 
 def test_joined_positions_stand_behind() -> None:
     seen = as_visibility([Row(["token", "query"], [0, 0], [4, 5])])
     joined = seen.join(seen)
-    assert joined.order.tolist() == [[0, NOWHERE, 0, NOWHERE]] and joined.position.tolist() == [[4, 5, 4, 5]]
+    assert joined.order.tolist() == [[0, NOT_IN_STREAM, 0, NOT_IN_STREAM]] and joined.position.tolist() == [
+        [4, 5, 4, 5]
+    ]
 
 
 # In the form that attention takes

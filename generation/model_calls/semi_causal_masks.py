@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_latent.generation.model_calls.windows import MASKED_IMPLEMENTATIONS, form_masks, windows_of
+from hf_latent.generation.model_calls.sliding_windows import MASKED_IMPLEMENTATIONS, build_masks, sliding_windows_of
 
 # Place in the stream of what is not in it: queries and padding. Nobody sees as far.
-NOWHERE = torch.iinfo(torch.int64).max
+NOT_IN_STREAM = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Visibility:
     What decides who sees whom; int64 `(B, T)` each. A position always sees itself.
 
     Args:
-        order: place in the clean stream, 0, 1, ...; `NOWHERE` for queries and padding.
-        first: first place of the stream that the position sees, that of its document; 0 where a row holds one.
-        sees: one past the last place that it sees: its own for a clean token, the tokens so far for a query.
+        order: place in the clean stream, 0, 1, ...; `NOT_IN_STREAM` for queries and padding.
+        visible_from: first place of the stream that the position sees, that of its document; 0 where a row holds one.
+        visible_until: one past the last place that it sees: its own for a clean token, the tokens so far for a query.
         group: number of a query's group; -1 for all others.
         position: position id, which windows count by.
     """
 
     order: torch.Tensor
-    first: torch.Tensor
-    sees: torch.Tensor
+    visible_from: torch.Tensor
+    visible_until: torch.Tensor
     group: torch.Tensor
     position: torch.Tensor
 
@@ -47,10 +47,10 @@ class Visibility:
         )
 
 
-def order_of(clean: torch.Tensor, reveal_order: torch.Tensor | None = None) -> torch.Tensor:
+def stream_order(clean: torch.Tensor, reveal_order: torch.Tensor | None = None) -> torch.Tensor:
     """
     Places in the stream `(B, T)` of the `clean` tokens `(B, T)`, bool: by `reveal_order` `(B, T)`, the lowest first
-    and columns breaking ties; by columns without. `NOWHERE` for the others.
+    and columns breaking ties; by columns without. `NOT_IN_STREAM` for the others.
     """
     if reveal_order is None:
         order = clean.long().cumsum(-1) - 1
@@ -58,10 +58,10 @@ def order_of(clean: torch.Tensor, reveal_order: torch.Tensor | None = None) -> t
         columns = reveal_order.argsort(dim=-1, stable=True)
         others_last = (~clean).gather(-1, columns).to(torch.uint8).argsort(dim=-1, stable=True)
         order = columns.gather(-1, others_last).argsort(dim=-1)
-    return torch.where(clean, order, NOWHERE)
+    return torch.where(clean, order, NOT_IN_STREAM)
 
 
-def of_canvas(
+def canvas_visibility(
     clean: torch.Tensor, queried: torch.Tensor, order: torch.Tensor, group: torch.Tensor, position: torch.Tensor
 ) -> Visibility:
     """
@@ -69,24 +69,24 @@ def of_canvas(
 
     Args:
         clean, queried: bool `(B, T)`.
-        order: as `order_of` gives it.
+        order: as `stream_order` gives it.
         group: int64 `(B, T)`, read where `queried`.
         position: int64 `(B, T)`.
     """
-    order = torch.where(clean, order, NOWHERE)
+    order = torch.where(clean, order, NOT_IN_STREAM)
     everything = clean.sum(-1, keepdim=True)
-    sees = torch.where(clean, order.clamp(max=NOWHERE - 1) + 1, torch.where(queried, everything, 0))
-    return Visibility(order, torch.zeros_like(order), sees, torch.where(queried, group, -1), position)
+    visible_until = torch.where(clean, order.clamp(max=NOT_IN_STREAM - 1) + 1, torch.where(queried, everything, 0))
+    return Visibility(order, torch.zeros_like(order), visible_until, torch.where(queried, group, -1), position)
 
 
-def allowed(queries: Visibility, keys: Visibility, window: int | None = None) -> torch.Tensor:
+def is_visible(queries: Visibility, keys: Visibility, window: int | None = None) -> torch.Tensor:
     """
     Bool `(B, Q, K)`: which key each query sees, of the last `Q` of the keys or of `Q` positions that are among them.
 
     With a `window`, only those at most `window - 1` positions away, on either side.
     """
-    place = keys.order[:, None]
-    seen = (place >= queries.first[..., None]) & (place < queries.sees[..., None])
+    key_order = keys.order[:, None]
+    seen = (key_order >= queries.visible_from[..., None]) & (key_order < queries.visible_until[..., None])
     seen |= (queries.group[..., None] == keys.group[:, None]) & (queries.group >= 0)[..., None]
     if window is not None:
         seen &= (queries.position[..., None] - keys.position[:, None]).abs() < window
@@ -99,7 +99,7 @@ class SemiCausalMasks:
 
     Args:
         config: the decoder's. Layers with a sliding window get a mask of their own.
-        decoder: its class; see `windows_of`.
+        decoder: its class; see `sliding_windows_of`.
 
     Raises:
         ValueError: for an attention implementation that takes no mask of ours.
@@ -113,47 +113,49 @@ class SemiCausalMasks:
                 f"{self.attention!r}."
             )
         try:
-            self.windows = windows_of(config, decoder)
+            self.windows = sliding_windows_of(config, decoder)
         except ValueError as error:
             raise ValueError(f"`text_config` must have attention layers only: {error}") from error
 
     def __call__(
-        self, queries: Visibility, keys: Visibility, itself: torch.Tensor, dtype: torch.dtype
+        self, queries: Visibility, keys: Visibility, self_index: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor | dict[str, Any] | Any:
         """
         Mask for `queries` `(B, Q)` and `keys` `(B, K)`.
 
         Args:
-            itself: int64 `(B, Q)` or `(1, Q)`, the key that each query itself is.
+            self_index: int64 `(B, Q)` or `(1, Q)`, the key that each query itself is.
             dtype: the model's.
         """
 
         def dense(window: int | None) -> torch.Tensor:
-            seen = allowed(queries, keys, window)
-            return seen.scatter_(-1, itself.expand(len(seen), -1)[..., None], True)
+            seen = is_visible(queries, keys, window)
+            return seen.scatter_(-1, self_index.expand(len(seen), -1)[..., None], True)
 
         def sparse(window: int | None) -> Any:
-            return _block_mask(queries, keys, itself, window)
+            return _block_mask(queries, keys, self_index, window)
 
-        return form_masks(self.windows, self.attention, dtype, sparse if self.attention == "flex_attention" else dense)
+        return build_masks(
+            self.windows, self.attention, dtype, sparse if self.attention == "flex_attention" else dense
+        )
 
 
-def _block_mask(queries: Visibility, keys: Visibility, itself: torch.Tensor, window: int | None) -> Any:
+def _block_mask(queries: Visibility, keys: Visibility, self_index: torch.Tensor, window: int | None) -> Any:
     """For flex attention, which skips the blocks that nobody sees."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    itself = itself.expand(len(queries.order), -1)
+    self_index = self_index.expand(len(queries.order), -1)
 
-    def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        place = keys.order[b, k]
-        seen = (place >= queries.first[b, q]) & (place < queries.sees[b, q])
+    def visible_until(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        key_order = keys.order[b, k]
+        seen = (key_order >= queries.visible_from[b, q]) & (key_order < queries.visible_until[b, q])
         seen = seen | ((queries.group[b, q] == keys.group[b, k]) & (queries.group[b, q] >= 0))
         if window is not None:
             seen = seen & ((queries.position[b, q] - keys.position[b, k]).abs() < window)
-        return seen | (itself[b, q] == k)
+        return seen | (self_index[b, q] == k)
 
     batch, num_queries = queries.order.shape
-    return create_block_mask(sees, batch, None, num_queries, keys.order.shape[1], device=queries.order.device)
+    return create_block_mask(visible_until, batch, None, num_queries, keys.order.shape[1], device=queries.order.device)
 
 
-__all__ = ["NOWHERE", "SemiCausalMasks", "Visibility", "allowed", "of_canvas", "order_of"]
+__all__ = ["NOT_IN_STREAM", "SemiCausalMasks", "Visibility", "canvas_visibility", "is_visible", "stream_order"]

@@ -39,7 +39,7 @@ def run_generate(
     """`DiffusionGenerationMixin.generate` for `model`, which need not have that mixin; see there."""
     if kwargs.get("answer_mask") is not None:
         return run_infill(model, inputs, generation_config, logits_processor, streamer, row_indices, **kwargs)
-    _refuse_exit(generation_config, kwargs)
+    _refuse_early_exit(generation_config, kwargs)
     config, kwargs = resolve_config(model, generation_config, kwargs)
     input_ids, valid = read_inputs(model, inputs, config, kwargs)
     past = kwargs.get("past_key_values")
@@ -53,7 +53,9 @@ def run_generate(
     ids, valid, masked = append_masks(
         input_ids, valid, num_new_tokens, mask_token_id, find_fill_token_id(model, config)
     )
-    return _run(model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, True, past)
+    return _denoise_canvas(
+        model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, True, past
+    )
 
 
 def run_infill(
@@ -73,7 +75,7 @@ def run_infill(
                 "masks say what is written."
             )
     if kwargs.get("answer_mask") is None:
-        _refuse_exit(generation_config, kwargs)
+        _refuse_early_exit(generation_config, kwargs)
     config, kwargs = resolve_config(model, generation_config, kwargs)
     config.append_blocks, config.min_new_tokens = False, None
     input_ids, valid = read_inputs(model, inputs, config, kwargs)
@@ -81,10 +83,12 @@ def run_infill(
     check_length(int(valid.sum(-1).max()), position_limit(model), "The longest row")
     answer = check_answer_mask(kwargs.get("answer_mask"), masked)
     past = kwargs.get("past_key_values")
-    return _run(model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, False, past)
+    return _denoise_canvas(
+        model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, False, past
+    )
 
 
-def _refuse_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
+def _refuse_early_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
     """Raise `ValueError` if a call without an answer asks for early exit; a default of the model asks for nothing."""
     asked = kwargs.get("early_exit_threshold", getattr(generation_config, "early_exit_threshold", None))
     if asked is not None:
@@ -94,7 +98,7 @@ def _refuse_exit(generation_config: GenerationConfig | None, kwargs: dict[str, A
         )
 
 
-def _run(
+def _denoise_canvas(
     model: PreTrainedModel,
     ids: torch.Tensor,
     valid: torch.Tensor,
@@ -125,7 +129,7 @@ def _run(
     if streamer is not None:
         begin = int(masked[0].nonzero()[0])
         stream = DraftStream(streamer, ids[:, :begin], begin)
-    film: list[tuple[torch.Tensor, ...]] = []
+    history: list[tuple[torch.Tensor, ...]] = []
     settings = make_settings(model, config, ends)
     predictor = make_predictor(model, config, settings.seed, past)
     progress = denoise(
@@ -133,7 +137,7 @@ def _run(
         predictor,
         make_belief_reader(model, config, logits_processor, has_answer=answer is not None),
         settings,
-        _watch(film if config.output_history else None, stream),
+        _make_callback(history if config.output_history else None, stream),
     )
     length = progress.ids.shape[1]
     if config.append_blocks:
@@ -145,36 +149,36 @@ def _run(
         stream.finish(progress.ids[:, :length])
     if not config.return_dict_in_generate:
         return progress.ids[:, :length]
-    return _report(progress, config, film, length, predictor.past_key_values(progress.ids[:, :length]))
+    return _make_output(progress, config, history, length, predictor.past_key_values(progress.ids[:, :length]))
 
 
-def _watch(film: list[tuple[torch.Tensor, ...]] | None, stream: DraftStream | None) -> OnStep | None:
+def _make_callback(history: list[tuple[torch.Tensor, ...]] | None, stream: DraftStream | None) -> OnStep | None:
     """What is called after every step: records the history, feeds the stream."""
-    if film is None and stream is None:
+    if history is None and stream is None:
         return None
 
     def on_step(progress: Progress) -> None:
-        if film is not None:
+        if history is not None:
             assert progress.candidate is not None and progress.confidence is not None
-            film.append(tuple(x.cpu().clone() for x in (progress.ids, progress.candidate, progress.confidence)))
+            history.append(tuple(x.cpu().clone() for x in (progress.ids, progress.candidate, progress.confidence)))
         if stream is not None:
             stream(progress)
 
     return on_step
 
 
-def _report(
+def _make_output(
     progress: Progress,
     config: DiffusionGenerationConfig,
-    film: list[tuple[torch.Tensor, ...]],
+    history: list[tuple[torch.Tensor, ...]],
     length: int,
     past_key_values: SemiCausalCache | None,
 ) -> DiffusionGenerateOutput:
     num_committed = (progress.commit_step >= 0).sum(-1)
-    leftmost_share, leftmost_distance = progress.leftmost()
+    leftmost_share, leftmost_distance = progress.leftmost_statistics()
     histories: list[tuple[torch.Tensor, ...] | None] = [None, None, None]
     if config.output_history:
-        histories = [tuple(frame[i][:, :length] for frame in film) for i in range(3)]
+        histories = [tuple(step[i][:, :length] for step in history) for i in range(3)]
     refines, answers = bool(progress.belief_kl), bool(progress.answer_entropy)
     return DiffusionGenerateOutput(
         sequences=progress.ids[:, :length],

@@ -23,7 +23,7 @@ MASKED_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
 Windows = dict[str, int | None] | int | None
 
 
-def windows_of(config: PreTrainedConfig, decoder: type | None = None) -> Windows:
+def sliding_windows_of(config: PreTrainedConfig, decoder: type | None = None) -> Windows:
     """
     The sliding windows of a decoder, as its `config` says and its forward takes masks for: a mask for each kind of
     layer where there is a window in some, one mask for all layers else.
@@ -41,7 +41,7 @@ def windows_of(config: PreTrainedConfig, decoder: type | None = None) -> Windows
         raise ValueError(f"`layer_types` must be among {ATTENTION_LAYERS}, got {sorted(kinds)}.")
     if getattr(config, "attention_chunk_size", None) is not None and not kinds:
         raise ValueError(f"`attention_chunk_size` must be None, got {config.attention_chunk_size}.")
-    if decoder is not None and not makes_windows(decoder):
+    if decoder is not None and not makes_window_masks(decoder):
         return None
     if "sliding_attention" in kinds and window is not None:
         return {"sliding_attention": window, "full_attention": None}
@@ -49,20 +49,20 @@ def windows_of(config: PreTrainedConfig, decoder: type | None = None) -> Windows
     return None if kinds else window
 
 
-def makes_windows(decoder: type) -> bool:
+def makes_window_masks(decoder: type) -> bool:
     """Whether the code of a decoder's class, or of one that it is made from, builds masks with windows."""
     modules = (sys.modules.get(base.__module__) for base in decoder.__mro__)
     return any(hasattr(module, name) for module in modules for name in WINDOW_MASKS)
 
 
-def narrowest(windows: Windows) -> int | None:
+def smallest_window(windows: Windows) -> int | None:
     """The smallest of the windows; None without any."""
     found = windows.values() if isinstance(windows, dict) else [windows]
     return min((window for window in found if window is not None), default=None)
 
 
-def form_masks(
-    windows: Windows, attention: str, dtype: torch.dtype, sees: Callable[[int | None], Any]
+def build_masks(
+    windows: Windows, attention: str, dtype: torch.dtype, visible_keys: Callable[[int | None], Any]
 ) -> torch.Tensor | dict[str, Any] | Any:
     """
     Masks as a decoder with these `windows` takes them.
@@ -70,11 +70,11 @@ def form_masks(
     Args:
         attention: its attention implementation, one of `MASKED_IMPLEMENTATIONS`.
         dtype: of a mask that is added.
-        sees: of a window, which key each query sees: bool `(A, Q, L)`, or a `BlockMask` for flex attention.
+        visible_keys: of a window, which key each query sees: bool `(A, Q, L)`, or a `BlockMask` for flex attention.
     """
     if isinstance(windows, dict):
-        return {kind: form_masks(window, attention, dtype, sees) for kind, window in windows.items()}
-    seen = sees(windows)
+        return {kind: build_masks(window, attention, dtype, visible_keys) for kind, window in windows.items()}
+    seen = visible_keys(windows)
     if attention == "flex_attention":
         return seen
     if attention == "sdpa":
@@ -83,7 +83,7 @@ def form_masks(
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, least)[:, None]
 
 
-class BandMasks:
+class SlidingWindowMasks:
     """
     Masks for queries of a bidirectional decoder that stand anywhere among its keys.
 
@@ -96,18 +96,18 @@ class BandMasks:
 
     def __init__(self, decoder: PreTrainedModel) -> None:
         self.config = decoder.config
-        self.windows = windows_of(decoder.config, type(decoder))
-        self.narrowest = narrowest(self.windows)
+        self.windows = sliding_windows_of(decoder.config, type(decoder))
+        self.smallest_window = smallest_window(self.windows)
 
     def needed(self, length: int) -> bool:
         """Whether a canvas of `length` columns is wider than a window; `ValueError` where no mask of ours is taken."""
-        if self.narrowest is None or length - 1 <= self.narrowest:
+        if self.smallest_window is None or length - 1 <= self.smallest_window:
             return False
         attention = self.config._attn_implementation
         if attention not in MASKED_IMPLEMENTATIONS:
             raise ValueError(
                 f"`attn_implementation` must be one of {MASKED_IMPLEMENTATIONS} for a block cache of {length} tokens "
-                f"with a sliding window of {self.narrowest}, got {attention!r}."
+                f"with a sliding window of {self.smallest_window}, got {attention!r}."
             )
         return True
 
@@ -136,13 +136,13 @@ class BandMasks:
 
             band = None if window is None else sliding_window_bidirectional_mask_function(window)
 
-            def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            def visible_keys(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
                 return exists[b, k] if band is None else exists[b, k] & band(b, h, queries[b, q], keys[b, k])
 
             size = len(queries), None, queries.shape[1], keys.shape[1]
-            return create_block_mask(sees, *size, device=queries.device)
+            return create_block_mask(visible_keys, *size, device=queries.device)
 
-        return form_masks(self.windows, attention, dtype, sparse if attention == "flex_attention" else dense)
+        return build_masks(self.windows, attention, dtype, sparse if attention == "flex_attention" else dense)
 
 
-__all__ = ["MASKED_IMPLEMENTATIONS", "BandMasks", "Windows", "form_masks", "windows_of"]
+__all__ = ["MASKED_IMPLEMENTATIONS", "SlidingWindowMasks", "Windows", "build_masks", "sliding_windows_of"]
