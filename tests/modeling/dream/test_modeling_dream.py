@@ -119,3 +119,12 @@ def test_the_window_of_the_published_configuration_is_not_used(case, ids):
     """The published file names a window (131072) beside `use_sliding_window`: false."""
     windowed = case.model(sliding_window=2, max_window_layers=0)
     assert torch.equal(windowed(ids).logits, case.model()(ids).logits)
+
+
+def test_decoders_published_by_0_1_know_our_models(model):
+    """They look for `align`, and shift the logits of a Dream without it: here a second time."""
+    states = torch.randn(2, 5, model.config.hidden_size)
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    shifted = model.shift_hidden_states(states, mask, None)
+    assert torch.equal(model.align(states, mask, None), shifted) and torch.equal(shifted[:, 2:], states[:, 1:-1])
+    assert model.reads_previous_state

@@ -101,8 +101,8 @@ def test_forwards_with_and_without_a_cache_give_the_logits_of_one_full_forward(
             output_latent_logits=True,
         )
         here = exists[:, start:end]
-        torch.testing.assert_close(out.logits[here], next_logits[:, start:end][here], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(out.latent_logits[here], latent_logits[:, start:end][here], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out.logits[here], next_logits[:, start:end][here], atol=5e-5, rtol=1e-5)
+        torch.testing.assert_close(out.latent_logits[here], latent_logits[:, start:end][here], atol=5e-5, rtol=1e-5)
         keys = [layer.keys for layer in cache.layers]
         assert keys[0].shape[2] == end
         for mine, earlier in zip(keys if kept else [], kept, strict=True):
@@ -229,7 +229,7 @@ def test_the_number_of_the_configuration_is_the_default(make_latent_token: Calla
     model = make_latent_token("left_to_right")
     model.config.num_latent_tokens = 3
     assert torch.equal(model.generate(**ROWS, **KNOBS), model.generate(**ROWS, num_latent_tokens=3, **KNOBS))
-    with pytest.raises(ValueError, match="`num_latent_tokens` must be at least 0 here, got -1"):
+    with pytest.raises(ValueError, match="`num_latent_tokens` must be an integer of at least 0 here, got -1"):
         model.generate(**ROWS, num_latent_tokens=-1)
 
 
