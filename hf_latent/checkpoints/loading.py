@@ -49,7 +49,8 @@ def load(
         kinds = "no model of this library" if autoregressive else "not a masked diffusion model of this library"
         raise ValueError(f"{name} is a {type(model).__name__}, {kinds}.")
     if adapter is not None:
-        model, tokenizer = merge(model, tokenizer, adapter, trust_remote_code=trust_remote_code)
+        with explained(adapter, "--adapter"):
+            model, tokenizer = merge(model, tokenizer, adapter, trust_remote_code=trust_remote_code)
     check_vocabulary(tokenizer, model)
     return model.eval(), tokenizer
 
@@ -71,8 +72,10 @@ def load_latent_diffusion(
     if config.model_type != "latent_diffusion" or "LatentAutoencoder" in (config.architectures or ()):
         what = (config.architectures or [config.model_type])[0]
         raise ValueError(f"{name} is a {what}, not a latent diffusion model with a denoiser.")
-    model = AutoModelForSeq2SeqLM.from_pretrained(path, device_map="auto", **hub)
-    return model.eval(), AutoTokenizer.from_pretrained(path, **hub)
+    with explained(name):
+        model = AutoModelForSeq2SeqLM.from_pretrained(path, device_map="auto", **hub)
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    return model.eval(), tokenizer
 
 
 __all__ = ["load", "load_latent_diffusion", "packaged_checkpoints", "resolve"]

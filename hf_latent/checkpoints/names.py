@@ -86,7 +86,10 @@ def check_adapter(name: str) -> None:
 
 @contextlib.contextmanager
 def explained(name: str, option: str = "model") -> Iterator[None]:
-    """While a checkpoint is loaded: that the Hub has no answer for `name` says what `name` is not, either."""
+    """
+    While a checkpoint is loaded: that the Hub has no answer for `name` says what `name` is not, either, and what is
+    wrong in a file of it is a `ValueError` that says of what.
+    """
     try:
         yield
     except OSError as error:
@@ -97,6 +100,20 @@ def explained(name: str, option: str = "model") -> Iterator[None]:
             f"`{option}` {name!r} is neither a folder here{beside(Path(name))} nor a packaged checkpoint "
             f"({listed(packaged_checkpoints())}), and the Hub could not be asked or does not have it: {reason}"
         ) from None
+    except Exception as error:
+        if not is_of_a_file(error):
+            raise
+        raise ValueError(f"`{option}` {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def is_of_a_file(error: BaseException) -> bool:
+    """
+    Whether `error` says what is wrong in a file of a checkpoint: a field of a configuration, weights that are cut off
+    or of other shapes, a tokenizer that is none. Their classes derive from no `ValueError`; tokenizers has none.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    is_of_shapes = type(error) is RuntimeError and "mismatch" in str(error)
+    return type(error) is Exception or is_of_shapes or bool(names & {"StrictDataclassError", "SafetensorError"})
 
 
 def read_description(name: str) -> dict[str, Any]:
@@ -143,6 +160,7 @@ def listed(names: list[str] | tuple[str, ...], word: str = "and") -> str:
 __all__ = [
     "check_adapter",
     "explained",
+    "is_of_a_file",
     "is_hub_name",
     "listed",
     "nearest_packaged",

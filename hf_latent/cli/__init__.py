@@ -100,6 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(one_line(error))
     except typer.Abort:
         fail("stopped", 1)
+    except Exception as error:
+        from hf_latent.checkpoints.names import is_of_a_file
+
+        if not is_of_a_file(error):
+            raise
+        fail(one_line(error))
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 # Package, file in it and class; what stands first wins over what it inherits from. Read, not imported: importing them
 # takes transformers, trl and torch, several seconds for a page of text.
 SOURCES = (
-    ("hf_latent", "training/sources.py", "TrainArguments"),
+    ("hf_latent", "training/common/sources.py", "TrainArguments"),
     ("trl", "trainer/model_config.py", "ModelConfig"),
-    ("hf_latent", "training/latent_token_config.py", "LatentTokenTrainingConfig"),
-    ("hf_latent", "training/config.py", "MaskedDiffusionConfig"),
+    ("hf_latent", "training/latent_tokens/config.py", "LatentTokenTrainingConfig"),
+    ("hf_latent", "training/masked_diffusion/config.py", "MaskedDiffusionConfig"),
     ("trl", "trainer/sft_config.py", "SFTConfig"),
     ("trl", "trainer/base_config.py", "_BaseConfig"),
     ("transformers", "training_args.py", "TrainingArguments"),

@@ -139,13 +139,13 @@ class ReasoningTemplate:
 
     def _behind(self, tokenizer: PreTrainedTokenizerBase, mask: int) -> tuple[list[int], list[bool]]:
         """Tokens behind a question, and which of them are the answer's."""
-        delimiter, suffix = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-            for text in (self.delimiter, self.suffix)
-        )
-        for name, tokens in (("delimiter", delimiter), ("suffix", suffix)):
-            if mask in tokens:
+        parts = {}
+        for name, text in (("delimiter", self.delimiter), ("suffix", self.suffix)):
+            with naming(f"`{name}` {text!r}"):
+                parts[name] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            if mask in parts[name]:
                 raise ValueError(f"`{name}` holds the mask token ({mask}).")
+        delimiter, suffix = parts["delimiter"], parts["suffix"]
         ids = [mask] * self.reasoning_length + delimiter + [mask] * self.answer_length + suffix
         before = self.reasoning_length + len(delimiter)
         return ids, [False] * before + [True] * self.answer_length + [False] * len(suffix)

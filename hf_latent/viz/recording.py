@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_latent.data.template import ReasoningTemplate
+from hf_latent.data.vocabulary import naming
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.viz.replay import Replay, replay_of
@@ -33,7 +34,8 @@ def run_once(
         if chat:
             messages = [{"role": "user", "content": text}]
             written = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        encoded = tokenizer(written, return_tensors="pt", add_special_tokens=not chat)
+        with naming(f"The prompt {written!r}"):
+            encoded = tokenizer(written, return_tensors="pt", add_special_tokens=not chat)
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     device = find_device(model)
     inputs = {name: value.to(device) for name, value in inputs.items()}

@@ -34,6 +34,7 @@ def denoise(
     comes last. What it took goes to standard error.
     """
     from hf_latent.checkpoints.loading import load_latent_diffusion
+    from hf_latent.data.vocabulary import naming
     from hf_latent.evaluation.knobs import parse_knobs
     from hf_latent.generation.arguments.devices import find_device
     from hf_latent.viz import texts_over_steps
@@ -45,7 +46,9 @@ def denoise(
     # What is not given is the checkpoint's choice.
     knobs = {name: value for name, value in options.items() if value is not None} | parse_knobs(set_ or [])
     loaded, tokenizer = load_latent_diffusion(model, revision=revision, trust_remote_code=trust_remote_code)
-    inputs = tokenizer(text if text is not None else sys.stdin.read(), return_tensors="pt").to(find_device(loaded))
+    text = text if text is not None else sys.stdin.read()
+    with naming(f"The text {text!r}"):
+        inputs = tokenizer(text, return_tensors="pt").to(find_device(loaded))
     start = time.perf_counter()
     output = loaded.generate(
         inputs["input_ids"],

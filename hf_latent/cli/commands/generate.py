@@ -44,6 +44,7 @@ def generate(
     from transformers import TextDiffusionStreamer, TextStreamer
 
     from hf_latent.checkpoints.loading import load
+    from hf_latent.data.vocabulary import naming
     from hf_latent.evaluation.knobs import parse_knobs
     from hf_latent.generation.arguments.devices import find_device
 
@@ -61,7 +62,8 @@ def generate(
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
         )
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
+    with naming(f"The prompt {text!r}"):
+        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
     device = find_device(loaded)
     ids, mask = inputs["input_ids"].to(device), inputs["attention_mask"].to(device)
     live = stream and sys.stdout.isatty()

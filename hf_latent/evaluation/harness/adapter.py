@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.identity import changes, identify
+from hf_latent.data.vocabulary import naming
 from hf_latent.evaluation.grid import check_settings
 from hf_latent.evaluation.running import process_state
 from hf_latent.evaluation.scoring.encoding import ScoredText, context_key, scored_pair
@@ -181,7 +182,8 @@ class HfLatentLM(TemplateLM):
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             add_special_tokens = not (bos and string.startswith(bos))
-        return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
+        with naming(f"The text {string!r}"):
+            return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation, as text."""

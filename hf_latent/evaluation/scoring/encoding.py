@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.data.rows import pair_text, text_of
 from hf_latent.data.vocabulary import naming
 
 IGNORE_INDEX = -100
@@ -142,13 +143,13 @@ def encode_example(
     if tokenizer is None:
         raise ValueError(f"`tokenizer` is needed for examples with the columns {sorted(example)}.")
     if "prompt" in example and "completion" in example:
-        prompt, completion = example["prompt"], example["completion"]
+        prompt, completion = (pair_text(example[n], f"`{n}`", may_be_empty=True) for n in ("prompt", "completion"))
         if isinstance(completion, str):
             given, behind = encode_pair(tokenizer, prompt, completion, chat=chat, add_eos=add_eos)
         else:
             given, behind = encode_conversation(tokenizer, prompt, completion)
     elif "text" in example:
-        given, behind = encode_pair(tokenizer, "", example["text"], add_eos=add_eos)
+        given, behind = encode_pair(tokenizer, "", text_of(example["text"], "`text`"), add_eos=add_eos)
     else:
         raise ValueError(
             "An example needs `input_ids` (and `labels`), `prompt` and `completion`, or `text`; got the columns "

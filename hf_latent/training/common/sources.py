@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 from hf_latent.data.json_files import read_json_object
-from hf_latent.data.rows import check_features, pair_text, read_rows, to_dataset
+from hf_latent.data.rows import check_features, is_local_file, pair_text, read_rows, to_dataset
 from hf_latent.evaluation.solving.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 
@@ -122,6 +122,11 @@ class TrainArguments:
         for name in ("num_train_examples", "num_eval_examples", "max_train_examples", "max_eval_examples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.dataset_name is not None and is_local_file(self.dataset_name):
+            raise ValueError(
+                f"`dataset_name` is a dataset on the Hub or a folder, got {self.dataset_name!r}: give a file as "
+                "`train_file`"
+            )
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"`task` must be one of {TASKS}, got {self.task!r}")
         self.task_options = read_mapping(self.task_options, "task_options")

@@ -18,7 +18,7 @@ from hf_latent import LladaConfig, LladaForMaskedDiffusion
 from hf_latent.checkpoints.loading import packaged_checkpoints
 from hf_latent.cli.commands.demo import DECODERS
 from hf_latent.cli.reasoning import show_early_exit
-from hf_latent.cli.train_options import grouped
+from hf_latent.cli.train_options import SOURCES, grouped, package_folder, read_class
 from hf_latent.evaluation.knobs import parse_knobs
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.hub import bundle
@@ -34,6 +34,17 @@ def checkpoint(sudoku_model, tokenizer, tmp_path) -> Path:
 
 def run(*arguments: object, **kwargs: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], **kwargs)
+
+
+def test_help_of_training_reads_every_class_of_ours_where_it_is():
+    """A file that has moved gives no options, and no error: the help would leave out what only this library has."""
+    ours = [(package_folder(package) / file, name) for package, file, name in SOURCES if package == "hf_latent"]
+    assert len(ours) == 3
+    for path, name in ours:
+        assert list(read_class(path, name)), f"{path} has no {name}"
+    page = run("train", "--help").output
+    for option in ("--backbone", "--train-file", "--mask-schedule", "--num-latent-tokens"):
+        assert option in page
 
 
 @pytest.mark.parametrize(
