@@ -160,8 +160,8 @@ def listed(names: list[str] | tuple[str, ...], word: str = "and") -> str:
 __all__ = [
     "check_adapter",
     "explained",
-    "is_of_a_file",
     "is_hub_name",
+    "is_of_a_file",
     "listed",
     "nearest_packaged",
     "packaged_checkpoints",

@@ -226,8 +226,11 @@ class LatentAutoencoder(LatentDiffusionPreTrainedModel):
         """
         latents = self.denormalize(latents.to(self.latent_mean.dtype))
         states, mask = self.reconstruct(latents, context_ids, context_mask)
+        # Ids that nobody reads, as transformers makes them: it would make them where the first weight is, which of an
+        # offloaded model is nowhere.
+        ids = torch.full(states.shape[:2], -100, device=states.device)
         return self.language_model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask, **kwargs
+            ids, encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask, **kwargs
         )
 
     @can_return_tuple
