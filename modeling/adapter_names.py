@@ -13,6 +13,9 @@ from typing import Any
 from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 
+# Of a layer with DoRA; a parameter in peft's files, a module with a `weight` in memory.
+MAGNITUDES = "lora_magnitude_vector"
+
 
 class AdapterLoadingMixin:
     """`load_adapter` that loses nothing. Comes before `PreTrainedModel` among the bases of a head class."""
@@ -112,6 +115,11 @@ def refuse_lost_adapters(module: nn.Module, names: Iterable[str], markers: set[s
     for name in names:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts) if part in markers), 0)
+        if place and parts[place] == MAGNITUDES:  # its layer has an adapter: DoRA, which peft alone reads
+            raise ValueError(
+                f"The adapter is DoRA, whose magnitudes ({name!r}) transformers' own loading of adapters leaves out: "
+                "load it with `PeftModel.from_pretrained(model, path)` or `AutoPeftModelForCausalLM`."
+            )
         if place:
             lost.add(parts[place - 1])
     if lost:

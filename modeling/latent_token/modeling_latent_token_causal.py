@@ -28,6 +28,7 @@ from hf_latent.generation.arguments.inputs import find_cache, rename_cache
 from hf_latent.generation.arguments.stock_arguments import plain
 from hf_latent.generation.arguments.stock_generate import add_score_check, check_stock_ids, find_knob
 from hf_latent.generation.autoregressive.speculative import SpeculativeOutput
+from hf_latent.modeling.adapter_names import AdapterLoadingMixin
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.generation_arguments import look_ahead_arguments, speculation_arguments
 from hf_latent.modeling.latent_token.lookahead import (
@@ -66,7 +67,9 @@ class LookAhead(NamedTuple):
     outputs: BaseModelOutputWithPast
 
 
-class LatentTokenForCausalLM(ContinuousBatchingRefusal, LatentTokenPreTrainedModel, GenerationMixin):
+class LatentTokenForCausalLM(
+    ContinuousBatchingRefusal, AdapterLoadingMixin, LatentTokenPreTrainedModel, GenerationMixin
+):
     """
     Any decoder-only model of transformers as an autoregressive model with latent tokens: `model` is the decoder itself
     and `lm_head` its head.
