@@ -1,6 +1,8 @@
 """The configuration: what it refuses, by name, and what it takes."""
 
+import ast
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -87,20 +89,11 @@ BAD_VALUES = [
     ("do_sample", 0, "True or False, got 0"),
     ("return_dict_in_generate", "yes", "got 'yes'"),
 ]
-# What the newer decoders do where nothing is said.
-DEFAULTS = {
-    "latent_refinement": False,
-    "refinement_top_p": 0.9,
-    "refinement_ratio": 0.15,
-    "refinement_steps": 20,
-    "refinement_kl": 0.1,
-    "stop_kl": 0.1,
-    "early_exit_threshold": None,
-    "answer_entropy_reduction": "sum",
-    "block_cache": None,
-    "cache_refresh_interval": None,
-    "append_blocks": False,
-    "min_new_tokens": None,
+# Name and default of every knob, as the class documents them; None where it names no default.
+ENTRY = r"^ +(\w+) \(`[^`]+`, \*optional\*(?:, defaults to `?([^`)]+)`?)?\):"
+DOCUMENTED = {
+    name: ast.literal_eval(default) if default else None
+    for name, default in re.findall(ENTRY, DiffusionGenerationConfig.__doc__ or "", re.MULTILINE)
 }
 # At the edge of what is allowed.
 GOOD_VALUES = {
@@ -146,9 +139,12 @@ def test_a_bad_value_is_refused_by_name(config_class: type, name: str, value: ob
 
 @pytest.mark.parametrize("config_class", CLASSES)
 def test_defaults_and_values_at_the_edge(config_class: type) -> None:
-    """Nothing new is on unasked; what is allowed is kept as it was given."""
+    """A default is what the manual says it is; what is allowed is kept as it was given."""
+    own = DreamGenerationConfig.own_defaults.items() - DiffusionGenerationConfig.own_defaults.items()
+    expected = DOCUMENTED | (dict(own) if config_class is DreamGenerationConfig else {})
     config = config_class()
-    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert DiffusionGenerationConfig.own_defaults.keys() <= DOCUMENTED.keys()
     for name, values in GOOD_VALUES.items():
         for value in values:
             assert getattr(config_class(**{name: value}), name) == value

@@ -14,7 +14,6 @@ from hf_latent.generation.arguments.inputs import rename_cache
 
 MASK = 47
 PROMPT = torch.tensor([[1, 2, 3]])
-PAIR = torch.tensor([[1, 2, 3], [4, 5, 6]])
 HOLED = torch.tensor([[1, MASK, 3]])
 
 
