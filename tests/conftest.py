@@ -18,17 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 _threads = "1"  # the models are tiny: a second thread costs more than it brings, above all on a busy machine
 _cache = tempfile.mkdtemp(prefix="hf-latent-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-os.environ.update(
-    HF_HOME=_cache,  # also the cache of remote code, which parallel workers would otherwise write to at once
-    HF_HUB_OFFLINE="1",
-    HF_DATASETS_OFFLINE="1",
-    HF_HUB_DISABLE_TELEMETRY="1",
-    DO_NOT_TRACK="1",
-    HF_HUB_DISABLE_PROGRESS_BARS="1",
-    TOKENIZERS_PARALLELISM="false",
-    MPLBACKEND="Agg",
-    OMP_NUM_THREADS=_threads,
-    MKL_NUM_THREADS=_threads,
+_quiet = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+os.environ.update(dict.fromkeys((*_quiet, "HF_HUB_DISABLE_PROGRESS_BARS"), "1"))
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), _threads))
+os.environ.update(TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+os.environ["HF_HOME"] = (
+    _cache  # also the cache of remote code, which parallel workers would otherwise write to at once
 )
 for _name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
@@ -70,19 +65,56 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def fixtures_dir(shared_dir: Path) -> Path:
     """Checkpoints with the logits and generations that the reference implementations compute from them."""
-    folder = shared_dir / "fixtures"
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}")
-    return folder
+    return _part(shared_dir, "fixtures")
 
 
 @pytest.fixture(scope="session")
 def data_dir(shared_dir: Path) -> Path:
     """Public data sets as local files."""
-    folder = shared_dir / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}")
-    return folder
+    return _part(shared_dir, "data")
+
+
+def _part(shared_dir: Path, name: str) -> Path:
+    if not (shared_dir / name).is_dir():
+        pytest.skip(f"no folder {shared_dir / name}")
+    return shared_dir / name
+
+
+# Tiny models and tokenizers that many tests build.
+_LLADA: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def make_llada() -> Callable[..., Any]:
+    """`make_llada(seed=0, **fields)`: a LLaDA model of two layers and width 16, random, in evaluation mode."""
+    import torch
+
+    from hf_latent import LladaConfig, LladaForMaskedDiffusion
+
+    def make(seed: int = 0, **fields: Any) -> Any:
+        torch.manual_seed(seed)
+        return LladaForMaskedDiffusion(LladaConfig(**(_LLADA | fields))).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_words() -> Callable[..., Any]:
+    """
+    `make_words(9)`: a tokenizer of words, `w0` ... `w8` and `<eos>`, `<pad>`, `<mask>`; it knows those of the three
+    that are named in `special` as such.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(number: int, special: tuple[str, ...] = ("eos", "pad", "mask"), **arguments: Any) -> Any:
+        words = [*(f"w{i}" for i in range(number)), "<eos>", "<pad>", "<mask>"]
+        backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        named = {f"{name}_token": f"<{name}>" for name in special}
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **named, **arguments)
+
+    return make
 
 
 # Families of decoders that semi-causal attention meets: plain, with windows of 4 in all or in some layers (which take

@@ -200,56 +200,47 @@ def caches(name: str, lines: list[str]) -> tuple[str, list[Path]]:
 
 def latent_tokens(name: str, lines: list[str]) -> tuple[str, list[Path]]:
     """Time of a step with latent tokens."""
-    path = BENCHMARKS / "latent_tokens.json"
-    found = read(path)
-    rows = [
-        [
-            row["kind"],
-            str(row["batch"]),
-            "all" if row["num_latent_tokens"] is None else str(row["num_latent_tokens"]),
-            f"{1e3 * row['seconds_per_step']:.1f}",
-            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
-        ]
-        for row in found["rows"]
-    ]
-    head = ["writes", "batch", "latent tokens", "ms per token", "times the decoder's own forward"]
-    return f"{table(head, rows)}\n\n{made(found)}", [path]
+    columns = {
+        "writes": lambda row: row["kind"],
+        "batch": lambda row: str(row["batch"]),
+        "latent tokens": lambda row: "all" if row["num_latent_tokens"] is None else str(row["num_latent_tokens"]),
+        "ms per token": lambda row: f"{1e3 * row['seconds_per_step']:.1f}",
+        "times the decoder's own forward": lambda row: "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+    }
+    return benchmark("latent_tokens.json", columns)
 
 
 def drafts(name: str, lines: list[str]) -> tuple[str, list[Path]]:
     """Self-speculative decoding."""
-    path = BENCHMARKS / "self_speculative.json"
-    found = read(path)
-    rows = [
-        [
-            str(row["num_latent_tokens"]),
-            f"{row['tokens_per_forward']:.2f}",
-            f"{row['speedup']:.2f}",
-            f"{row['ms_per_token']:.2f}",
-            f"{row['plain_ms_per_token']:.2f}",
-        ]
-        for row in found["rows"]
-    ]
-    head = ["latent tokens", "tokens per forward", "times as fast", "ms per token", "ms per token, plain"]
-    return f"{table(head, rows)}\n\n{made(found)}", [path]
+    columns = {
+        "latent tokens": lambda row: str(row["num_latent_tokens"]),
+        "tokens per forward": lambda row: f"{row['tokens_per_forward']:.2f}",
+        "times as fast": lambda row: f"{row['speedup']:.2f}",
+        "ms per token": lambda row: f"{row['ms_per_token']:.2f}",
+        "ms per token, plain": lambda row: f"{row['plain_ms_per_token']:.2f}",
+    }
+    return benchmark("self_speculative.json", columns)
 
 
 def training(name: str, lines: list[str]) -> tuple[str, list[Path]]:
     """A training step against the bare forward, backward and optimizer, and against one with all logits."""
     path = BENCHMARKS / "training_step.json"
+    columns = {"vocabulary": lambda row: f"{row['vocab_size']:,}"}
+    columns["trainer / bare step"] = lambda row: f"{row['trainer_over_bare']:.2f}"
+    columns["all logits / trainer"] = lambda row: f"{row['all_logits_over_trainer']:.1f}"
+    for kind in ("trainer", "all logits"):
+        columns[f"peak MiB, {kind}"] = lambda row, kind=kind: f"{row['peak_mib'][kind]:,}"
+    return benchmark(path.name, columns, f"{read(path)['shape'].capitalize()}. ")
+
+
+def benchmark(
+    file: str, columns: dict[str, Callable[[dict[str, Any]], str]], remark: str = ""
+) -> tuple[str, list[Path]]:
+    """The rows of a benchmark's file in the columns of this name and content, and how it ran."""
+    path = BENCHMARKS / file
     found = read(path)
-    rows = [
-        [
-            f"{row['vocab_size']:,}",
-            f"{row['trainer_over_bare']:.2f}",
-            f"{row['all_logits_over_trainer']:.1f}",
-            f"{row['peak_mib']['trainer']:,}",
-            f"{row['peak_mib']['all logits']:,}",
-        ]
-        for row in found["rows"]
-    ]
-    head = ["vocabulary", "trainer / bare step", "all logits / trainer", "peak MiB, trainer", "peak MiB, all logits"]
-    return f"{table(head, rows)}\n\n{found['shape'].capitalize()}. {made(found)}", [path]
+    rows = [[shown(row) for shown in columns.values()] for row in found["rows"]]
+    return f"{table(list(columns), rows)}\n\n{remark}{made(found)}", [path]
 
 
 def made(found: dict[str, Any]) -> str:

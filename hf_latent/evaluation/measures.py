@@ -7,6 +7,7 @@ alone) and records into a summary. Who runs it, and where records are kept, is `
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from hf_latent.evaluation.solving.solving import Layout, Solved, solve
 
 Record = dict[str, Any]
 Settings = dict[str, Any]
+Model, Tokenizer = PreTrainedModel, PreTrainedTokenizerBase
 SAMPLE_KNOBS = ("estimator", "num_samples", "seed")
 
 
@@ -51,12 +53,7 @@ class Measure(Protocol):
         """JSON values that are all a record depends on of each example."""
 
     def records(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        numbers: Sequence[int],
-        settings: Settings,
-        batch_size: int,
+        self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
     ) -> Iterator[list[Record]]:
         """Records of the examples of these numbers, in order, in lists as they come."""
 
@@ -75,7 +72,33 @@ def with_nan(record: Mapping[str, Any], names: Sequence[str]) -> Record:
 
 
 @dataclass(frozen=True)
-class ExactMatch:
+class _Described(ABC):
+    """
+    What measures say about themselves.
+
+    Args:
+        name: of the task.
+        about: of the task, what its records depend on beside the examples: version, filter (JSON).
+        source: where the examples come from (JSON), for the reader of results.
+    """
+
+    name: str
+    about: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    source: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    kind = ""
+    decodes = False
+
+    @abstractmethod
+    def _layout(self) -> dict[str, Any]:
+        """How texts are put together (JSON)."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"task": self.name, "measure": self.kind, "layout": self._layout(), **self.about}
+
+
+@dataclass(frozen=True)
+class ExactMatch(_Described):
     """
     Answers that are generated, and right or wrong.
 
@@ -84,35 +107,25 @@ class ExactMatch:
         references: what the judge compares with, one a prompt (JSON).
         judge: whether the text written for the example of this number is right.
         layout: see `Layout`.
-        about: of the task, what its judge depends on: version, filter (JSON).
-        source: where the examples come from (JSON), for the reader of results.
+        name, about, source: see `_Described`.
     """
 
-    name: str
     prompts: Sequence[Any]
     references: Sequence[Any]
     judge: Callable[[int, str], bool]
     layout: Layout
-    about: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
     kind = "exact_match"
     decodes = True
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"task": self.name, "measure": self.kind, "layout": asdict(self.layout), **self.about}
+    def _layout(self) -> dict[str, Any]:
+        return asdict(self.layout)
 
     @property
     def examples(self) -> Sequence[Any]:
         return list(zip(self.prompts, self.references, strict=True))
 
     def records(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        numbers: Sequence[int],
-        settings: Settings,
-        batch_size: int,
+        self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
     ) -> Iterator[list[Record]]:
         solved = solve(
             model,
@@ -136,7 +149,7 @@ class ExactMatch:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Likelihood(_Described):
     """
     Bound, or chain, of the likelihood of completions given their prompts.
 
@@ -144,34 +157,23 @@ class Likelihood:
         rows: `{"prompt", "completion"}`, `{"text"}` or `{"input_ids", "labels"}`.
         chat: whether prompts given as text go through the chat template.
         add_eos: whether completions end with the end-of-sequence token.
-        about, source: as in `ExactMatch`.
+        name, about, source: see `_Described`.
     """
 
-    name: str
     rows: Sequence[Mapping[str, Any]]
     chat: bool = False
     add_eos: bool = True
-    about: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
     kind = "likelihood"
-    decodes = False
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        layout = {"chat": self.chat, "add_eos": self.add_eos}
-        return {"task": self.name, "measure": self.kind, "layout": layout, **self.about}
+    def _layout(self) -> dict[str, Any]:
+        return {"chat": self.chat, "add_eos": self.add_eos}
 
     @property
     def examples(self) -> Sequence[Any]:
         return self.rows
 
     def records(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        numbers: Sequence[int],
-        settings: Settings,
-        batch_size: int,
+        self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
     ) -> Iterator[list[Record]]:
         at_once = max(1, batch_size // settings["num_samples"])
         options = {"chat": self.chat, "add_eos": self.add_eos}
@@ -195,7 +197,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(_Described):
     """
     The most likely of several continuations.
 
@@ -204,34 +206,24 @@ class Choice:
         choices: the continuations of each.
         answers: index of the right one.
         chat: whether contexts given as text go through the chat template.
-        about, source: as in `ExactMatch`.
+        name, about, source: see `_Described`.
     """
 
-    name: str
     contexts: Sequence[Any]
     choices: Sequence[Sequence[str]]
     answers: Sequence[int]
     chat: bool = False
-    about: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
     kind = "choice"
-    decodes = False
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"task": self.name, "measure": self.kind, "layout": {"chat": self.chat}, **self.about}
+    def _layout(self) -> dict[str, Any]:
+        return {"chat": self.chat}
 
     @property
     def examples(self) -> Sequence[Any]:
         return list(zip(self.contexts, self.choices, self.answers, strict=True))
 
     def records(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        numbers: Sequence[int],
-        settings: Settings,
-        batch_size: int,
+        self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
     ) -> Iterator[list[Record]]:
         most = max(len(self.choices[number]) for number in numbers)
         at_once = max(1, batch_size // (settings["num_samples"] * most))

@@ -267,13 +267,11 @@ def answer_first_tokenizer() -> PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[(token, vocabulary[token]) for token in ("<s>", "</s>")]
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    ends = {"bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        mask_token="<mask>",
+        **ends,
+        **{f"{name}_token": f"<{name}>" for name in ("pad", "unk", "mask")},
         padding_side="right",
         clean_up_tokenization_spaces=False,
         model_max_length=128,

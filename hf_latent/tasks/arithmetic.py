@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from hf_latent.tasks.drawing import progress
+from hf_latent.tasks.symbols import symbol_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -318,27 +319,12 @@ def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are digits, words and signs, the latter two with the space behind them, and `<pad>`,
     `<eos>`, `<mask>`. It knows the words of the task and raises for any other; decoding restores a text exactly.
     """
-    special = ["<pad>", "<eos>", "<mask>"]
     sentences = [s for group in (STORY, PEOPLE) for options in group.values() for s in options]
     sentences += ["boxes with each How many does do have has and So they Together Boxes The answer is"]
     words = {word for text in sentences for word in re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", "", text))}
     words |= {*NAMES, *ITEMS, *DAYS, *(word for text in FRACTIONS.values() for word in text.split())}
     # Those that a sentence may end with come without the space, too.
     ends = [*NAMES, *ITEMS, *["many", "more", "each", "have", "half", "third", "quarter", "fifth", "together"]]
-    tokens = [*special, "\n", " ", ".", ". ", "?", *"+-*/=", *"0123456789", *ends]
+    tokens = ["\n", " ", ".", ". ", "?", *"+-*/=", *"0123456789", *ends]
     tokens += [f"{word} " for word in sorted(words)]
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_TOKEN), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        mask_token="<mask>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=160,
-    )
+    return symbol_tokenizer(tokens, pattern=_TOKEN, model_max_length=160)

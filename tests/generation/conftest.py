@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
@@ -71,17 +70,8 @@ def forward_shapes(model: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(make_words: Callable) -> PreTrainedTokenizerFast:
     """One word per token: `w0` ... `w44`, `<eos>`, `<pad>`, `<mask>`."""
-    vocabulary = {f"w{i}": i for i in range(EOS)} | {"<eos>": EOS, "<pad>": PAD, "<mask>": MASK}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    tokenizer = make_words(EOS, model_input_names=["input_ids", "attention_mask"])
     tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}"
     return tokenizer

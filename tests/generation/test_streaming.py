@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_latent import LladaConfig, LladaForMaskedDiffusion
+from hf_latent import LladaForMaskedDiffusion
 
 
 class Recorder:
@@ -30,25 +30,16 @@ class Recorder:
         self.order.append("end")
 
 
-def tiny() -> LladaForMaskedDiffusion:
-    torch.manual_seed(0)
-    config = LladaConfig(
-        vocab_size=11,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        mask_token_id=10,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    return LladaForMaskedDiffusion(config).eval()
+@pytest.fixture
+def tiny(make_llada: Callable) -> LladaForMaskedDiffusion:
+    special = {"mask_token_id": 10, "eos_token_id": None, "pad_token_id": None}
+    return make_llada(vocab_size=11, intermediate_size=16, num_hidden_layers=1, **special)
 
 
-def test_a_streamer_that_takes_progress_sees_every_forward_with_its_candidates():
+def test_a_streamer_that_takes_progress_sees_every_forward_with_its_candidates(tiny: LladaForMaskedDiffusion):
     """A page that shows candidates live would show those of the forward before, or miss the last."""
     recorder = Recorder()
-    output = tiny().generate(
+    output = tiny.generate(
         torch.tensor([[1, 2, 3]]),
         max_new_tokens=6,
         block_length=3,

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import MaskedLMOutput
 
-from hf_latent import LladaConfig, LladaForMaskedDiffusion
+from hf_latent import LladaForMaskedDiffusion
 from hf_latent.tasks import SudokuTask, sudoku_tokenizer
 
 
@@ -18,21 +18,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def sudoku_model(tokenizer: PreTrainedTokenizerFast) -> LladaForMaskedDiffusion:
+def sudoku_model(make_llada: Callable, tokenizer: PreTrainedTokenizerFast) -> LladaForMaskedDiffusion:
     """Random weights, the tokenizer's vocabulary."""
-    torch.manual_seed(0)
-    config = LladaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LladaForMaskedDiffusion(config).eval()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "max_position_embeddings": 128}
+    special = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
+    return make_llada(vocab_size=len(tokenizer), **sizes, **special)
 
 
 @pytest.fixture

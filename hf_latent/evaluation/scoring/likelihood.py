@@ -175,18 +175,11 @@ def evaluate_likelihood(
     ]
     if not texts:
         raise ValueError("`examples` must hold at least one example, got none.")
+    sampling: dict[str, Any] = {"estimator": estimator, "num_samples": num_samples, "seed": seed}
     start = time.perf_counter()
-    scores = score_texts(
-        model,
-        texts,
-        estimator=estimator,
-        num_samples=num_samples,
-        seed=seed,
-        batch_size=batch_size,
-        on_batch=on_batch,
-    )
+    scores = score_texts(model, texts, batch_size=batch_size, on_batch=on_batch, **sampling)
     seconds = time.perf_counter() - start
-    return LikelihoodResult.of(scores, estimator=estimator, num_samples=num_samples, seed=seed, seconds=seconds)
+    return LikelihoodResult.of(scores, seconds=seconds, **sampling)
 
 
 def score_texts(
@@ -247,15 +240,8 @@ def log_likelihood(
         given, behind = encode_pair(tokenizer, context, continuation, chat=chat, add_eos=add_eos)
         key = context_key(encode_context(tokenizer, context, chat=chat))
         texts.append(scored_pair(given, behind, key))
-    return score_texts(
-        model,
-        texts,
-        estimator=estimator,
-        num_samples=num_samples,
-        seed=seed,
-        batch_size=batch_size,
-        on_batch=on_batch,
-    )
+    sampling: dict[str, Any] = {"estimator": estimator, "num_samples": num_samples, "seed": seed}
+    return score_texts(model, texts, batch_size=batch_size, on_batch=on_batch, **sampling)
 
 
 __all__ = ["LikelihoodResult", "LogLikelihood", "evaluate_likelihood", "log_likelihood", "score_texts"]

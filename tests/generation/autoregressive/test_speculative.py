@@ -195,15 +195,8 @@ def test_a_streamer_gets_every_token(trained: Any) -> None:
     """transformers hands it to its own methods alone: one that waits for the end would wait for ever."""
     streamer = Recorder()
     plain, _ = both(trained, batch(KNOWN))
-    trained.generate(
-        **batch(KNOWN),
-        num_latent_tokens=3,
-        self_speculative="plain",
-        max_new_tokens=12,
-        eos_token_id=None,
-        do_sample=False,
-        streamer=streamer,
-    )
+    knobs = {"num_latent_tokens": 3, "max_new_tokens": 12, "eos_token_id": None, "do_sample": False}
+    trained.generate(**batch(KNOWN), **knobs, self_speculative="plain", streamer=streamer)
     assert streamer.ended and streamer.tokens == plain[0].tolist()
 
 

@@ -136,16 +136,8 @@ def test_agrees_with_a_sampler_in_plain_python(model: nn.Module, decoding: str, 
     knobs = data.draw(refinements, "knobs")
     expected = refine_plainly(model, ids, decoding, block_length, most, knobs)
     assume(expected[4] > 1e-4)  # float32 beliefs against float64, fed back
-    out = model.infill(
-        torch.tensor([ids]),
-        decoding=decoding,
-        block_length=block_length,
-        max_tokens_per_step=most,
-        latent_refinement=True,
-        return_dict_in_generate=True,
-        **KNOBS,
-        **knobs,
-    )
+    knobs |= KNOBS | {"decoding": decoding, "block_length": block_length, "max_tokens_per_step": most}
+    out = model.infill(torch.tensor([ids]), latent_refinement=True, return_dict_in_generate=True, **knobs)
     assert out.sequences[0].tolist() == expected[0]
     assert out.commit_step[0].tolist() == expected[1]
     assert numbers(out.belief_kl[0]) == close(expected[2])

@@ -58,10 +58,9 @@ def append_plainly(
             p = beliefs(model, ids)
             left = [i for i, token in enumerate(ids) if token == MASK]
             entropy = {i: float(-torch.special.xlogy(p[i], p[i]).sum()) for i in left}
-            score = {
-                "low_confidence": {i: float(p[i].max()) for i in left},
-                "left_to_right": {i: -i for i in left},
-            }.get(decoding, {i: -entropy[i] for i in left})
+            score = {i: -i for i in left}
+            if decoding != "left_to_right":
+                score = {i: float(p[i].max()) if decoding == "low_confidence" else -entropy[i] for i in left}
             order = sorted(left, key=score.__getitem__, reverse=True)
             count = 1
             if decoding == "med":

@@ -1,6 +1,6 @@
 """Block caches: the reference's cached logits, what is read again and when, and where nothing may change."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,17 +53,6 @@ def test_cached_logits_of_the_reference_are_reproduced(fixtures_dir: Path, folde
 texts = st.lists(st.integers(0, 44), min_size=1, max_size=6)
 
 
-def padded(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    fill = [[PAD] * (width - len(row)) for row in rows]
-    ids = torch.tensor([f + r if side == "left" else r + f for f, r in zip(fill, rows, strict=True)])
-    mask = [
-        [0] * len(f) + [1] * len(r) if side == "left" else [1] * len(r) + [0] * len(f)
-        for f, r in zip(fill, rows, strict=True)
-    ]
-    return ids, torch.tensor(mask)
-
-
 def same(found: DiffusionGenerateOutput, expected: DiffusionGenerateOutput) -> None:
     assert found.sequences.tolist() == expected.sequences.tolist()
     assert found.commit_step.tolist() == expected.commit_step.tolist()
@@ -77,11 +66,11 @@ def same(found: DiffusionGenerateOutput, expected: DiffusionGenerateOutput) -> N
 @given(data=st.data())
 @settings(max_examples=4)
 def test_a_cache_refreshed_at_every_forward_changes_nothing(
-    model: nn.Module, cache: str, decoding: str, data: st.DataObject
+    padded: Callable, model: nn.Module, cache: str, decoding: str, data: st.DataObject
 ) -> None:
     """With whatever else is on, padded and in batches."""
     rows = data.draw(st.lists(texts, min_size=1, max_size=3), "rows")
-    ids, mask = padded(rows, data.draw(st.sampled_from(["left", "right"]), "side"))
+    ids, mask = padded(rows, data.draw(st.sampled_from(["left", "right"]), "side"), PAD)
     knobs = KNOBS | {
         "decoding": decoding,
         "max_new_tokens": data.draw(st.integers(1, 8), "max_new_tokens"),
@@ -100,10 +89,12 @@ def test_a_cache_refreshed_at_every_forward_changes_nothing(
 @pytest.mark.parametrize("decoding", list(RULES))
 @pytest.mark.parametrize("cache", BLOCK_CACHES)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_window_of_everything_is_no_cache(model: nn.Module, cache: str, decoding: str, side: str) -> None:
+def test_a_window_of_everything_is_no_cache(
+    padded: Callable, model: nn.Module, cache: str, decoding: str, side: str
+) -> None:
     """Rows that open and, for the dual cache, end with a mask, in one block; also where padding shifts the others."""
     rows = [[MASK, 3, MASK, MASK, 5, MASK], [MASK, 4, MASK], [MASK] * 5]
-    ids, mask = padded(rows, side)
+    ids, mask = padded(rows, side, PAD)
     for refined in (False, True):
         knobs = KNOBS | {"decoding": decoding, "latent_refinement": refined, "refinement_steps": 1}
         plain = model.infill(ids, attention_mask=mask, **knobs)
@@ -241,7 +232,7 @@ def test_the_answer_is_in_the_window(model: nn.Module, reads: list[dict], cache:
 @given(data=st.data())
 @settings(max_examples=6)
 def test_rows_in_different_blocks_do_not_disturb_each_other(
-    model: nn.Module, cache: str, decoding: str, data: st.DataObject
+    check_rows_alone: Callable, model: nn.Module, cache: str, decoding: str, data: st.DataObject
 ) -> None:
     """Some rows refresh while others read windows of another place and width."""
     rows = data.draw(st.lists(texts, min_size=2, max_size=4), "rows")
@@ -257,16 +248,7 @@ def test_rows_in_different_blocks_do_not_disturb_each_other(
         "refinement_steps": 2,
         "append_blocks": data.draw(st.booleans(), "append_blocks"),
     }
-    alone = [model.generate(torch.tensor([row]), row_indices=[i], **knobs) for i, row in enumerate(rows)]
-    for side in ("left", "right"):
-        ids, mask = padded(rows, side)
-        out = model.generate(ids, attention_mask=mask, **knobs)
-        for i, row in enumerate(rows):
-            start = ids.shape[1] - len(row) if side == "left" else 0
-            columns = slice(start, start + len(row) + number)
-            assert out.sequences[i, columns].tolist() == alone[i].sequences[0].tolist()
-            assert out.commit_step[i, columns].tolist() == alone[i].commit_step[0].tolist()
-            assert out.num_forward_passes[i] == alone[i].num_forward_passes[0]
+    check_rows_alone(model, rows, PAD, **knobs)
 
 
 @pytest.mark.parametrize("decoding", ["low_confidence", "med"])

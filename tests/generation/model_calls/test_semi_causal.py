@@ -25,15 +25,6 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
-def padded(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(map(len, rows))
-    ids, mask = torch.full((len(rows), length), PAD), torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        ids[i, columns], mask[i, columns] = torch.tensor(row), 1
-    return ids, mask
-
-
 # Exactness
 
 
@@ -148,11 +139,16 @@ def check_calls(model: Any, calls: list[Call], batch_size: int) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("num_latent_tokens", [0, 2])
 def test_every_forward_gives_the_logits_of_one_full_forward(
-    family: str, side: str, num_latent_tokens: int, make_latent_token: Callable[..., Any], calls: list[Call]
+    padded: Callable,
+    family: str,
+    side: str,
+    num_latent_tokens: int,
+    make_latent_token: Callable[..., Any],
+    calls: list[Call],
 ) -> None:
     """Of rows in different states: with slots mixed up, positions moved or queries left in the cache, they differ."""
     model = make_latent_token("any", family)
-    ids, mask = padded([[5, 9, 2, 30, 7], [11, 12, 13]], side)
+    ids, mask = padded([[5, 9, 2, 30, 7], [11, 12, 13]], side, PAD)
     knobs = {"num_latent_tokens": num_latent_tokens, "max_denoising_steps": 4}
     out = model.generate(ids, attention_mask=mask, max_new_tokens=7, block_length=4, **knobs, **KNOBS)
     assert len(calls) > 2 and (out.sequences != MASK).all()

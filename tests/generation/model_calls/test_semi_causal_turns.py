@@ -33,18 +33,11 @@ def model(make_latent_token: Callable[..., Any]) -> Any:
     return make_latent_token("any", num_hidden_layers=1).double()
 
 
-def padded(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(map(len, rows))
-    ids, mask = torch.full((len(rows), length), PAD), torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        ids[i, columns], mask[i, columns] = torch.tensor(row), 1
-    return ids, mask
-
-
 @settings(max_examples=15)
 @given(data=st.data())
-def test_a_row_is_written_alike_alone_in_a_batch_and_padded(model: Any, data: st.DataObject) -> None:
+def test_a_row_is_written_alike_alone_in_a_batch_and_padded(
+    check_rows_alone: Callable, model: Any, data: st.DataObject
+) -> None:
     rows = data.draw(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=2, max_size=3), "rows")
     number = data.draw(st.integers(1, 8), "new tokens")
     knobs = KNOBS | data.draw(st.sampled_from(RULES), "rule")
@@ -60,16 +53,7 @@ def test_a_row_is_written_alike_alone_in_a_batch_and_padded(model: Any, data: st
     }
     if knobs["block_length"] == 4:
         knobs["max_denoising_steps"] = None
-    alone = [model.generate(torch.tensor([row]), row_indices=[i], **knobs) for i, row in enumerate(rows)]
-    for side in ("left", "right"):
-        ids, mask = padded(rows, side)
-        out = model.generate(ids, attention_mask=mask, **knobs)
-        for i, row in enumerate(rows):
-            start = ids.shape[1] - len(row) if side == "left" else 0
-            columns = slice(start, start + len(row) + number)
-            assert out.sequences[i, columns].tolist() == alone[i].sequences[0].tolist()
-            assert out.commit_step[i, columns].tolist() == alone[i].commit_step[0].tolist()
-            assert out.num_forward_passes[i] == alone[i].num_forward_passes[0]
+    check_rows_alone(model, rows, PAD, **knobs)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["decoding"])
@@ -139,10 +123,10 @@ def check_past(model: Any, out: Any) -> None:
 
 @pytest.mark.parametrize("decoding", ["low_confidence", "random", "left_to_right"])
 def test_a_second_turn_goes_on_from_the_cache_of_the_first(
-    decoding: str, make_latent_token: Callable[..., Any]
+    padded: Callable, decoding: str, make_latent_token: Callable[..., Any]
 ) -> None:
     model = make_latent_token("any").double()
-    ids, mask = padded([[5, 9, 2, 30], [11, 12]], "left")
+    ids, mask = padded([[5, 9, 2, 30], [11, 12]], "left", PAD)
     knobs = KNOBS | {"decoding": decoding, "seed": 2, "num_latent_tokens": 1, "eos_token_id": None}
     first = model.generate(ids, attention_mask=mask, max_new_tokens=5, **knobs)
     check_past(model, first)
@@ -218,8 +202,8 @@ def test_a_row_with_nothing_to_write_leaves_an_empty_cache(model: Any) -> None:
 # Refusals
 
 
-def test_other_text_with_a_cache_is_refused(model: Any) -> None:
-    ids, mask = padded([[5, 9, 2], [11, 12]], "left")
+def test_other_text_with_a_cache_is_refused(padded: Callable, model: Any) -> None:
+    ids, mask = padded([[5, 9, 2], [11, 12]], "left", PAD)
     out = model.generate(ids, attention_mask=mask, max_new_tokens=3, eos_token_id=None, **KNOBS)
     whole = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], dim=1)
     changed = out.sequences.clone()

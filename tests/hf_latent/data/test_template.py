@@ -1,11 +1,12 @@
 """The reasoning template: its ids as documented, what is refused, and its two texts out of what a model writes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent import LladaConfig, LladaForMaskedDiffusion, ReasoningTemplate
+from hf_latent import LladaForMaskedDiffusion, ReasoningTemplate
 
 EOS, PAD, MASK = 45, 46, 47
 TEMPLATE = ReasoningTemplate(reasoning_length=4, answer_length=2, delimiter="w10 w11", suffix="w12")
@@ -13,39 +14,31 @@ BEHIND = [MASK] * 4 + [10, 11] + [MASK] * 2 + [12]
 ANSWER = [False] * 6 + [True] * 2 + [False]
 
 
-def make_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+@pytest.fixture(scope="module")
+def make_tokenizer(make_words: Callable) -> Callable[..., PreTrainedTokenizerFast]:
     """One word per token: `w0` ... `w44`, `<eos>`, `<pad>`, `<mask>`; a conversation is `w1 text w2` a message."""
-    vocabulary = {f"w{i}": i for i in range(EOS)} | {"<eos>": EOS, "<pad>": PAD, "<mask>": MASK}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    tokenizer.chat_template = (
-        "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
-    )
-    return tokenizer
+
+    def make(*special: str) -> PreTrainedTokenizerFast:
+        tokenizer = make_words(EOS, special)
+        tokenizer.chat_template = (
+            "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
+        )
+        return tokenizer
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def words() -> PreTrainedTokenizerFast:
-    return make_tokenizer(eos_token="<eos>", pad_token="<pad>", mask_token="<mask>")
+def words(make_tokenizer: Callable) -> PreTrainedTokenizerFast:
+    return make_tokenizer("eos", "pad", "mask")
 
 
 @pytest.fixture(scope="module")
-def model() -> LladaForMaskedDiffusion:
+def model(make_llada: Callable) -> LladaForMaskedDiffusion:
     """Random, in float64 and far from ties."""
-    torch.manual_seed(0)
-    config = LladaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        initializer_range=0.3,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        mask_token_id=MASK,
-    )
-    return LladaForMaskedDiffusion(config).eval().double()
+    fields = {"vocab_size": 48, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    special = {"eos_token_id": EOS, "pad_token_id": PAD, "mask_token_id": MASK}
+    return make_llada(**fields, **special, initializer_range=0.3).double()
 
 
 def test_one_question(words: PreTrainedTokenizerFast) -> None:
@@ -100,20 +93,20 @@ def test_texts_and_conversations(words: PreTrainedTokenizerFast) -> None:
     assert question(["w20"], chat=True, chat_template="w5 {{ messages[0]['content'] }}") == [[5, 20]]
 
 
-def test_a_mask_token_may_be_given() -> None:
+def test_a_mask_token_may_be_given(make_tokenizer: Callable) -> None:
     """Tokenizers of published checkpoints often have none."""
-    bare = make_tokenizer(eos_token="<eos>")
+    bare = make_tokenizer("eos")
     inputs = TEMPLATE.apply(bare, ["w20 w21", "w22"], mask_token_id=MASK)
     assert inputs["input_ids"].tolist() == [[20, 21, *BEHIND], [EOS, 22, *BEHIND]], "padded by end-of-sequence"
     with pytest.raises(ValueError, match="`mask_token_id` is needed, as the tokenizer has none"):
         TEMPLATE.apply(bare, "w20")
-    other = TEMPLATE.apply(make_tokenizer(mask_token="<mask>"), "w20", mask_token_id=40)
+    other = TEMPLATE.apply(make_tokenizer("mask"), "w20", mask_token_id=40)
     assert (other["input_ids"] == 40).sum() == 6
     assert MASK not in other["input_ids"]
 
 
-def test_questions_of_equal_length_need_no_padding_token() -> None:
-    bare = make_tokenizer(mask_token="<mask>")
+def test_questions_of_equal_length_need_no_padding_token(make_tokenizer: Callable) -> None:
+    bare = make_tokenizer("mask")
     assert TEMPLATE.apply(bare, ["w20", "w21"])["input_ids"].tolist() == [[20, *BEHIND], [21, *BEHIND]]
     with pytest.raises(ValueError, match="`questions` of unequal length need a padding token"):
         TEMPLATE.apply(bare, ["w20", "w21 w22"])

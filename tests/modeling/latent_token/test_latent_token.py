@@ -22,19 +22,9 @@ from hf_latent.hub import bundle
 from hf_latent.tasks import sudoku_tokenizer
 
 VOCABULARY, MASK = 64, 64
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 OWN_HEADS = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
 GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 # Family to its fields. Among them: absolute positions, windows, capped and scaled logits, biases, parallel blocks.

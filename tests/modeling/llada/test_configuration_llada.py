@@ -66,18 +66,9 @@ def test_the_number_of_key_value_heads_is_that_of_the_original(multi_query, kv_h
 
 def test_both_spellings_name_one_field(tmp_path):
     hub = LladaConfig(**SIZES, max_sequence_length=99, weight_tying=True, init_std=0.5, activation_type="relu")
-    ours = LladaConfig(
-        hidden_size=32,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-        num_key_value_heads=4,
-        intermediate_size=48,
-        vocab_size=64,
-        max_position_embeddings=99,
-        tie_word_embeddings=True,
-        initializer_range=0.5,
-        hidden_act="relu",
-    )
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 4}
+    sizes |= {"intermediate_size": 48, "vocab_size": 64, "max_position_embeddings": 99}
+    ours = LladaConfig(**sizes, tie_word_embeddings=True, initializer_range=0.5, hidden_act="relu")
     assert hub.to_dict() == ours.to_dict()
     assert hub.to_json_string() == ours.to_json_string()
     assert (hub.d_model, hub.hidden_size, ours.d_model, ours.n_layers) == (32, 32, 32, 2)

@@ -16,24 +16,24 @@ lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'hf-
 
 from hf_latent.evaluation.harness.adapter import HfLatentLM  # noqa: E402  (needs lm-eval)
 
-GENERATE = """
-task: tiny_generate
+DATA = """
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
-output_type: generate_until
+"""
+GENERATE = (
+    f"{DATA}task: tiny_generate\noutput_type: generate_until"
+    """
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
 generation_kwargs: {{until: ["\\n\\n"], max_gen_toks: 20, do_sample: false}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 metadata: {{version: 3}}
 """
-CHOOSE = """
-task: tiny_choice
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-output_type: multiple_choice
+)
+CHOOSE = (
+    f"{DATA}task: tiny_choice\noutput_type: multiple_choice"
+    """
 doc_to_text: "{{{{question}}}}"
 doc_to_choice: "{{{{choices}}}}"
 doc_to_target: 0
@@ -41,6 +41,7 @@ target_delimiter: ""
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 metadata: {{version: 1}}
 """
+)
 
 
 def request(*args, kind="loglikelihood"):

@@ -14,36 +14,14 @@ from hf_latent.evaluation.reports.report import (
     write_report,
 )
 
-DECODER = {
-    "task": "sudoku-4x4",
-    "measure": "exact_match",
-    "settings": {"decoding": "med", "entropy_threshold": 0.1, "seed": 0},
-    "metric": "accuracy",
-    "value": 0.75,
-    "accuracy": 0.75,
-    "standard_error": 0.2165,
-    "num_correct": 3,
-    "num_examples": 4,
-    "forwards_per_example": 2.5,
-    "tokens_per_forward": 8.0,
-    "seconds": 2.0,
-    "run": "aaaa",
-    "source": {"task_seed": 1},
-    "command": "hf-latent eval x",
-}
-BOUND = {
-    "task": "sudoku-4x4",
-    "measure": "likelihood",
-    "settings": {"estimator": "masked_count", "num_samples": 8, "seed": 0},
-    "metric": "nats_per_token",
-    "value": 0.01234,
-    "standard_error": None,
-    "num_examples": 4,
-    "seconds": 1.0,
-    "run": "bbbb",
-    "source": {},
-    "command": "hf-latent eval y",
-}
+TASK = {"task": "sudoku-4x4", "num_examples": 4}
+DECODER = TASK | {"measure": "exact_match", "metric": "accuracy", "value": 0.75, "accuracy": 0.75, "num_correct": 3}
+DECODER |= {"settings": {"decoding": "med", "entropy_threshold": 0.1, "seed": 0}, "standard_error": 0.2165}
+DECODER |= {"forwards_per_example": 2.5, "tokens_per_forward": 8.0, "seconds": 2.0}
+DECODER |= {"run": "aaaa", "source": {"task_seed": 1}, "command": "hf-latent eval x"}
+BOUND = TASK | {"measure": "likelihood", "metric": "nats_per_token", "value": 0.01234, "standard_error": None}
+BOUND |= {"settings": {"estimator": "masked_count", "num_samples": 8, "seed": 0}, "seconds": 1.0}
+BOUND |= {"run": "bbbb", "source": {}, "command": "hf-latent eval y"}
 
 
 def test_an_entry_replaces_its_own_and_keeps_all_others(tmp_path):

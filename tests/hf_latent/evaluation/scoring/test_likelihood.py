@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import MaskedLMOutput
 
-from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
+from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
 from hf_latent.evaluation.scoring.encoding import ScoredText, context_key, encode_example, encode_pair
 from hf_latent.evaluation.scoring.estimators import estimate, given_a_mask, would_write
@@ -18,20 +18,10 @@ VOCABULARY, MASK = 5, 4
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(make_llada):
     """Random weights, sharp enough that no two conditionals are alike."""
-    torch.manual_seed(1)
-    config = LladaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        mask_token_id=MASK,
-        pad_token_id=0,
-    )
-    model = LladaForMaskedDiffusion(config).eval()
+    fields = {"vocab_size": VOCABULARY, "max_position_embeddings": 32, "mask_token_id": MASK, "pad_token_id": 0}
+    model = make_llada(seed=1, **fields)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(6)

@@ -169,17 +169,8 @@ def test_the_denoisers_loss_is_the_objective_on_the_cached_latents(make_trainer:
     timesteps = sample_timesteps(ids, seed=42, epoch=0, num_train_timesteps=20)
     noisy = add_noise(clean, sample_gaussian(ids, (4, 6), seed=42, epoch=0), alphas[timesteps])
     output = model.denoiser(noisy, timesteps, condition)
-    expected = latent_diffusion_loss(
-        output.sample,
-        output.variance,
-        clean,
-        noisy,
-        timesteps,
-        alphas,
-        gamma=2.0,
-        variance_weight=0.01,
-        num_items=3,
-    )
+    weights = {"gamma": 2.0, "variance_weight": 0.01, "num_items": 3}
+    expected = latent_diffusion_loss(output.sample, output.variance, clean, noisy, timesteps, alphas, **weights)
     assert torch.allclose(loss, expected.loss, rtol=1e-4)
 
 

@@ -23,14 +23,8 @@ from hf_latent.training.latent_tokens.objectives import (
 )
 
 # One step of plain SGD: the change of the weights is the gradient.
-ONE_STEP: dict[str, Any] = {
-    "max_steps": 1,
-    "logging_steps": 1,
-    "optim": "sgd",
-    "learning_rate": 1.0,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-}
+ONE_STEP: dict[str, Any] = {"max_steps": 1, "logging_steps": 1, "optim": "sgd", "learning_rate": 1.0}
+ONE_STEP |= {"lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 16,

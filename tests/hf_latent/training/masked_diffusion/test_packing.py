@@ -9,15 +9,8 @@ from datasets import Dataset, IterableDataset
 from hf_latent import DreamConfig, DreamForMaskedDiffusion
 from hf_latent.training.masked_diffusion.packing import attention_bias, lay_out, pack_documents, split_documents
 
-ONE_STEP = {
-    "max_steps": 1,
-    "logging_steps": 1,
-    "optim": "sgd",
-    "learning_rate": 1.0,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-    "max_length": 32,
-}
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
+ONE_STEP |= {"lr_scheduler_type": "constant", "max_length": 32}
 
 
 def dream(tokenizer: Any) -> DreamForMaskedDiffusion:

@@ -24,14 +24,8 @@ def state_of(trainer: MaskedDiffusionTrainer) -> dict[str, torch.Tensor]:
 
 
 # One step of plain SGD: the change of the weights is the gradient.
-ONE_STEP = {
-    "max_steps": 1,
-    "logging_steps": 1,
-    "optim": "sgd",
-    "learning_rate": 1.0,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-}
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
+ONE_STEP["lr_scheduler_type"] = "constant"
 
 
 def bound_by_hand(trainer: MaskedDiffusionTrainer, rows: list[dict[str, Any]], epoch: int) -> tuple[float, int]:

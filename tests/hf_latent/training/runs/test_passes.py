@@ -115,17 +115,14 @@ def test_gradients_are_accumulated_over_the_end_of_a_pass(make_trainer: Any) -> 
     results = []
     for count in (3, 6):
         data = IterableDataset.from_generator(one_token, gen_kwargs={"count": count})
-        trainer = make_trainer(
-            train_dataset=data,
-            max_steps=3,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=2,
-            logging_steps=1,
-            loss_weighting="uniform",
-            time_epsilon=0.999999,
-            max_grad_norm=0.0,
-            lr_scheduler_type="constant",
-        )
+        steps = {
+            "max_steps": 3,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 2,
+            "logging_steps": 1,
+        }
+        plain = {"loss_weighting": "uniform", "time_epsilon": 0.999999, "max_grad_norm": 0.0}
+        trainer = make_trainer(train_dataset=data, lr_scheduler_type="constant", **steps, **plain)
         trainer.train()
         results.append(losses(trainer))
     assert results[0] == pytest.approx(results[1], abs=1e-5)
