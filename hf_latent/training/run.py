@@ -21,6 +21,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_latent.checkpoints.names import resolve_checkpoint
 from hf_latent.evaluation import solve_puzzles
+from hf_latent.modeling.latent_token.backbone import load_tokenizer
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
 from hf_latent.modeling.mode import evaluation_mode
@@ -126,6 +127,38 @@ def check_targets(model_args: ModelConfig) -> None:
         )
 
 
+def resolve_backbone(name: str, training_args: MaskedDiffusionConfig) -> str:
+    """The folder or name of a backbone; of a GGUF file its folder, with `gguf_file` among `model_init_kwargs`."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        training_args.model_init_kwargs = {**(training_args.model_init_kwargs or {}), "gguf_file": path.name}
+        return str(path.parent)
+    name = resolve_checkpoint(name, "backbone")
+    files = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
+    is_named = "gguf_file" in (training_args.model_init_kwargs or {})
+    if files and not is_named and not (path / "config.json").is_file():
+        raise ValueError(f"`backbone` must be one of the GGUF files in {name} ({', '.join(files)}), got the folder")
+    return name
+
+
+def find_tokenizer(
+    script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig, task: Task | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer named, else the one beside the model or in its GGUF file, else that of the task."""
+    name = script_args.tokenizer_name or model_args.model_name_or_path
+    if name is not None:
+        return AutoTokenizer.from_pretrained(name)
+    if script_args.backbone is not None:
+        given = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+        try:
+            return load_tokenizer(script_args.backbone, given | (training_args.model_init_kwargs or {}))
+        except ValueError as error:
+            raise ValueError(f"`tokenizer_name` is needed with this `backbone`, got None: {error}") from error
+    if task is None:
+        raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
+    return task.tokenizer()
+
+
 def make_trainer(
     script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig
 ) -> tuple[MaskedDiffusionTrainer, Task | None, Dataset | None]:
@@ -141,15 +174,12 @@ def make_trainer(
             f"masked diffusion model) and `model_name_or_path`, got {sources}"
         )
     if script_args.backbone is not None:
-        script_args.backbone = resolve_checkpoint(script_args.backbone, "backbone")
+        script_args.backbone = resolve_backbone(script_args.backbone, training_args)
     if model_args.model_name_or_path is not None:
         model_args.model_name_or_path = resolve_checkpoint(model_args.model_name_or_path, "model_name_or_path")
     check_targets(model_args)
     train, test, task = load_data(script_args)
-    name = script_args.tokenizer_name or model_args.model_name_or_path or script_args.backbone
-    if name is None and task is None:
-        raise ValueError("`tokenizer_name` is needed to train on a dataset from scratch, got None")
-    tokenizer = AutoTokenizer.from_pretrained(name) if name else task.tokenizer()
+    tokenizer = find_tokenizer(script_args, training_args, model_args, task)
     set_seed(training_args.seed)
     is_latent = isinstance(training_args, LatentTokenTrainingConfig)
     trainer = (LatentTokenTrainer if is_latent else MaskedDiffusionTrainer)(

@@ -23,6 +23,7 @@ from hf_latent.training import (
     MaskedDiffusionConfig,
     MaskedDiffusionTrainer,
 )
+from hf_latent.training.run import make_trainer, parse
 
 ROWS = Dataset.from_list([{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8]}] * 8)
 IDS = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
@@ -173,3 +174,36 @@ def test_a_model_from_gguf_is_a_model_like_any_other(kind: Any, as_object: bool,
     with torch.no_grad():
         loaded = auto.from_pretrained(tmp_path / "run").eval()
         assert torch.equal(loaded(IDS).logits, trainer.model.eval()(IDS).logits)
+
+
+def train_from(backbone: Path, folder: Path, *more: str) -> Any:
+    """`hf-latent train` as far as its trainer."""
+    (folder / "rows.jsonl").write_text(json.dumps({"prompt": "1", "completion": "2"}) + "\n")
+    words = ["--train_file", str(folder / "rows.jsonl"), "--output_dir", str(folder / "run"), "--use_cpu", "true"]
+    return make_trainer(*parse([*words, "--bf16", "false", "--backbone", str(backbone), *more]))[0]
+
+
+def test_a_run_from_gguf_takes_the_tokenizer_out_of_the_file(tmp_path: Path) -> None:
+    """By the file itself, or by its folder and `gguf_file`; a folder of several is asked which."""
+    (tmp_path / "models").mkdir()
+    write_gguf(tmp_path / "models" / "tiny.gguf")
+    named = ["--model_init_kwargs", json.dumps({"gguf_file": "tiny.gguf"})]
+    for backbone, more in ((tmp_path / "models" / "tiny.gguf", []), (tmp_path / "models", named)):
+        trainer = train_from(backbone, tmp_path, *more)
+        mask = trainer.processing_class.mask_token_id
+        assert mask == trainer.model.config.mask_token_id and len(trainer.processing_class) == mask + 1
+    with pytest.raises(
+        ValueError, match=r"`backbone` must be one of the GGUF files in .*\(tiny.gguf\), got the folder"
+    ):
+        train_from(tmp_path / "models", tmp_path)
+
+
+def test_a_backbone_without_tokenizer_says_that_one_is_needed(tmp_path: Path) -> None:
+    backbone().save_pretrained(tmp_path / "bare")
+    with pytest.raises(
+        ValueError, match="`tokenizer_name` is needed with this `backbone`, got None: no tokenizer can"
+    ):
+        train_from(tmp_path / "bare", tmp_path)
+    sudoku_tokenizer(4).save_pretrained(tmp_path / "tokenizer")
+    trainer = train_from(tmp_path / "bare", tmp_path, "--tokenizer_name", str(tmp_path / "tokenizer"))
+    assert trainer.model.config.mask_token_id == trainer.processing_class.mask_token_id
