@@ -10,15 +10,22 @@ def vocabulary_size(tokenizer: Any) -> int:
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
+def embedding_rows(model: Any) -> int | None:
+    """Tokens that a model has embeddings for; None where it does not say."""
+    embeddings = model.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)
+    if rows is not None:
+        return rows
+    table = getattr(embeddings, "weight", None)
+    return len(table) if table is not None and table.dim() == 2 else None
+
+
 def check_vocabulary(tokenizer: Any, model: Any) -> None:
     """Raise `ValueError` if `tokenizer` has tokens that `model` has no embedding for."""
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
     if not hasattr(tokenizer, "get_vocab") or not hasattr(model, "get_input_embeddings"):
         return
-    table = getattr(model.get_input_embeddings(), "weight", None)
-    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    if rows is None:
-        rows = len(table) if table is not None and table.dim() == 2 else None
+    rows = embedding_rows(model)
     size = vocabulary_size(tokenizer)
     if rows is None or size <= rows:
         return
@@ -37,4 +44,4 @@ def check_pair(model: Any, tokenizer: Any) -> None:
         check_vocabulary(tokenizer, model)
 
 
-__all__ = ["check_pair", "check_vocabulary", "vocabulary_size"]
+__all__ = ["check_pair", "check_vocabulary", "embedding_rows", "vocabulary_size"]

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from hf_latent.training.common.sources import read_mapping
+from hf_latent.training.common.token_ids import check_token_ids
 from hf_latent.training.latent_diffusion.data import TextCollator, tokenize_pairs
 from hf_latent.training.latent_diffusion.run import load_tokenizer
 from hf_latent.training.latent_diffusion.sources import PairArguments, judge_outputs, load_pairs, write_outputs
@@ -171,6 +172,8 @@ def make_trainer(
             None if pairs is None else corrupted_texts(pairs, arguments, tokenizer, training_args.seed)
             for pairs in tokenized
         ]
+    for name, rows in zip(("train", "eval"), tokenized, strict=True):
+        check_token_ids(rows, name, model)
     trainer = BackboneTrainer(
         model=model,
         args=training_args,

@@ -7,6 +7,7 @@ from datasets import Dataset
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import LatentDiffusionForConditionalGeneration
 from hf_latent.training.common.supervision import check_supervised
+from hf_latent.training.common.token_ids import check_token_ids
 from hf_latent.training.latent_diffusion.config import LatentDiffusionTrainingConfig
 
 MODEL_CLASSES = {"autoencoder": LatentAutoencoder, "denoiser": LatentDiffusionForConditionalGeneration}
@@ -35,6 +36,8 @@ def check_arguments(
             raise ValueError(f"`{name}` must have the columns input_ids and labels, got {dataset.column_names}")
         if dataset is not None:
             check_supervised(dataset, name.removesuffix("_dataset"), why="it is empty, or its labels are")
+            autoencoder = model if args.stage == "autoencoder" else model.autoencoder
+            check_token_ids(dataset, name.removesuffix("_dataset"), autoencoder.language_model)
 
 
 __all__ = ["check_arguments"]

@@ -1,7 +1,7 @@
 """From pairs of texts to batches of tokens, and to latents that are encoded once."""
 
 import hashlib
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from hf_latent.data.identity import digest_weights, without_incidental
 from hf_latent.modeling.atomic import replacing
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.mode import in_evaluation_mode
@@ -133,8 +134,8 @@ def cache_latents(
     """
     Unnormalized latents of the `input_ids` and `labels` of every row, encoded once and kept in `folder`.
 
-    The files' name is a hash of the autoencoder's weights and of the tokens: another of either is encoded anew. An
-    interrupted run goes on with the first shard that is not there.
+    The files' name is a hash of the autoencoder's weights, dtype and configuration and of the tokens: another of any
+    is encoded anew. An interrupted run goes on with the first shard that is not there.
 
     Returns:
         `input_ids` and `labels`, each `torch.FloatTensor` of shape `(N, Z, C)`.
@@ -157,16 +158,16 @@ def cache_latents(
 
 
 def fingerprint(autoencoder: LatentAutoencoder, dataset: Dataset) -> str:
-    """Hash of the weights that make latents, and of the tokens."""
-    digest = hashlib.sha256()
-    update: Callable[[bytes], None] = digest.update
-    for module in (autoencoder.language_model.get_encoder(), autoencoder.compressor):
-        for name, value in module.state_dict().items():
-            update(name.encode())
-            update(value.detach().cpu().float().numpy().tobytes())
-    update(f"{autoencoder.config.representation} {autoencoder.config.latent_layer_norm}".encode())
+    """Hash of what makes latents, weights, their dtype and the configuration, and of the tokens."""
+    facts = {
+        "weights": [
+            digest_weights(part) for part in (autoencoder.language_model.get_encoder(), autoencoder.compressor)
+        ],
+        "config": without_incidental(autoencoder.config.to_dict()),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for rows in dataset.select_columns(["input_ids", "labels"]).iter(10_000):
-        update(str(rows).encode())
+        digest.update(str(rows).encode())
     return digest.hexdigest()[:16]
 
 

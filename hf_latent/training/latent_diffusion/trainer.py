@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -34,8 +33,9 @@ from hf_latent.training.latent_diffusion.objectives import (
     sample_timesteps,
     sample_uniform,
 )
-from hf_latent.training.runs.loss_log import TrueLossMixin, ratio, without_empty
+from hf_latent.training.runs.loss_log import ratio, without_empty
 from hf_latent.training.runs.resuming import ResumableMixin
+from hf_latent.training.runs.summed_metrics import SummedMetricsMixin
 
 EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never that of training
 # What is summed over rows for the log, by stage; "items" divides the first.
@@ -47,7 +47,7 @@ STATISTICS_TEXTS = 20_000
 _LATENT_NOISE, _NOISE_SIZE, _SELF_CONDITION = 21, 22, 23
 
 
-class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMixin, Trainer):
+class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetricsMixin, Trainer):
     """
     Train a [`LatentAutoencoder`] (`args.stage == "autoencoder"`) or the denoiser of a
     [`LatentDiffusionForConditionalGeneration`] (`"denoiser"`) on pairs of tokenized texts.
@@ -88,7 +88,7 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         peft_config: Any | None = None,
     ) -> None:
         check_arguments(model, args, peft_config, {"train_dataset": train_dataset, "eval_dataset": eval_dataset})
-        self.stage = args.stage
+        self.stage, self.parts = args.stage, PARTS[args.stage]
         self.pairs = train_dataset
         self.autoencoder = model if self.stage == "autoencoder" else model.autoencoder
         self.pad_token_id = model.config.pad_token_id
@@ -117,8 +117,6 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
                 self.average = DenoiserAverage(model.denoiser, args.ema_decay)
                 self.needed_files = {FILE: "it was trained without `ema_decay`"}
                 self.add_callback(self.average)
-        self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
-        self._eval_sums = torch.zeros(len(PARTS[self.stage]), dtype=torch.float64)
 
     # Data
 
@@ -161,17 +159,6 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
 
     # Loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
-        """Divisor of one optimizer step: tokens of the autoencoder, rows of the denoiser."""
-        if not batch_samples:
-            return None
-        num_items = torch.stack([torch.as_tensor(self._count_items(batch)) for batch in batch_samples]).sum()
-        num_items = num_items.to(device)
-        if self.args.average_tokens_across_devices:
-            num_items = self.accelerator.gather(num_items).sum()
-        self._note_items(num_items)
-        return num_items
-
     def _count_items(self, inputs: dict[str, torch.Tensor]) -> Any:
         return (inputs["labels"] != -100).sum() if self.stage == "autoencoder" else len(inputs["example_id"])
 
@@ -188,12 +175,8 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         num_items = self._count_items(inputs) if num_items_in_batch is None else num_items_in_batch
         score = self._reconstruction if self.stage == "autoencoder" else self._denoising
         loss, parts = score(model, inputs, draw, num_items)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # The divisor counts all processes, and DDP averages over them.
-            loss = loss * self.accelerator.num_processes
-        if training:
-            self._note_loss(loss)
-            self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
+        loss = self._undo_averaging(loss, num_items_in_batch)
+        self._note_parts(parts, loss)
         return (loss, parts) if return_outputs else loss
 
     def _reconstruction(
@@ -299,48 +282,23 @@ class LatentDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log. Collective: every process has to call it."""
-        if self.model.training and self._train_sums is not None:
-            sums = self.accelerator.gather(self._train_sums[None]).sum(0).tolist()
-            logs = {**logs, **without_empty(summarize(self.stage, sums), dict(enumerate(sums)))}
-            self._train_sums = None
+        if (sums := self._take_train_sums()) is not None:
+            logs = {**logs, **without_empty(self.summarize(sums), sums)}
         super().log(logs, start_time)
 
     # Evaluation
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, None, None]:
-        """Loss of a batch; its sums are added to those of the evaluation. There are no predictions to return."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, parts = self.compute_loss(model, inputs, return_outputs=True)
-        self._eval_sums += self.accelerator.gather_for_metrics(parts).cpu().double().sum(0)
-        return loss, None, None
-
-    def evaluation_loop(
-        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer's loop, with the averaged denoiser and metrics that are sums over the whole set."""
-        self._eval_sums = torch.zeros(len(PARTS[self.stage]), dtype=torch.float64)
         with self.averaged():
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = self._eval_sums.tolist()
-        metrics = {"loss": ratio(sums[0], sums[1]), **summarize(self.stage, sums)}
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output
+            return super().evaluation_loop(*args, **kwargs)
 
-
-def summarize(stage: str, sums: list[float]) -> dict[str, float]:
-    """Means from the sums of `PARTS`."""
-    parts = dict(zip(PARTS[stage], sums, strict=True))
-    rows = parts["rows"]
-    if stage == "autoencoder":
-        return {"token_accuracy": ratio(parts["correct"], parts["items"]), "exact": ratio(parts["exact"], rows)}
-    return {"squared_error": ratio(parts["squared_error"], rows), "bound": ratio(parts["bound"], rows)}
+    def summarize(self, sums: dict[str, float]) -> dict[str, float]:
+        """Means from the sums of `PARTS`."""
+        rows = sums["rows"]
+        if self.stage == "autoencoder":
+            return {"token_accuracy": ratio(sums["correct"], sums["items"]), "exact": ratio(sums["exact"], rows)}
+        return {"squared_error": ratio(sums["squared_error"], rows), "bound": ratio(sums["bound"], rows)}
 
 
 def has_statistics(autoencoder: LatentAutoencoder) -> bool:

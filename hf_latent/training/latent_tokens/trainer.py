@@ -66,7 +66,6 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             self.parts = (*CAUSAL_PARTS, *latent)
         else:
             self.parts = PARTS
-        self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)
 
     def _check_model(self, model: nn.Module, args: MaskedDiffusionConfig) -> None:
         config = unwrap(model).config
@@ -105,11 +104,11 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             supervised[:, 0] = False  # no token comes before it
         return supervised
 
-    def _view(
+    def _model_inputs(
         self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """In any order: who enters the text when, and who is predicted together."""
-        given, at = super()._view(inputs, noisy, attended, masked)
+        given, at = super()._model_inputs(inputs, noisy, attended, masked)
         ids, draw = inputs["example_id"], self._draw(inputs)
         given["reveal_order"] = sample_reveal_order(ids, self._supervised(inputs), **draw)
         hidden = (noisy == self.model.config.mask_token_id) & attended & ~masked
@@ -161,8 +160,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         weighted = row_weight[text_row] * text_weight * text_nll
         looked = row_weight[row] * states.weight[row] * share * nll
         loss = (weighted.sum() + looked.sum()) / torch.as_tensor(num_items).clamp(min=1)
-        if num_items_in_batch is not None and args.average_tokens_across_devices:
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        loss = self._undo_averaging(loss, num_items_in_batch)
 
         # 4. Sums for the log
         correct = score.correct.float()
@@ -175,7 +173,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         sums["next_correct"] = [(row[ahead == 0], correct[num_text:][ahead == 0])]
         counts = {"items": items, "supervised": supervised.sum(-1), "tokens": attended.sum(-1)}
         parts = self._sum_by_row(sums, counts)
-        self._add(parts, loss)
+        self._note_parts(parts, loss)
         return (loss, parts) if return_outputs else loss
 
     def _sum_by_row(

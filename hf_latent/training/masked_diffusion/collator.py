@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hf_latent.training.common.token_ids import check_batch
 from hf_latent.training.masked_diffusion.packing import split_documents
 
 
@@ -21,6 +22,8 @@ class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
             Length rows are filled to; the longest row of the batch if None. Longer rows are left alone.
         mask_token_id (`int`, *optional*):
             If given, refused as a label.
+        num_embeddings (`int`, *optional*):
+            Of the model. If given, ids beyond it are refused.
 
     Example:
 
@@ -40,6 +43,7 @@ class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
     eos_token_id: int | None = None
     eos_length: int | None = None
     mask_token_id: int | None = None
+    num_embeddings: int | None = None
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch of a document a row, packed or not."""
@@ -52,6 +56,7 @@ class MaskedDiffusionCollator(DataCollatorForLanguageModeling):
         batch = super().torch_call(examples)
         if "example_id" in examples[0]:
             batch["example_id"] = torch.tensor([example["example_id"] for example in examples])
+        check_batch(batch, self.num_embeddings)
         if self.mask_token_id is not None and (batch["labels"] == self.mask_token_id).any():
             raise ValueError(
                 f"the data has the mask token ({self.mask_token_id}) among the tokens to be predicted; take it out of "

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import (
     BitsAndBytesConfig,
     DataCollator,
@@ -21,19 +20,9 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from hf_latent.data.vocabulary import naming_rows
-from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
-from hf_latent.training.common import supervision
-from hf_latent.training.common.adapters import check_adapters, check_peft_config
-from hf_latent.training.common.bases import keep_base
-from hf_latent.training.common.endings import check_endings
-from hf_latent.training.common.objectives import (
-    IGNORE_INDEX,
+from hf_latent.data.corruption import (
     MASK_SCHEDULES,
     corrupt,
-    count_items,
-    normalize_rows,
-    reduce_loss,
     sample_lengths,
     sample_noise,
     sample_opening,
@@ -41,7 +30,16 @@ from hf_latent.training.common.objectives import (
     sample_times,
     weigh,
 )
+from hf_latent.data.embeddings import embedding_rows
+from hf_latent.data.vocabulary import naming_rows
+from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
+from hf_latent.training.common import supervision
+from hf_latent.training.common.adapters import check_adapters, check_peft_config
+from hf_latent.training.common.bases import keep_base
+from hf_latent.training.common.endings import check_endings
+from hf_latent.training.common.objectives import IGNORE_INDEX, count_items, normalize_rows, reduce_loss
 from hf_latent.training.common.publishing import SelfContainedPushMixin
+from hf_latent.training.common.token_ids import check_token_ids
 from hf_latent.training.masked_diffusion.checks import (
     AnyDataset,
     add_example_ids,
@@ -54,9 +52,10 @@ from hf_latent.training.masked_diffusion.checks import (
 from hf_latent.training.masked_diffusion.collator import MaskedDiffusionCollator
 from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
 from hf_latent.training.masked_diffusion.packing import attention_bias, lay_out, pack_documents
-from hf_latent.training.runs.loss_log import TrueLossMixin, ratio, without_empty
+from hf_latent.training.runs.loss_log import ratio, without_empty
 from hf_latent.training.runs.passes import PASS
 from hf_latent.training.runs.resuming import ResumableMixin
+from hf_latent.training.runs.summed_metrics import SummedMetricsMixin
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never 
 PARTS = ("loss", "items", "bound", "nll", "correct", "masked", "supervised", "tokens")
 
 
-class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMixin, SFTTrainer):
+class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetricsMixin, SFTTrainer):
     """
     Fine-tune a masked diffusion language model on anything `SFTTrainer` accepts: text, prompt-completion,
     conversations, or `input_ids` with `labels`. Supervised tokens are masked at random and predicted from all others;
@@ -156,13 +155,12 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         args.model_init_kwargs, args.packing = model_init_kwargs, self._packs
         for name, dataset in supervision.named_sets(self.train_dataset, self.eval_dataset):
             supervision.check_supervised(dataset, name, first=self._first_supervised)
+            check_token_ids(dataset, name, unwrap(self.model))
         check_tokenizer(self._tokenizer, unwrap(self.model))
         if args.pad_completion_with_eos == "none":
             check_endings(self.train_dataset, self._tokenizer, unwrap(self.model))
         if data_collator is None:  # only now do tokenizer and model agree on the padding token: trl has seen to it
             self.data_collator = self._make_collator()
-        self._train_sums: torch.Tensor | None = None  # [len(PARTS)], since the last log, this process
-        self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)  # of the running evaluation, all processes
 
     def _check_model(self, model: nn.Module, args: MaskedDiffusionConfig) -> None:
         """Raise `ValueError` for a model that the objective cannot train."""
@@ -178,6 +176,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
             eos_token_id=None if padding == "none" else self._tokenizer.eos_token_id,
             eos_length=self.args.max_length if padding == "max_length" else None,
             mask_token_id=self.model.config.mask_token_id,
+            num_embeddings=embedding_rows(unwrap(self.model)),
         )
 
     def _prepare_dataset(
@@ -213,18 +212,8 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
 
     # Loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
-        """Divisor of one optimizer step: every label counts, whatever the name of the model's class."""
-        if not batch_samples:
-            return None
-        num_items = sum(
-            count_items(self._supervised(batch), self.args.loss_normalization).sum() for batch in batch_samples
-        )
-        num_items = num_items.to(device)
-        if self.args.average_tokens_across_devices:
-            num_items = self.accelerator.gather(num_items).sum() / self.get_tp_size()
-        self._note_items(num_items)
-        return num_items
+    def _count_items(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return count_items(self._supervised(inputs), self.args.loss_normalization).sum()
 
     def _draw(self, inputs: dict[str, Any]) -> dict[str, int]:
         """Seed and pass over the data, of what is drawn for a batch."""
@@ -275,7 +264,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
             noisy = noisy.masked_fill(hidden[:, None] & attended & ~supervised, mask_token_id)
 
         # 3. Prediction
-        given, at = self._view(inputs, noisy, attended, masked)
+        given, at = self._model_inputs(inputs, noisy, attended, masked)
         score = self._score(model, given, at, inputs["labels"][masked])
 
         # 4. Score
@@ -285,9 +274,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         row = masked.nonzero()[:, 0]  # [N]
         num_items = items.sum() if num_items_in_batch is None else num_items_in_batch
         loss = reduce_loss(score.nll, weights[row], num_items)
-        if num_items_in_batch is not None and args.average_tokens_across_devices:
-            # The divisor counts all processes, and DDP averages over them.
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        loss = self._undo_averaging(loss, num_items_in_batch)
 
         # 5. Sums for the log
         nll = torch.zeros_like(times).index_add_(0, row, score.nll.detach())  # [B]
@@ -296,16 +283,10 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
         counts = [masked.sum(-1), supervised.sum(-1), attended.sum(-1)]
         parts = [weights * nll, items, bound * nll, nll, correct, *counts]
         parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
-        self._add(parts, loss)
+        self._note_parts(parts, loss)
         return (loss, parts) if return_outputs else loss
 
-    def _add(self, parts: torch.Tensor, loss: torch.Tensor) -> None:
-        """Sum the parts `[B, len(self.parts)]` of a training batch for the log."""
-        if self.model.training:
-            self._note_loss(loss)
-            self._train_sums = parts.sum(0) if self._train_sums is None else self._train_sums + parts.sum(0)
-
-    def _view(
+    def _model_inputs(
         self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
@@ -348,8 +329,7 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log. Collective: every process has to call it."""
-        if self.model.training and self._train_sums is not None:
-            sums = dict(zip(self.parts, self.accelerator.gather(self._train_sums[None]).sum(0).tolist(), strict=True))
+        if (sums := self._take_train_sums()) is not None:
             if self._total_train_tokens == 0:  # resumed, or at the start, where there is no entry either
                 seen = [entry["num_tokens"] for entry in self.state.log_history if "num_tokens" in entry]
                 self._total_train_tokens = seen[-1] if seen else 0
@@ -357,36 +337,15 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, TrueLossMix
             means = without_empty(self.summarize(sums), sums)
             metrics = {**means, "num_tokens": self._total_train_tokens}
             self._metrics["train"].update({name: [value] for name, value in metrics.items()})
-            self._train_sums = None
         super().log(logs, start_time)
 
     # Evaluation
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, None, None]:
-        """Loss of a batch; its sums are added to those of the evaluation. There are no predictions to return."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, parts = self.compute_loss(model, inputs, return_outputs=True)
-        self._eval_sums += self.accelerator.gather_for_metrics(parts).cpu().double().sum(0)
-        return loss, None, None
-
-    def evaluation_loop(
-        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
-    ) -> EvalLoopOutput:
-        """Trainer's loop, with metrics that are sums over the whole set: they do not depend on the batch size."""
-        self._eval_sums = torch.zeros(len(self.parts), dtype=torch.float64)
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = dict(zip(self.parts, self._eval_sums.tolist(), strict=True))
-        metrics = {"loss": ratio(sums["loss"], sums["items"]), **self.summarize(sums)}
-        if sums["items"] == 0:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Trainer's loop, with metrics that are sums over the whole set; it says where there was nothing to sum."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._eval_sums[self.parts.index("items")] == 0:
             logger.warning("The evaluation set has no supervised token: its loss is NaN")
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     def summarize(self, sums: dict[str, float]) -> dict[str, float]:

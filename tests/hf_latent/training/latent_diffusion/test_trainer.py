@@ -262,17 +262,6 @@ def test_cached_latents_are_normalized_and_encoded_once(make_trainer: Any, monke
     assert torch.equal(again.latents, dataset.latents)
 
 
-def test_other_weights_or_texts_are_encoded_anew(make_trainer: Any, pairs: Dataset, tmp_path: Path) -> None:
-    """A stale cache would train the denoiser on latents of another autoencoder."""
-    model = build_model()
-    make_trainer("denoiser", model)
-    with torch.no_grad():
-        model.autoencoder.compressor.queries.add_(1.0)
-    make_trainer("denoiser", model)
-    make_trainer("denoiser", model, train_dataset=pairs.select(range(8)))
-    assert len(list((tmp_path / "run" / "latents").glob("*.safetensors"))) == 3
-
-
 def test_statistics_are_kept_with_the_autoencoder_and_used_as_they_are(make_trainer: Any, tmp_path: Path) -> None:
     trainer = make_trainer("autoencoder")
     trainer.train()

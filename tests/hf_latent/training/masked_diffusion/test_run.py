@@ -47,8 +47,9 @@ def test_a_recipe_runs_and_leaves_everything_beside_the_checkpoint(tmp_path: Pat
     resolved = json.loads((tmp_path / "run.json").read_text())
     assert resolved["training"]["max_steps"] == 2
     assert resolved["training"]["loss_weighting"] == "uniform"
-    assert recipe.startswith(resolved["script"]["task"])
-    assert resolved["script"]["task"] != "sudoku" or resolved["script"]["task_size"] == int(recipe[7])
+    name = Path(recipe).name
+    assert name.startswith(resolved["script"]["task"])
+    assert resolved["script"]["task"] != "sudoku" or resolved["script"]["task_size"] == int(name[7])
     assert resolved["environment"]["packages"]["torch"] == torch.__version__
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
