@@ -5,11 +5,14 @@ columns, and what a block cache reads again stands in other columns than those i
 `A` rows, `Q` positions that look, `L` positions that are looked at.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import sliding_window_bidirectional_mask_function
 
@@ -17,6 +20,8 @@ from transformers.masking_utils import sliding_window_bidirectional_mask_functio
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
 # What the code of a decoder with windows imports of transformers.
 WINDOW_MASKS = ("create_sliding_window_causal_mask", "create_bidirectional_sliding_window_mask")
+# What layers are told through which a forward runs several times; see `find_looped_layer`.
+LOOP_ARGUMENT = "cache_offset"
 MASKED_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
 
 # The window of all layers, or of each kind of layer; None: they see everything.
@@ -33,7 +38,7 @@ def sliding_windows_of(config: PreTrainedConfig, decoder: type | None = None) ->
             that was Mistral's; Moshi). If not given, it is taken to.
 
     Raises:
-        ValueError: for layers that are no attention, or that look at chunks.
+        ValueError: for layers that are no attention, that look at chunks, or that a forward runs through repeatedly.
     """
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -41,6 +46,8 @@ def sliding_windows_of(config: PreTrainedConfig, decoder: type | None = None) ->
         raise ValueError(f"`layer_types` must be among {ATTENTION_LAYERS}, got {sorted(kinds)}.")
     if getattr(config, "attention_chunk_size", None) is not None and not kinds:
         raise ValueError(f"`attention_chunk_size` must be None, got {config.attention_chunk_size}.")
+    if decoder is not None and (looped := find_looped_layer(decoder)) is not None:
+        raise ValueError(f"a forward must run through each layer once, it loops through {looped}.")
     if decoder is not None and not makes_window_masks(decoder):
         return None
     if "sliding_attention" in kinds and window is not None:
@@ -53,6 +60,19 @@ def makes_window_masks(decoder: type) -> bool:
     """Whether the code of a decoder's class, or of one that it is made from, builds masks with windows."""
     modules = (sys.modules.get(base.__module__) for base in decoder.__mro__)
     return any(hasattr(module, name) for module in modules for name in WINDOW_MASKS)
+
+
+@lru_cache
+def find_looped_layer(decoder: type) -> str | None:
+    """
+    The name of a class of layers through which a decoder's forward runs several times, None without: such a layer is
+    told where the running loop's keys and values are in the cache, which is no place of its own.
+    """
+    module = sys.modules.get(decoder.__module__)
+    parts = [part for part in getattr(module, "__dict__", {}).values() if isinstance(part, type)]
+    layers = [part for part in parts if issubclass(part, nn.Module) and part.__module__ == decoder.__module__]
+    looped = (part.__name__ for part in layers if LOOP_ARGUMENT in inspect.signature(part.forward).parameters)
+    return next(looped, None)
 
 
 def smallest_window(windows: Windows) -> int | None:
