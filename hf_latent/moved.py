@@ -15,6 +15,9 @@ from types import ModuleType
 
 # Old name, behind "hf_latent.": new name.
 MOVED = {
+    "app.shelf": "app.loaded_checkpoints",
+    "app.watching": "app.stepwise_generation",
+    "cli.board": "cli.sudoku_board",
     "cli.bundle": "cli.commands.bundle",
     "cli.bundle_decoder": "cli.commands.bundle_decoder",
     "cli.card": "cli.commands.card",
@@ -25,6 +28,7 @@ MOVED = {
     "cli.loading": "checkpoints.loading",
     "cli.pull": "cli.commands.pull",
     "cli.push": "cli.commands.push",
+    "cli.reasoning": "cli.early_exit",
     "cli.serve": "cli.commands.serve",
     "cli.traces": "cli.commands.traces",
     "cli.train": "cli.commands.train",
@@ -82,7 +86,7 @@ MOVED = {
     "hub.preparation": "hub.transfer.preparation",
     "hub.pulling": "hub.transfer.pulling",
     "hub.pushing": "hub.transfer.pushing",
-    "hub.shelf": "hub.cards.shelf",
+    "hub.shelf": "hub.cards.model_table",
     "hub.tokens": "hub.safety.tokens",
     "hub.travelling_code": "hub.bundles.travelling_code",
     "training.checks": "training.masked_diffusion.checks",

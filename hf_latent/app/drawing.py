@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hf_latent.app.watching import Snapshot
+from hf_latent.app.stepwise_generation import Snapshot
 
 Spell = Callable[[Sequence[int]], Sequence[str]]
 SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})

@@ -13,10 +13,10 @@ from typing import Any
 from hf_latent.app.drawing import draw_message, draw_panel, largest_entropy
 from hf_latent.app.examples import ANY_WORDS, Example, Words, example_of, has_examples, words_of
 from hf_latent.app.form import OWN_RULE, Request, fill_blanks, read_form
+from hf_latent.app.loaded_checkpoints import LoadedCheckpoints, about_checkpoint, own_decoding
 from hf_latent.app.preview import empty_panel, preview
 from hf_latent.app.settings import AppSettings
-from hf_latent.app.shelf import Shelf, about_checkpoint, own_decoding
-from hf_latent.app.watching import Snapshot, watch
+from hf_latent.app.stepwise_generation import Snapshot, watch
 from hf_latent.generation.commit.rules import RULES
 
 LOGGER = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Events:
 
     def __init__(self, settings: AppSettings, folder: Path | None = None) -> None:
         self.settings = settings
-        self.shelf = Shelf()
+        self.shelf = LoadedCheckpoints()
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="hf-latent-app-")
         self.folder = folder if folder is not None else Path(self._temporary.name)  # type: ignore[union-attr]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_latent.app.drawing import draw_panel
 from hf_latent.app.examples import TEMPLATE_FIELDS, Example
-from hf_latent.app.watching import Snapshot
+from hf_latent.app.stepwise_generation import Snapshot
 
 
 @lru_cache(maxsize=8)

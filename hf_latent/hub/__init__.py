@@ -3,7 +3,7 @@
 from hf_latent.hub.bundles.bundling import bundle
 from hf_latent.hub.bundles.decoder import bundle_decoder
 from hf_latent.hub.cards.card import Evaluation, evaluation_of, refresh_card, write_card
-from hf_latent.hub.cards.shelf import write_shelf
+from hf_latent.hub.cards.model_table import write_shelf
 from hf_latent.hub.safety.card_check import CardReport, check_card
 from hf_latent.hub.transfer.errors import HubError
 from hf_latent.hub.transfer.plan import PlannedFile, PushPlan

@@ -71,7 +71,7 @@ def shelf(
 
     hf-latent card shelf model_cards
     """
-    from hf_latent.hub.cards.shelf import write_shelf
+    from hf_latent.hub.cards.model_table import write_shelf
 
     typer.echo(write_shelf(folder))
 

@@ -55,8 +55,8 @@ def demo(
     from rich.console import Console
 
     from hf_latent.checkpoints.names import packaged_checkpoints
-    from hf_latent.cli.board import draw_puzzle
     from hf_latent.cli.progress import doing
+    from hf_latent.cli.sudoku_board import draw_puzzle
 
     console = Console()
     boards = [known for known in packaged_checkpoints() if known.startswith("sudoku")]
@@ -90,7 +90,7 @@ def demo(
     console.print("\nOrder in which the cells of the first puzzle were written: ", end="")
     console.print(str(output), style="bold", markup=False, highlight=False)
     if REASONING_CHECKPOINT in packaged_checkpoints():
-        from hf_latent.cli.reasoning import show_early_exit
+        from hf_latent.cli.early_exit import show_early_exit
 
         show_early_exit(console, REASONING_CHECKPOINT, puzzles, seed, delay)
 
@@ -136,7 +136,7 @@ def solve_live(
     """Solve each puzzle with both `decoders`, the draft drawn after every forward."""
     from rich.live import Live
 
-    from hf_latent.cli.board import LiveBoard
+    from hf_latent.cli.sudoku_board import LiveBoard
 
     for instance in instances:
         ids = tokenizer(instance["prompt"], return_tensors="pt")["input_ids"]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from hf_latent.app.drawing import draw_message, draw_panel, draw_replay, entropy_curve, largest_entropy
-from hf_latent.app.watching import Snapshot
+from hf_latent.app.stepwise_generation import Snapshot
 
 MASK, EOS = 0, 1
 EVIL = "<img src=x onerror=alert(1)>\"'&${1+1}{{x}}"

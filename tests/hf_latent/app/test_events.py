@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_latent.app.events import MOST_KEPT, Events, describe_threshold
+from hf_latent.app.loaded_checkpoints import MOST_LOADED, LoadedCheckpoints
 from hf_latent.app.settings import AppSettings
-from hf_latent.app.shelf import MOST_LOADED, Shelf
 from hf_latent.checkpoints.loading import load, resolve
 
 
@@ -158,7 +158,7 @@ def test_the_shelf_keeps_two_checkpoints(monkeypatch):
         return name, object()
 
     monkeypatch.setattr("hf_latent.checkpoints.loading.load", count)
-    shelf = Shelf()
+    shelf = LoadedCheckpoints()
     first = shelf.get("a")
     assert shelf.get("a") is first
     shelf.get("b")

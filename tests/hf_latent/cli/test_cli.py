@@ -17,7 +17,7 @@ import hf_latent.cli as cli
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 from hf_latent.checkpoints.loading import packaged_checkpoints
 from hf_latent.cli.commands.demo import DECODERS
-from hf_latent.cli.reasoning import show_early_exit
+from hf_latent.cli.early_exit import show_early_exit
 from hf_latent.cli.train_options import SOURCES, grouped, package_folder, read_class
 from hf_latent.evaluation.knobs import parse_knobs
 from hf_latent.generation.commit.rules import RULES

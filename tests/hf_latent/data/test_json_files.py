@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_latent.app.shelf import about_checkpoint, own_decoding
+from hf_latent.app.loaded_checkpoints import about_checkpoint, own_decoding
 from hf_latent.checkpoints.adapters import base_of
 from hf_latent.cli.commands.eval import read_task_description
 from hf_latent.data.json_files import read_json_object

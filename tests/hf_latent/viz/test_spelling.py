@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_latent import DiffusionGenerateOutput
 from hf_latent.app.drawing import draw_panel
-from hf_latent.app.watching import Snapshot
+from hf_latent.app.stepwise_generation import Snapshot
 from hf_latent.viz import replay_of, write_replay
 from hf_latent.viz.spelling import Speller, bytes_of, token_text
 

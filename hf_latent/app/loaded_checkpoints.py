@@ -8,7 +8,7 @@ from typing import Any
 MOST_LOADED = 2
 
 
-class Shelf:
+class LoadedCheckpoints:
     """Loads checkpoints and keeps the last `MOST_LOADED` of them."""
 
     def __init__(self) -> None:
@@ -47,4 +47,4 @@ def _read(name: str, file: str) -> dict[str, Any]:
     return read_json_object(Path(resolve_checkpoint(name, "checkpoint")) / file)
 
 
-__all__ = ["Shelf", "about_checkpoint", "own_decoding"]
+__all__ = ["LoadedCheckpoints", "about_checkpoint", "own_decoding"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_latent.app.watching import Snapshot, Watch, watch
+from hf_latent.app.stepwise_generation import Snapshot, Watch, watch
 from hf_latent.viz import Replay
 from hf_latent.viz.recording import run_once
 
@@ -58,7 +58,7 @@ def test_closing_ends_the_run(run):
 
 def test_a_run_that_nobody_closes_ends_itself(run, monkeypatch):
     """A server may drop an iterator without closing it."""
-    monkeypatch.setattr("hf_latent.app.watching.PATIENCE", 0.05)
+    monkeypatch.setattr("hf_latent.app.stepwise_generation.PATIENCE", 0.05)
     snapshots = watch(lambda streamer: run(streamer=streamer), None)
     next(snapshots)
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "hf-latent app run")

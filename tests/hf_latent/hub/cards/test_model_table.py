@@ -7,8 +7,8 @@ import pytest
 
 from hf_latent.hub import bundle, check_card, refresh_card, write_shelf
 from hf_latent.hub.cards.card import marked_parts
+from hf_latent.hub.cards.model_table import PART, shelf_table
 from hf_latent.hub.cards.results import put_results
-from hf_latent.hub.cards.shelf import PART, shelf_table
 
 ROOT = Path(__file__).resolve().parents[4] / "model_cards"
 FOLDERS = sorted(path.parent for path in ROOT.glob("*/README.md"))
