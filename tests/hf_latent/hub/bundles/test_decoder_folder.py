@@ -79,7 +79,7 @@ def test_an_interrupted_write_leaves_the_earlier_folder_whole(tmp_path, monkeypa
     def fail(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("run_without_us", "write_decoder_card", "swap"):
+    for step in ("run_without_us", "write_decoder_card"):
         with monkeypatch.context() as patch:
             patch.setattr(decoder, step, fail)
             with pytest.raises(KeyboardInterrupt):
