@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from hf_latent.modeling.atomic import replacing
+
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
@@ -63,10 +65,15 @@ def write_dataset(
         count = max(1, math.ceil((part.data.nbytes or 0) / SHARD_BYTES))
         for number in range(count):
             shard = part.shard(count, number, contiguous=True)
-            shard.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet")
+            with replacing(folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet") as beside:
+                shard.to_parquet(beside)
+        for path in (folder / "data").glob(f"{split}-*-of-*.parquet"):  # of a set in more or fewer files
+            if not path.stem.endswith(f"-of-{count:05d}"):
+                path.unlink()
         rows[split] = len(part)
     if card is not None:
-        shutil.copy2(card, folder / "README.md")
+        with replacing(folder / "README.md") as beside:
+            shutil.copy2(card, beside)
     else:
         _write_card(folder, name, rows, next(iter(splits.values())).features)
     return folder
@@ -79,12 +86,14 @@ def _write_card(folder: Path, name: str, rows: dict[str, int], features: dict[st
     )
     columns = "\n".join(f"| `{column}` | {_describe(feature)} |" for column, feature in features.items())
     counts = ", ".join(f"{count:,} rows in `{split}`" for split, count in rows.items())
-    DatasetCard(
+    written = DatasetCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{counts}. Nothing more was said about it when it was pushed.\n\n"
         f"| column | type |\n|---|---|\n{columns}\n\n"
         "```python\nfrom datasets import load_dataset\n\n"
         'dataset = load_dataset("user/name")  # its name on the Hub\n```\n'
-    ).save(folder / "README.md")
+    )
+    with replacing(folder / "README.md") as beside:
+        written.save(beside)
 
 
 def _describe(feature: Any) -> str:
