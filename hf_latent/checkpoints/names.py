@@ -113,7 +113,11 @@ def is_of_a_file(error: BaseException) -> bool:
     """
     names = {kind.__name__ for kind in type(error).__mro__}
     is_of_shapes = type(error) is RuntimeError and "mismatch" in str(error)
-    return type(error) is Exception or is_of_shapes or bool(names & {"StrictDataclassError", "SafetensorError"})
+    return (
+        type(error) is Exception
+        or is_of_shapes
+        or bool(names & {"StrictDataclassError", "SafetensorError", "YAMLError"})
+    )
 
 
 def read_description(name: str) -> dict[str, Any]:
