@@ -1,5 +1,6 @@
 """From an autoregressive checkpoint to a latent-token model: take its modules over, give it a mask token, probe it."""
 
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ TOKENIZER_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision
 # What `from_pretrained` leaves on a quantized model, for trainers and peft.
 QUANTIZATION = ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# Decoders that were taken over, and the model that each serves now.
+OWNERS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PreTrainedModel]] = weakref.WeakKeyDictionary()
 
 
 class MaskToken(NamedTuple):
@@ -45,6 +48,21 @@ def forget_gguf_quantization(backbone: PreTrainedModel) -> PreTrainedModel:
         if hasattr(config, "quantization_config"):
             del config.quantization_config
     return backbone
+
+
+def refuse_taken_backbone(backbone: PreTrainedModel, model_class: type[PreTrainedModel]) -> None:
+    """
+    Raise `ValueError` where the modules of `backbone` serve a model of another class already.
+
+    No copy is made of them, and their configuration says whether they are causal: the first model would change.
+    """
+    owner = OWNERS.get(backbone.base_model, lambda: None)()
+    if owner is not None and type(owner) is not model_class:
+        raise ValueError(
+            f"`backbone` has been turned into a {type(owner).__name__}, which still uses its modules with another "
+            f"attention than a {model_class.__name__}: load it once more, or give `copy.deepcopy(backbone)` before "
+            "the first conversion."
+        )
 
 
 def load_tokenizer(source: str, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -116,6 +134,7 @@ def take_over_backbone(
     else:
         check_backbone(model, backbone)
     add_mask_embedding(model, mask, pad_to_multiple_of)
+    OWNERS[base] = weakref.ref(model)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from hf_latent.modeling.latent_token.backbone import (
     forget_gguf_quantization,
     load_backbone,
     load_tokenizer,
+    refuse_taken_backbone,
     take_over_backbone,
 )
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
@@ -76,6 +77,7 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
             if tokenizer is None and mask_token_id is None:
                 tokenizer = load_tokenizer(source, kwargs)
             backbone = load_backbone(source, kwargs)
+        refuse_taken_backbone(backbone, cls)
         backbone = forget_gguf_quantization(backbone)
         mask = find_mask_token(tokenizer, mask_token, mask_token_id, backbone.config.get_text_config().vocab_size)
         attention = backbone.base_model.config._attn_implementation  # a new outer configuration resets it

@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_latent import LatentTokenConfig, LatentTokenForMaskedDiffusion, LladaConfig
+from hf_latent import LatentTokenConfig, LatentTokenForCausalLM, LatentTokenForMaskedDiffusion, LladaConfig
 from hf_latent.hub import bundle
 from hf_latent.tasks import sudoku_tokenizer
 
@@ -196,6 +196,18 @@ def test_the_end_of_text_is_that_of_the_backbone() -> None:
     source.generation_config.eos_token_id = [2, 7]
     model = LatentTokenForMaskedDiffusion.from_backbone(source, mask_token_id=MASK)
     assert model.generation_config.eos_token_id == [2, 7] == model.config.eos_token_id
+
+
+def test_one_backbone_does_not_serve_two_attentions(ids: torch.Tensor) -> None:
+    """Its modules are shared, and its configuration says whether they are causal: the first model would change."""
+    source = backbone("llama")
+    model = LatentTokenForMaskedDiffusion.from_backbone(source, mask_token_id=MASK)
+    before = logits_of(model, ids)
+    with pytest.raises(ValueError, match="`backbone` has been turned into a LatentTokenForMaskedDiffusion"):
+        LatentTokenForCausalLM.from_backbone(source, mask_token_id=MASK)
+    assert torch.equal(logits_of(model, ids), before)
+    del model
+    assert LatentTokenForCausalLM.from_backbone(source, mask_token_id=MASK).config.text_config.is_causal
 
 
 # What transformers' users expect
