@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hf_latent.data.numbers import as_number
 from hf_latent.data.vocabulary import naming
 
 
@@ -47,9 +48,10 @@ class ReasoningTemplate:
 
     def __post_init__(self) -> None:
         for name in ("reasoning_length", "answer_length"):
-            value = getattr(self, name)
+            value = as_number(getattr(self, name))
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+            object.__setattr__(self, name, value)
         for name in ("delimiter", "suffix"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"`{name}` must be a string, got {getattr(self, name)!r}.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_latent.data.embeddings import check_pair
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
 from hf_latent.data.traces_scoring import (
@@ -51,6 +52,7 @@ TAKEN = (
 )
 
 
+@takes_numbers
 def sample_posterior_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -133,6 +135,7 @@ def sample_posterior_traces(
     return Dataset.from_list(found)
 
 
+@takes_numbers
 def iterate_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from hf_latent.data.embeddings import check_pair
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
 from hf_latent.generation.arguments.devices import find_device
@@ -45,6 +46,7 @@ class TraceScore(NamedTuple):
     cuts: list[int]
 
 
+@takes_numbers
 def score_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

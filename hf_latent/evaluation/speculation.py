@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.modeling.mode import in_evaluation_mode
 
 __all__ = ["SpeculationResult", "measure_speculation"]
@@ -38,6 +39,7 @@ class SpeculationResult:
         return asdict(self)
 
 
+@takes_numbers
 @in_evaluation_mode
 def measure_speculation(
     model: Any,

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.embeddings import check_pair
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.evaluation.scoring.encoding import (
     ScoredText,
     context_key,
@@ -130,6 +131,7 @@ class LikelihoodResult:
         return {name: None if value != value else value for name, value in values.items()}  # JSON has no nan
 
 
+@takes_numbers
 def evaluate_likelihood(
     model: PreTrainedModel,
     examples: Iterable[Mapping[str, Any]],
@@ -182,6 +184,7 @@ def evaluate_likelihood(
     return LikelihoodResult.of(scores, seconds=seconds, **sampling)
 
 
+@takes_numbers
 def score_texts(
     model: PreTrainedModel, texts: Sequence[ScoredText], *, estimator: str, **kwargs: Any
 ) -> list[LogLikelihood]:
@@ -196,6 +199,7 @@ def score_texts(
     return [LogLikelihood.of(d, sum(text.scored), estimator) for d, text in zip(draws, texts, strict=True)]
 
 
+@takes_numbers
 def log_likelihood(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

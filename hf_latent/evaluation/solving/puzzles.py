@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.solving.solving import Layout, Solved, solve
 from hf_latent.tasks.task import Task
@@ -99,6 +100,7 @@ def _mean_of_known(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else float("nan")
 
 
+@takes_numbers
 def solve_puzzles(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.embeddings import check_pair
+from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
 from hf_latent.evaluation.scoring.encoding import encode_context
 from hf_latent.generation.arguments.devices import find_device
@@ -102,6 +103,7 @@ class Solved:
     refinement_forwards: int
 
 
+@takes_numbers
 def solve(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
