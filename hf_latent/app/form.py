@@ -92,7 +92,7 @@ def read_decoder(form: Mapping[str, Any], side: str) -> dict[str, Any]:
     for line in filter(None, map(str.strip, str(form[f"more_{side}"] or "").splitlines())):
         if "=" not in line.strip("="):
             raise ValueError(f"`further knobs` takes one name=value a line, got {line!r}.")
-        knobs |= parse_knobs([re.sub(r"\s*=\s*", "=", line, count=1)])
+        knobs |= parse_knobs([re.sub(r"\s*=\s*", "=", line, count=1)], "further knobs")
     # Nothing but knobs: other arguments of `generate` name code to run.
     DiffusionGenerationConfig.refuse_unknown(knobs)
     for name in RESERVED:

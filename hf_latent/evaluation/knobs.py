@@ -11,15 +11,15 @@ NO_KNOBS = (
 )
 
 
-def parse_knobs(assignments: list[str]) -> dict[str, Any]:
-    """`["a=1", "b=x"]` to `{"a": 1, "b": "x"}`; values that are not JSON are strings."""
+def parse_knobs(assignments: list[str], field: str = "--set") -> dict[str, Any]:
+    """`["a=1", "b=x"]`, typed into `field`, to `{"a": 1, "b": "x"}`; values that are not JSON are strings."""
     knobs: dict[str, Any] = {}
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator or not name:
-            raise ValueError(f"`--set` takes name=value, got {assignment!r}.")
+            raise ValueError(f"`{field}` takes name=value, got {assignment!r}.")
         if name.replace("-", "_") in NO_KNOBS:
-            raise ValueError(f"`--set` takes knobs of generate; {name!r} is an input or an object, no value.")
+            raise ValueError(f"`{field}` takes knobs of generate; `{name}` is an input or an object, no value.")
         try:
             knobs[name.replace("-", "_")] = json.loads(value)
         except json.JSONDecodeError:

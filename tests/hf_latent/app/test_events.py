@@ -182,8 +182,8 @@ def test_old_replays_are_removed(events, form, tmp_path):
 
 def test_the_threshold_field_says_what_it_sets():
     """Nats and probabilities must not be mixed up; a rule by schedule has none."""
-    assert describe_threshold("sudoku-6x6", "as published") == ("threshold", "med, 0.02", False)
+    assert describe_threshold("sudoku-6x6", "as published") == ("threshold, as published", "med, 0.02", False)
     assert describe_threshold("sudoku-6x6", "med") == ("threshold, nats", "0.02", True)
     assert describe_threshold("sudoku-6x6", "confidence_threshold") == ("least probability", "0.9", True)
-    assert describe_threshold("sudoku-6x6", "random") == ("threshold", "by schedule", False)
+    assert describe_threshold("sudoku-6x6", "random") == ("threshold, none", "by schedule", False)
     assert describe_threshold("no/such", "med") == ("threshold, nats", "as published", True)

@@ -27,7 +27,7 @@ def test_by_default_only_this_machine_is_served(launched):
     assert launched == [(AppSettings(), options)]
 
 
-@pytest.mark.parametrize("arguments", [("--share",), ("--host", "0.0.0.0"), ("--host", "example.org")])
+@pytest.mark.parametrize("arguments", [("--share",), ("--host", "0.0.0.0"), ("--host", "192.0.2.1")])
 def test_whoever_serves_others_serves_strangers(launched, arguments):
     """Strangers who may name a checkpoint and trust its code run any program on the machine."""
     run(*arguments, "--model", "sudoku-4x4", "--model", "a/b")

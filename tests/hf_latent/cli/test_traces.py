@@ -163,7 +163,7 @@ def test_a_task_and_its_template_are_known_by_name(checkpoint, tmp_path):
         (["--task", "arithmetic"], "give either `--task` or `--data`"),
         (["--format", "csv"], "`format` must be one of"),
         (["--estimator", "none", "--best", 1], "need scores, got `--estimator none`"),
-        (["--estimator", "both"], "`estimator` must be one of"),
+        (["--estimator", "both"], "`--estimator` must be left_to_right, marginals or none"),
         (["--set", "entropy_treshold=1"], "Did you mean `entropy_threshold`"),
         (["--answer-length", 1], r"`answers` must fit in `answer_length` \(1 tokens\)"),
     ],

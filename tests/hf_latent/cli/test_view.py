@@ -10,7 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import hf_latent
 import hf_latent.cli as cli
 from hf_latent.checkpoints.loading import load, resolve
 from hf_latent.cli.commands.view import template_parts
@@ -97,7 +96,7 @@ class Template:
 
 
 def test_reasoning_and_answer_are_written_in_place_with_early_exit(tmp_path, monkeypatch):
-    monkeypatch.setattr(hf_latent, "ReasoningTemplate", Template, raising=False)
+    monkeypatch.setattr("hf_latent.viz.recording.ReasoningTemplate", Template)
     page = tmp_path / "replay.html"
     options = ("--reasoning-length", 6, "--answer-length", 2, "--delimiter", "=", "--early-exit-threshold", 50)
     run("sudoku-4x4", "1..4\n", "--output", page, "--decoding", "low_confidence", *options, "--set", "seed=1")
@@ -114,6 +113,7 @@ def test_reasoning_and_answer_are_written_in_place_with_early_exit(tmp_path, mon
 def test_a_folders_task_fills_in_the_template(tmp_path):
     about = {"task": "words", "reasoning_length": 64, "answer_length": 8, "delimiter": "\nAnswer: "}
     (tmp_path / "task.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text("{}")  # a folder of a checkpoint
     given = {"reasoning_length": None, "answer_length": 4, "delimiter": None, "suffix": None}
     expected = {"reasoning_length": 64, "answer_length": 4, "delimiter": "\nAnswer: "}
     assert template_parts(str(tmp_path), given, use_task=True) == expected
