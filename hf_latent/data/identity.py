@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Of configurations: where something lies, who wrote it and how fast it is computed decide no output.
 INCIDENTAL = (
     "_name_or_path",
+    "use_cache",  # speed alone; trainers switch it off
     "name_or_path",
     "_commit_hash",
     "_from_model_config",

@@ -17,6 +17,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_latent.checkpoints.names import resolve_checkpoint
@@ -208,6 +209,7 @@ def main(script_args: TrainArguments, training_args: MaskedDiffusionConfig, mode
 
 
 def _run(script_args: TrainArguments, training_args: MaskedDiffusionConfig, model_args: ModelConfig) -> dict[str, Any]:
+    get_reporting_integration_callbacks(training_args.report_to)  # raises for what it does not know, before any work
     folder = Path(training_args.output_dir)
     trainer, task, test = make_trainer(script_args, training_args, model_args)
     run = {

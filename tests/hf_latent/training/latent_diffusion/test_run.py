@@ -171,7 +171,7 @@ def test_a_denoiser_needs_an_autoencoder(trained: Any, tmp_path: Path) -> None:
 def test_recipes_for_real_weights_can_be_read(size: str) -> None:
     """They are run by users: here only that every name in them exists and the shapes fit."""
     for stage in ("autoencoder", "denoiser"):
-        path = RECIPES / f"latent_diffusion_bart_{size}_{stage}.yaml"
+        path = RECIPES / f"latent_diffusion/bart_{size}_{stage}.yaml"
         script, training = stages.parse(["--config", str(path), "--bf16", "false", "--use_cpu"])
         assert script.model_name_or_path
         assert training.stage == stage
@@ -284,7 +284,7 @@ def test_full_sizes_train_one_step_of_each_stage_and_generate(size: str, tmp_pat
     for stage, source in (("autoencoder", "bart"), ("denoiser", "autoencoder")):
         if stage == "denoiser":
             generate = json.dumps({"max_new_tokens": 3, "num_inference_steps": 2, "sampler": "dpmsolver++"})
-        arguments = ["--config", str(RECIPES / f"latent_diffusion_bart_{size}_{stage}.yaml"), *few.split()]
+        arguments = ["--config", str(RECIPES / f"latent_diffusion/bart_{size}_{stage}.yaml"), *few.split()]
         paths = ["--model_name_or_path", str(tmp_path / source), "--output_dir", str(tmp_path / stage)]
         results = stages.main(*stages.parse([*arguments, *paths, "--generation_kwargs", generate]))
         assert results["steps"] == 1

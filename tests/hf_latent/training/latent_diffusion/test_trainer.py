@@ -353,7 +353,7 @@ def test_lora_leaves_the_decoder_as_it_was_and_merges_into_it(make_trainer: Any,
     assert all("lora_" in name or "compressor" in name or "reconstructor" in name for name in trained)
     assert any("decoder" in name and "lora_B" in name for name in trained)
     ids = torch.tensor([[0, 9, 10, 2]])
-    logits = trainer.model(input_ids=ids, labels=ids).logits
+    logits = trainer.model.eval()(input_ids=ids, labels=ids).logits
     merged = trainer.model.merge_and_unload()
     assert set(merged.state_dict()) == set(before)
     decoder = [name for name in before if "decoder" in name and name.endswith("proj.weight")] or [
