@@ -219,6 +219,7 @@ def test_a_base_with_its_adapter_off_generates(name: str, ids: torch.Tensor) -> 
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # peft's Shadow calls it so
 @pytest.mark.parametrize("name", ["prompt", "p-tuning", "cpt", "lily", "shadow"])
 def test_without_latent_tokens_and_cache_it_is_the_autoregressive_model(name: str, ids: torch.Tensor) -> None:
     model = wrapped("causal", name)
