@@ -136,6 +136,12 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path, questions: list[st
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_its_configurations(path: Path) -> None:
     config = load_config_from_file(str(path))
-    expected = {"one_process": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed_zero3": "DEEPSPEED"}
-    assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected[path.stem]
-    assert config.num_processes == (1 if path.stem == "one_process" else 8)
+    expected = {
+        "one_process": ("NO", 1),
+        "cpu": ("MULTI_GPU", 2),
+        "ddp": ("MULTI_GPU", 8),
+        "fsdp2": ("FSDP", 8),
+        "deepspeed_zero3": ("DEEPSPEED", 8),
+    }
+    kind = str(getattr(config.distributed_type, "value", config.distributed_type))
+    assert (kind, config.num_processes) == expected[path.stem]
