@@ -131,7 +131,10 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run, the module has been. Its own spec is put back: importlib wrote the old name's over it."""
         module.__spec__ = importlib.machinery.ModuleSpec(
-            module.__name__, module.__loader__, origin=module.__file__, is_package=hasattr(module, "__path__")
+            module.__name__,
+            module.__loader__,  # type: ignore[arg-type]
+            origin=module.__file__,
+            is_package=hasattr(module, "__path__"),
         )
         module.__spec__.has_location = True
 

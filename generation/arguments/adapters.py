@@ -29,7 +29,7 @@ class AdapterAware:
 
     def __init__(self, function: Callable, check: Callable[[Any, Any, dict[str, Any]], None]) -> None:
         self.function, self.check = function, check
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function)  # type: ignore[arg-type]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Callable:
         if instance is None:

@@ -10,7 +10,7 @@ OLD_NAME, NEW_NAME = "past_key_values", "cache"
 CACHE_NAME = NEW_NAME if NEW_NAME in BaseModelOutputWithPast.__dataclass_fields__ else OLD_NAME
 
 
-def cache_name(model_class: type) -> str:
+def cache_name(model_class: Any) -> str:
     """What the forward of a class calls it: code that is not transformers' may be of either time."""
     return NEW_NAME if NEW_NAME in inspect.signature(model_class.forward).parameters else OLD_NAME
 

@@ -148,7 +148,8 @@ class Predictor:
         """Who sees whom in a forward of the `window` of some `rows`, where layers see windows of their own."""
         assert self._window_masks is not None
         keys, exists = (_take(view.cut(x), rows, None) for x in (view.canvas.position_ids, view.exists))
-        return self._window_masks(*map(self._copy_for_guidance, (window.position_ids, keys, exists)), self.model.dtype)
+        queries, keys, exists = map(self._copy_for_guidance, (window.position_ids, keys, exists))
+        return self._window_masks(queries, keys, exists, self.model.dtype)
 
     def select(self, rows: torch.Tensor, numbers: list[int]) -> None:
         """Keep these rows `(A',)`, given on the device and on the host."""

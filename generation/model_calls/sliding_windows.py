@@ -69,7 +69,7 @@ def find_looped_layer(decoder: type) -> str | None:
     told where the running loop's keys and values are in the cache, which is no place of its own.
     """
     module = sys.modules.get(decoder.__module__)
-    parts = [part for part in getattr(module, "__dict__", {}).values() if isinstance(part, type)]
+    parts: list[Any] = [part for part in getattr(module, "__dict__", {}).values() if isinstance(part, type)]
     layers = [part for part in parts if issubclass(part, nn.Module) and part.__module__ == decoder.__module__]
     looped = (part.__name__ for part in layers if LOOP_ARGUMENT in inspect.signature(part.forward).parameters)
     return next(looped, None)

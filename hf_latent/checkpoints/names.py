@@ -38,8 +38,8 @@ def resolve_checkpoint(name: str, option: str = "model") -> str:
             probably meant and what there is. Nothing is asked of the network.
     """
     if not name.strip():
-        packaged = listed(packaged_checkpoints())
-        raise ValueError(f"`{option}` must be a folder, a packaged checkpoint ({packaged}) or a name, got {name!r}")
+        known = listed(packaged_checkpoints())
+        raise ValueError(f"`{option}` must be a folder, a packaged checkpoint ({known}) or a name, got {name!r}")
     path = Path(name).expanduser()
     if path.is_dir():
         return name if checked_folder(path, option) == Path(name) else str(path)

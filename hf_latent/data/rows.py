@@ -79,7 +79,8 @@ def read_rows(path: str | Path, limit: int | None = None) -> Rows:
         raise ValueError(f"{path} must be a file, got a folder." if path.is_dir() else f"there is no file {path}.")
     packed = path.suffix.lower() == ".gz"
     kind = Path(path.stem if packed else path.name).suffix.lower()
-    rows, places = [], []
+    rows: list[Any] = []
+    places: list[Any] = []
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
             reader = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}.get(kind, _read_json)

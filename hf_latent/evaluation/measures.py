@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +21,8 @@ from hf_latent.evaluation.solving.solving import Layout, Solved, solve
 
 Record = dict[str, Any]
 Settings = dict[str, Any]
-Model, Tokenizer = PreTrainedModel, PreTrainedTokenizerBase
+Model: TypeAlias = PreTrainedModel
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
 SAMPLE_KNOBS = ("estimator", "num_samples", "seed")
 
 

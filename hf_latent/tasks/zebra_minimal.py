@@ -94,7 +94,7 @@ class ClueReducer:
         self._allowed[clue] = parts
         return parts
 
-    def _cells(self) -> itertools.product[tuple[int, int]]:
+    def _cells(self) -> itertools.product[tuple[int, ...]]:
         return itertools.product(range(self.num_houses), repeat=2)
 
     def _spread(self, attribute: int, places: list[tuple[int, ...]], value: int, house: int) -> int:

@@ -233,7 +233,8 @@ def _spelled(replay: Replay, speller: Speller) -> dict[str, Any]:
     What the page shows in the place of the ids, where a character is spread over several: the id of a position whose
     text is not that of its token is one of its own, behind all others.
     """
-    texts, known = dict(replay.texts), {}
+    texts = dict(replay.texts)
+    known: dict[Any, Any] = {}
 
     def shown(ids: Sequence[int]) -> list[int]:
         found = []

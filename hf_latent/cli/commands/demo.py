@@ -107,7 +107,7 @@ def read_board(name: str) -> "tuple[SudokuTask, tuple[int, int]]":
         raise ValueError(f"`--checkpoint` must be one for Sudokus, got {name}, whose task is {about.get('task')!r}.")
     givens = about.get("num_givens")
     fits = isinstance(givens, list) and len(givens) == 2 and all(isinstance(number, int) for number in givens)
-    if not fits or about.get("size") not in (4, 6, 9):
+    if givens is None or not fits or about.get("size") not in (4, 6, 9):
         raise ValueError(
             f"task.json of `--checkpoint` {name} must have `size` (4, 6 or 9) and `num_givens` (fewest and most), got "
             f"{about.get('size')!r} and {givens!r}."

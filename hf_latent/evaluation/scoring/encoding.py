@@ -67,7 +67,7 @@ def encode_pair(
         if is_alone:
             behind = list(tokenizer(continuation, add_special_tokens=False)["input_ids"])
         else:
-            together = list(tokenizer(context + continuation)["input_ids"])
+            together = list(tokenizer(f"{context}{continuation}")["input_ids"])
     if not is_alone:
         # A tokenizer that closes its texts with a special token closes the context alone, too.
         same = 0

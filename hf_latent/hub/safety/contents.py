@@ -96,7 +96,7 @@ def _check_adapter(folder: Path, files: dict[str, Path]) -> None:
         )
     base = read_json_object(files["adapter_config.json"]).get("base_model_name_or_path")
     beside = folder / BASE_FOLDER
-    if not is_hub_name(base) or Path(base).exists() or (base == BASE_FOLDER and beside.is_dir()):
+    if not is_hub_name(base) or Path(str(base)).exists() or (base == BASE_FOLDER and beside.is_dir()):
         first = f" (`hf-latent push {beside} user/model`)" if (beside / "config.json").is_file() else ""
         raise ValueError(
             f"The adapter's base model is {base!r}, which others do not have: push the base first{first}, and pass "

@@ -39,7 +39,7 @@ def find_newest(output_dir: str | os.PathLike, needed: Mapping[str, str] | None 
         for match, path in matches
         if match and path.is_dir()
     ]
-    skipped = []
+    skipped: list[Any] = []
     for _, _, path in sorted(candidates, reverse=True):
         reason = what_is_missing(path, needed)
         if reason is None:
