@@ -203,9 +203,9 @@ def test_arguments_of_the_decoder_reach_it(make_model: Any, batch: Any, monkeypa
     seen: dict[str, Any] = {}
     generate = model.autoencoder.language_model.generate
 
-    def spy(**kwargs: Any) -> Any:
+    def spy(*args: Any, **kwargs: Any) -> Any:
         seen.update(kwargs)
-        return generate(**kwargs)
+        return generate(*args, **kwargs)
 
     monkeypatch.setattr(model.autoencoder.language_model, "generate", spy)
     settings = {"num_beams": 3, "max_new_tokens": 4, "num_return_sequences": 2, "guidance_scale": 2.0, "seed": 0}

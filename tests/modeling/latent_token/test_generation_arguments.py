@@ -19,15 +19,22 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core)
 
 
-def test_stop_strings_end_drafts_where_they_end_plain_decoding(make_latent_token: Callable[..., Any]) -> None:
-    """transformers hands no tokenizer to a function that generates, and said that it is missing."""
+@pytest.mark.parametrize(("drafts", "count"), [(True, 2), ("plain", 0)])
+def test_stop_strings_end_drafts_where_they_end_plain_decoding(
+    make_latent_token: Callable[..., Any], drafts: bool | str, count: int
+) -> None:
+    """
+    `True` writes what the same call writes without it, "plain" what it writes without latent tokens.
+
+    transformers hands no tokenizer to a function that generates, and said that it is missing.
+    """
     model = make_latent_token("left_to_right")
-    text = model.generate(IDS, num_latent_tokens=0, **KNOBS)[0, IDS.shape[1] :].tolist()
+    text = model.generate(IDS, num_latent_tokens=count, **KNOBS)[0, IDS.shape[1] :].tolist()
     stop = chr(65 + text[4]) + chr(65 + text[5])
     options = KNOBS | {"stop_strings": [stop], "tokenizer": make_tokenizer()}
-    plain = model.generate(IDS, num_latent_tokens=0, **options)
+    plain = model.generate(IDS, num_latent_tokens=count, **options)
     assert plain.shape[1] < IDS.shape[1] + 12
-    found = model.generate(IDS, num_latent_tokens=2, self_speculative=True, **options)
+    found = model.generate(IDS, num_latent_tokens=2, self_speculative=drafts, **options)
     assert found.tolist() == plain.tolist()
 
 
