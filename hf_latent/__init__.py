@@ -8,8 +8,8 @@ from hf_latent.registration import register_when_needed as _register_when_needed
 
 if TYPE_CHECKING:
     from hf_latent.data.template import ReasoningTemplate
-    from hf_latent.data.traces_sampling import sample_posterior_traces
-    from hf_latent.data.traces_scoring import score_traces
+    from hf_latent.data.traces.sampling import sample_posterior_traces
+    from hf_latent.data.traces.scoring import score_traces
     from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
     from hf_latent.generation.output import DiffusionGenerateOutput
     from hf_latent.modeling.dream.configuration_dream import DreamConfig
@@ -48,8 +48,8 @@ _DEFINED_IN = {
     "ReasoningTemplate": "hf_latent.data.template",
     "get_task": "hf_latent.tasks",
     "load_task": "hf_latent.tasks",
-    "sample_posterior_traces": "hf_latent.data.traces_sampling",
-    "score_traces": "hf_latent.data.traces_scoring",
+    "sample_posterior_traces": "hf_latent.data.traces.sampling",
+    "score_traces": "hf_latent.data.traces.scoring",
 }
 # Rooms that are reached as attributes (`hf_latent.hub.bundle`) but loaded on first use only.
 _ROOMS = ("auto", "data", "evaluation", "generation", "hub", "modeling", "tasks", "training", "viz")

@@ -2,11 +2,11 @@
 
 from hf_latent.data.identity import identify, keep_to
 from hf_latent.data.template import ReasonedAnswer, ReasoningTemplate
-from hf_latent.data.traces_filtering import keep_best, keep_scored, keep_top_share, keep_verified, separation
-from hf_latent.data.traces_layout import fill_template, format_traces
-from hf_latent.data.traces_sampling import sample_posterior_traces
-from hf_latent.data.traces_scoring import TraceScore, score_traces
-from hf_latent.data.traces_sources import questions_of_task, read_questions
+from hf_latent.data.traces.filled_templates import fill_template, format_traces
+from hf_latent.data.traces.filtering import keep_best, keep_scored, keep_top_share, keep_verified, separation
+from hf_latent.data.traces.questions import questions_of_task, read_questions
+from hf_latent.data.traces.sampling import sample_posterior_traces
+from hf_latent.data.traces.scoring import TraceScore, score_traces
 
 __all__ = [
     "ReasonedAnswer",

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_latent.data.template import ReasoningTemplate
-    from hf_latent.data.traces_shards import TraceFolder
-    from hf_latent.data.traces_sources import Questions
+    from hf_latent.data.traces.questions import Questions
+    from hf_latent.data.traces.shards import TraceFolder
 
 Sampler = Callable[[range, Callable[[int], None]], list[dict[str, Any]]]
 # Waiting for the slowest process is no failure.
@@ -99,9 +99,9 @@ def traces(
     from hf_latent.checkpoints.loading import load
     from hf_latent.cli.commands.view import template_parts
     from hf_latent.data.identity import identify
-    from hf_latent.data.traces_sampling import check_questions
-    from hf_latent.data.traces_shards import TraceFolder, check_format, fingerprint
-    from hf_latent.data.traces_sources import questions_of_task, read_questions
+    from hf_latent.data.traces.questions import questions_of_task, read_questions
+    from hf_latent.data.traces.sampling import check_questions
+    from hf_latent.data.traces.shards import TraceFolder, check_format, fingerprint
     from hf_latent.evaluation.knobs import parse_knobs
 
     formats = format_ or ["arrow"]
@@ -218,7 +218,7 @@ def keep(
     every_trace: "Dataset", *, min_score: float | None = None, top_share: float | None = None, best: int | None = None
 ) -> "Dataset":
     """What the filters leave: the best of each question, of those the best share, of those the good enough."""
-    from hf_latent.data.traces_filtering import keep_best, keep_scored, keep_top_share
+    from hf_latent.data.traces.filtering import keep_best, keep_scored, keep_top_share
 
     kept = every_trace
     if best is not None:

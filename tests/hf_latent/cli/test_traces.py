@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import hf_latent.cli as cli
 from hf_latent import LladaConfig, LladaForMaskedDiffusion, ReasoningTemplate, sample_posterior_traces
-from hf_latent.data.traces_shards import TraceFolder
+from hf_latent.data.traces.shards import TraceFolder
 from hf_latent.tasks import ArithmeticTask, arithmetic_tokenizer
 
 TASK = ArithmeticTask()
@@ -223,7 +223,7 @@ def test_two_processes_write_what_one_writes(checkpoint, questions, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys\n"
-        "from hf_latent.data.traces_shards import TraceFolder\n"
+        "from hf_latent.data.traces.shards import TraceFolder\n"
         "write = TraceFolder.write\n"
         "def note(self, number, rows):\n"
         "    write(self, number, rows)\n"

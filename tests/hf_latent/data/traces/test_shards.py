@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import load_dataset, load_from_disk
 
-from hf_latent.data.traces_shards import TraceFolder, fingerprint
+from hf_latent.data.traces.shards import TraceFolder, fingerprint
 
 
 def rows_of(questions: range) -> list[dict]:

@@ -15,8 +15,8 @@ import torch
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
-from hf_latent.data.traces_scoring import (
+from hf_latent.data.traces.filled_templates import FilledTemplate, check_lengths, fill_template
+from hf_latent.data.traces.scoring import (
     Estimator,
     TraceScore,
     check_room,

@@ -16,7 +16,7 @@ import torch
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.data.traces_layout import FilledTemplate, check_lengths, fill_template
+from hf_latent.data.traces.filled_templates import FilledTemplate, check_lengths, fill_template
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_length
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings

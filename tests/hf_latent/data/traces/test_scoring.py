@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_latent import ReasoningTemplate, score_traces
-from hf_latent.data.traces_scoring import find_cuts
+from hf_latent.data.traces.scoring import find_cuts
 
 EOS, PAD, MASK = 9, 10, 11
 QUESTIONS, TRACES, ANSWERS = ["w1 w2", "w3", "w5 w5 w0"], ["w0 w4 w1", "", "w2 w2 w2 w2"], ["w4", "w4 w5", "w2"]
