@@ -123,14 +123,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
         past = {} if cache is None else {self.cache_name: cache}
         if position_ids is None:
             position_ids = self.default_position_ids(attention_mask)
-        outputs: BaseModelOutputWithPast = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **past,
-            **kwargs,
-        )
+        outputs = self.run_decoder(input_ids, attention_mask, position_ids, inputs_embeds, **past, **kwargs)
         # With a cache the states are those of a window, the mask is that of all columns: positions alone tell which
         # state is a row's first, even where the window is as wide as the mask.
         mask = attention_mask if cache is None else None
@@ -147,6 +140,23 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def run_decoder(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: Any,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Outputs of the base model for the positions of the input."""
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
         )
 
 
@@ -206,6 +216,18 @@ def shift_states(
     return shifted
 
 
+def position_ids_from_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Positions `[B, L]` that padding on the left does not move; None without a mask of `[B, L]`."""
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 2:
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def is_prepared_mask(attention_mask: Any) -> bool:
+    """Whether an attention mask says who sees whom, rather than what is padding."""
+    return attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2)
+
+
 def select_positions(
     states: torch.Tensor, positions: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
@@ -219,6 +241,8 @@ def select_positions(
 __all__ = [
     "MaskedDiffusionHead",
     "ScoredOutput",
+    "is_prepared_mask",
+    "position_ids_from_mask",
     "score_tokens",
     "select_positions",
     "shift_states",

@@ -109,13 +109,13 @@ class SemiCausalMasks:
         self.attention = config._attn_implementation
         if self.attention not in MASKED_IMPLEMENTATIONS:
             raise ValueError(
-                "`attn_implementation` must be 'sdpa', 'eager' or 'flex_attention' for semi-causal attention, got "
-                f"{self.attention!r}."
+                "`attn_implementation` must be 'sdpa', 'eager' or 'flex_attention' for semi-causal and block-causal "
+                f"attention, got {self.attention!r}."
             )
         try:
             self.windows = sliding_windows_of(config, decoder)
         except ValueError as error:
-            raise ValueError(f"`text_config` must have attention layers only: {error}") from error
+            raise ValueError(f"the decoder must have attention layers only: {error}") from error
 
     def __call__(
         self, queries: Visibility, keys: Visibility, self_index: torch.Tensor, dtype: torch.dtype

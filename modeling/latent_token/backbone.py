@@ -129,9 +129,9 @@ def take_over_backbone(
         setattr(model.generation_config, token, value)
     if hasattr(model.generation_config, "mask_token_id"):
         model.generation_config.mask_token_id = None  # the configuration's
-    if model.config.is_semi_causal:
-        check_semi_causal_backbone(model, backbone)
-    else:
+    if model.config.attention != "bidirectional":
+        check_masked_backbone(model, backbone)
+    if not model.config.is_semi_causal:
         check_backbone(model, backbone)
     add_mask_embedding(model, mask, pad_to_multiple_of)
     OWNERS[base] = weakref.ref(model)
@@ -151,7 +151,7 @@ def check_backbone(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def check_semi_causal_backbone(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+def check_masked_backbone(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """
     Raise `ValueError` unless `model` gives the logits of the causal `backbone`, also with its columns in any order:
     only then masks and positions are all that it goes by.

@@ -8,7 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_latent.modeling.travel import TravellingConfigMixin
 
-ATTENTIONS = ("bidirectional", "semi_causal")
+ATTENTIONS = ("bidirectional", "block_causal", "semi_causal")
 ORDERS = ("any", "left_to_right")
 # Families that are masked diffusion models already: they load as they are.
 DIFFUSION_FAMILIES = ("llada", "dream", "latent_token")
@@ -27,8 +27,12 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
             Id of the token that marks a position still to be written. Needed to generate and to train.
         attention (`str`, *optional*, defaults to `"bidirectional"`):
             `"bidirectional"`: every position sees all others. Layers with a sliding window see theirs on both sides.
+            `"block_causal"`: every position sees those of its own block of `block_size` positions, and of the blocks
+            before it, whose keys and values never change (arXiv 2503.09573).
             `"semi_causal"`: a token sees those that were written before it, whose keys and values never change; a
             position that is predicted sees what is written and the other positions of its group (arXiv 2602.03769).
+        block_size (`int`, *optional*):
+            Positions of a block, counted from the first token of a row; block-causal attention needs it.
         order (`str`, *optional*, defaults to `"any"`):
             In which tokens are written, with semi-causal attention: `"any"` or `"left_to_right"`.
         num_latent_tokens (`int`, *optional*, defaults to 0):
@@ -52,6 +56,7 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
     text_config: Any = None  # a mapping at first, a configuration from `__post_init__` on
     mask_token_id: int | None = None
     attention: str = "bidirectional"
+    block_size: int | None = None
     order: str = "any"
     num_latent_tokens: int = 0
     shift_logits: bool = False
@@ -99,12 +104,13 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
                 raise ValueError(f"`{name}` must be one of {values}, got {getattr(self, name)!r}.")
         if self.num_latent_tokens < 0:
             raise ValueError(f"`num_latent_tokens` must be at least 0, got {self.num_latent_tokens}.")
+        self._check_block_size()
         if not self.is_semi_causal:
             for name, default in (("order", "any"), ("num_latent_tokens", 0)):
                 if getattr(self, name) != default:
                     raise ValueError(
-                        f"`{name}` must be {default!r} with `attention`='bidirectional', where every position is "
-                        f"seen, got {getattr(self, name)!r}."
+                        f"`{name}` must be {default!r} with `attention`={self.attention!r}, where masked positions "
+                        f"see one another, got {getattr(self, name)!r}."
                     )
         elif self.shift_logits != self.is_left_to_right:
             raise ValueError(
@@ -119,6 +125,17 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
             )
         if self.text_config.is_encoder_decoder:
             raise ValueError(f"`text_config` must be of a decoder-only model, got the encoder-decoder {family!r}.")
+
+    def _check_block_size(self) -> None:
+        is_size = self.block_size is not None and self.block_size >= 1
+        if self.attention == "block_causal" and not is_size:
+            raise ValueError(
+                f"`block_size` must be at least 1 with `attention`='block_causal', got {self.block_size}."
+            )
+        if self.attention != "block_causal" and self.block_size is not None:
+            raise ValueError(
+                f"`block_size` must be left out with `attention`={self.attention!r}, got {self.block_size}."
+            )
 
     # Sizes of the decoder, where generation, trainers and tools look for them.
 

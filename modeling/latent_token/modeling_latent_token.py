@@ -1,4 +1,4 @@
-"""Latent-token models that write in any order: masked diffusion, bidirectional or semi-causal."""
+"""Latent-token models that write in any order: masked diffusion, bidirectional, block-causal or semi-causal."""
 
 import os
 from typing import Any, Unpack
@@ -11,23 +11,21 @@ from transformers.utils.generic import TransformersKwargs
 from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.generation.mixin import DiffusionGenerationMixin
 from hf_latent.generation.model_calls.semi_causal_masks import canvas_visibility, stream_order
+from hf_latent.modeling.block_diffusion.modeling_block_causal import BlockCausalHead
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
-from hf_latent.modeling.latent_token.modeling_latent_token_base import (
-    LatentTokenPreTrainedModel,
-    is_prepared_mask,
-    position_ids_from_mask,
-)
+from hf_latent.modeling.latent_token.modeling_latent_token_base import LatentTokenPreTrainedModel
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
-from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, shift_states
+from hf_latent.modeling.masked_diffusion import is_prepared_mask, position_ids_from_mask, shift_states
 
 
-class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, LatentTokenPreTrainedModel):
+class LatentTokenForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, LatentTokenPreTrainedModel):
     """
     Any decoder-only model of transformers as a masked diffusion model: `model` is the decoder itself and `lm_head` its
     head.
 
-    With `attention="bidirectional"` every position sees all others. With `"semi_causal"` a token sees the tokens that
-    were written before it, and a masked position those and the masked positions of its group.
+    With `attention="bidirectional"` every position sees all others, with `"block_causal"` those of its own block and
+    of the blocks before it. With `"semi_causal"` a token sees the tokens that were written before it, and a masked
+    position those and the masked positions of its group.
     """
 
     project = LatentTokenPreTrainedModel.project  # not that of the head, which comes first
@@ -39,6 +37,11 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
         self.prepare_head()
         self.post_init()
 
+    @property
+    def is_block_causal(self) -> bool:  # type: ignore[override]
+        """Whether positions see the blocks up to their own."""
+        return self.config.attention == "block_causal"
+
     @classmethod
     def from_backbone(
         cls,
@@ -46,6 +49,7 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         attention: str = "bidirectional",
+        block_size: int | None = None,
         num_latent_tokens: int = 0,
         mask_token: str = "<|mask|>",
         mask_token_id: int | None = None,
@@ -66,7 +70,9 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
                 Its tokenizer. Gets the mask token, in place, if it has none; save it with the model. Without it and
                 without `mask_token_id` the tokenizer beside `backbone` is read, and you have to add the token.
             attention (`str`, *optional*, defaults to `"bidirectional"`):
-                Or `"semi_causal"`; see [`LatentTokenConfig`].
+                Or `"block_causal"` or `"semi_causal"`; see [`LatentTokenConfig`].
+            block_size (`int`, *optional*):
+                Positions of a block, for block-causal attention, which needs it.
             num_latent_tokens (`int`, *optional*, defaults to 0):
                 Default of `generate`, for semi-causal attention.
             mask_token (`str`, *optional*, defaults to `"<|mask|>"`):
@@ -75,7 +81,7 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
                 Instead of a tokenizer: an id of the vocabulary to use, or the next one to add.
             shift_logits (`bool`, *optional*):
                 Keep the head's alignment, the state before a token predicting it; see [`LatentTokenConfig`]. Defaults
-                to `True` for bidirectional attention; not possible for semi-causal attention.
+                to `True` for bidirectional and block-causal attention; not possible for semi-causal attention.
             pad_to_multiple_of (`int`, *optional*):
                 Of the number of embeddings, if they have to grow.
             kwargs:
@@ -87,7 +93,8 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
         """
         if shift_logits is None:
             shift_logits = attention != "semi_causal"
-        fields = {"attention": attention, "num_latent_tokens": num_latent_tokens, "shift_logits": shift_logits}
+        fields = {"attention": attention, "block_size": block_size, "shift_logits": shift_logits}
+        fields["num_latent_tokens"] = num_latent_tokens
         return cls._from_backbone(backbone, tokenizer, mask_token, mask_token_id, pad_to_multiple_of, fields, kwargs)
 
     def forward(
@@ -101,10 +108,13 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
         targets: torch.LongTensor | None = None,
         reveal_order: torch.Tensor | None = None,
         query_group: torch.LongTensor | None = None,
+        clean_ids: torch.LongTensor | None = None,
+        block_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
-        See [`MaskedDiffusionHead.forward`]; for semi-causal attention, where masked positions are queries:
+        See [`BlockCausalHead.forward`], which says what `clean_ids` and `block_size` are with block-causal attention.
+        For semi-causal attention, where masked positions are queries:
 
         Args:
             reveal_order (`torch.Tensor` of shape `(B, L)`, *optional*):
@@ -136,6 +146,8 @@ class LatentTokenForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixi
             labels=labels,
             logits_to_keep=logits_to_keep,
             targets=targets,
+            clean_ids=clean_ids,
+            block_size=block_size,
             **kwargs,
         )
 

@@ -114,16 +114,4 @@ class LatentTokenPreTrainedModel(PreTrainedModel):
         return logits
 
 
-def position_ids_from_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Positions `[B, L]` that padding on the left does not move; None without a mask of `[B, L]`."""
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 2:
-        return None
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def is_prepared_mask(attention_mask: Any) -> bool:
-    """Whether an attention mask says who sees whom, rather than what is padding."""
-    return attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2)
-
-
-__all__ = ["LatentTokenPreTrainedModel", "is_prepared_mask", "position_ids_from_mask"]
+__all__ = ["LatentTokenPreTrainedModel"]

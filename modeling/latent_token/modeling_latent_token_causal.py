@@ -37,12 +37,15 @@ from hf_latent.modeling.latent_token.lookahead import (
     lookahead_groups,
     lookahead_inputs,
 )
-from hf_latent.modeling.latent_token.modeling_latent_token_base import (
-    LatentTokenPreTrainedModel,
+from hf_latent.modeling.latent_token.modeling_latent_token_base import LatentTokenPreTrainedModel
+from hf_latent.modeling.masked_diffusion import (
+    ScoredOutput,
     is_prepared_mask,
     position_ids_from_mask,
+    score_tokens,
+    select_positions,
+    use_own_config_class,
 )
-from hf_latent.modeling.masked_diffusion import ScoredOutput, score_tokens, select_positions, use_own_config_class
 
 
 @dataclass
