@@ -21,6 +21,15 @@ FLAGS = (
     "do_sample",
     "return_dict_in_generate",
 )
+COUNTS = (
+    "max_new_tokens",
+    "block_length",
+    "sub_block_length",
+    "max_denoising_steps",
+    "steps_per_block",
+    "max_tokens_per_step",
+    "min_tokens_per_step",
+)
 LARGEST_SEED = 2**63 - 1
 # Beyond these float32 logits overflow to inf and nan.
 SMALLEST_SCALE, LARGEST_SCALE = 1e-30, 1e30
@@ -36,7 +45,12 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         max_new_tokens (`int`, *optional*):
             Tokens to write behind the prompt; 128 if neither this nor `max_length` is given.
         block_length (`int`, *optional*):
-            Blocks of this many tokens are written one after the other, from the left. `None` writes all at once.
+            Blocks of this many tokens are written one after the other, from the left. `None` writes all at once. Of
+            a block-causal model they are the blocks of its attention, counted from the row's first token, and `None`
+            takes the length of its configuration.
+        sub_block_length (`int`, *optional*):
+            Block-causal models: parts of a block that are written one after the other, from the left (Fast-dLLM v2's
+            sub-blocks); must divide the block's length. `None` writes a block as a whole.
         decoding (`str`, *optional*, defaults to `"low_confidence"`):
             Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
             `confidence_threshold`, `entropy_bound`, `med`, `med_left_to_right`.
@@ -45,6 +59,10 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             schedule spread the tokens over what refinement leaves of them; rules by the belief commit all that is left
             at the last, unless `pace_to_schedule` is on. `None`: one token per forward by schedule, no limit by the
             belief.
+        steps_per_block (`int`, *optional*):
+            Most forwards of each block instead of `max_denoising_steps` (SDAR's `denoising_steps`, LLaDA2.0's
+            `steps`). Step `s` of `S` in blocks of `B` tokens has the quota `B // S`, one more for the first `B % S`:
+            what a rule by schedule commits, and the least that a rule by the belief commits.
         denoising_schedule (`str`, *optional*, defaults to `"uniform"`):
             How rules by schedule spread tokens over `max_denoising_steps`: `uniform` (LLaDA) or `dream`.
         schedule_epsilon (`float`, *optional*, defaults to 1e-3):
@@ -56,6 +74,9 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         max_tokens_per_step (`int`, *optional*):
             Most tokens that a rule by the belief commits at once in a row (`k_max` of MED); the last of
             `max_denoising_steps` commits all that is left in spite of it.
+        min_tokens_per_step (`int`, *optional*):
+            Least tokens that a rule by the belief commits at once in a row, as far as its block has them open; 1 if
+            not given (LLaDA2.1's `num_to_transfer`).
         confidence_threshold (`float`, *optional*, defaults to 0.9): probability, for `confidence_threshold`.
         entropy_threshold (`float`, *optional*, defaults to 0.2): nats, lambda of `med` and `med_left_to_right`.
         entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound`.
@@ -76,6 +97,14 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             nats; mean KL between two forwards below which a block starts to commit.
         stop_kl (`float`, *optional*, defaults to 0.1):
             nats; below it after a commit, the rest of the block is committed by argmax. 0 never stops.
+        editing_threshold (`float`, *optional*):
+            Probability. At every forward, written tokens of the block (never given ones) become the token that the
+            model now finds likeliest, where that is another and more probable than this (LLaDA2.1, arXiv 2602.08676).
+            A row then ends with a whole block only. `None` edits nothing.
+        max_post_steps (`int`, *optional*, defaults to 16):
+            With `editing_threshold`: most forwards of a block in which nothing is open any more, on top of any number
+            of steps. There is at least one, to see whether the block is settled, unless this is 0, and more as long
+            as they edit.
         early_exit_threshold (`float`, *optional*):
             nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
             leaves its reasoning as it is. `None` and 0 never exit.
@@ -117,11 +146,14 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
     own_defaults: dict[str, Any] = {
         "decoding": "low_confidence",
         "block_length": None,
+        "sub_block_length": None,
         "max_denoising_steps": None,
+        "steps_per_block": None,
         "denoising_schedule": "uniform",
         "schedule_epsilon": 1e-3,
         "pace_to_schedule": False,
         "max_tokens_per_step": None,
+        "min_tokens_per_step": None,
         "confidence_threshold": 0.9,
         "entropy_threshold": 0.2,
         "entropy_bound": 0.1,
@@ -131,6 +163,8 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         "refinement_steps": 20,
         "refinement_kl": 0.1,
         "stop_kl": 0.1,
+        "editing_threshold": None,
+        "max_post_steps": 16,
         "early_exit_threshold": None,
         "answer_entropy_reduction": "sum",
         "block_cache": None,
@@ -198,13 +232,16 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         for name in ("refinement_kl", "stop_kl"):
             check_number(name, getattr(self, name), 0.0)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
+        check_number("editing_threshold", self.editing_threshold, 0.0, 1.0, optional=True)
+        check_integer("max_post_steps", self.max_post_steps, low=0, optional=False)
         check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
         check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
         check_integer("min_new_tokens", self.min_new_tokens, low=0)
         check_integer("num_latent_tokens", self.num_latent_tokens, low=0)
         check_integer("num_candidates", self.num_candidates, low=1)
-        for name in ("max_new_tokens", "block_length", "max_denoising_steps", "max_tokens_per_step", "top_k"):
-            check_integer(name, getattr(self, name), low=0 if name == "top_k" else 1)
+        check_integer("top_k", self.top_k, low=0)
+        for name in COUNTS:
+            check_integer(name, getattr(self, name), low=1)
         check_integer("num_return_sequences", self.num_return_sequences, low=1)
         check_integer("max_length", self.max_length, low=1)
         check_integer("seed", self.seed, low=0, high=LARGEST_SEED)

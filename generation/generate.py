@@ -192,6 +192,7 @@ def _make_output(
         num_refinement_passes=progress.num_refinement_passes if refines else None,
         answer_entropy=torch.stack(progress.answer_entropy, -1) if answers else None,
         exit_step=progress.exit_step if answers else None,
+        num_edits=progress.num_edits,
         history=histories[0],
         candidate_history=histories[1],
         confidence_history=histories[2],

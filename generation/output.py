@@ -39,6 +39,9 @@ class DiffusionGenerateOutput(ModelOutput):
             largest (`answer_entropy_reduction`); nan after the row's end, 0 once the answer is written.
         exit_step (`torch.LongTensor` of shape `(B,)`, *optional*):
             With `answer_mask`: 0-based forward at which the row stopped reasoning early; -1 if it did not.
+        num_edits (`torch.LongTensor` of shape `(B,)`, *optional*):
+            With `editing_threshold`: how often a written token was replaced. `commit_step` and `commit_entropy` are
+            those of its first.
         history (`tuple[torch.LongTensor]`, *optional*):
             The canvas `(B, L)` after every forward, masks included; with `output_history=True`, like the next two.
         candidate_history (`tuple[torch.LongTensor]`, *optional*):
@@ -61,6 +64,7 @@ class DiffusionGenerateOutput(ModelOutput):
     num_refinement_passes: torch.LongTensor | None = None
     answer_entropy: torch.FloatTensor | None = None
     exit_step: torch.LongTensor | None = None
+    num_edits: torch.LongTensor | None = None
     history: tuple[torch.LongTensor, ...] | None = None
     candidate_history: tuple[torch.LongTensor, ...] | None = None
     confidence_history: tuple[torch.FloatTensor, ...] | None = None

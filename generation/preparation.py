@@ -12,6 +12,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
@@ -49,6 +50,7 @@ def resolve_config(
         config.max_new_tokens = None
     config.update(**kwargs)
     config.refuse_unsupported()
+    check_block_knobs(model, config, RULES[config.decoding].adaptive)
     is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
     if config.num_return_sequences not in (None, 1) and not is_random:
         raise ValueError(
@@ -202,6 +204,7 @@ def make_belief_reader(
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
         with_distribution=config.latent_refinement,
+        with_odds=config.editing_threshold is not None,
         ends=torch.tensor(ends, device=find_device(model)) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
     )
@@ -228,6 +231,11 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         eos_token_ids=torch.tensor(eos_token_ids, device=find_device(model)) if ends and eos_token_ids else None,
         fill_token_id=find_fill_token_id(model, config),
         refinement=_refinement(config) if config.latent_refinement else None,
+        steps_per_block=config.steps_per_block,
+        min_tokens_per_step=config.min_tokens_per_step or 1,
+        block_length=config.sub_block_length or find_block_length(model, config) or 0,
+        editing_threshold=config.editing_threshold,
+        max_post_steps=config.max_post_steps,
         early_exit_threshold=config.early_exit_threshold,
         answer_reduction=config.answer_entropy_reduction,
         with_statistics=bool(config.return_dict_in_generate),

@@ -33,10 +33,12 @@ class DraftStream:
             self.streamer.put_progress(progress)
         columns = torch.arange(progress.ids.shape[1], device=progress.ids.device)
         first = torch.where(progress.masked[0], columns, len(columns)).amin()
-        end, first_open = torch.stack([progress.current_block_end[0], first]).tolist()
-        if first_open == len(columns):
+        end, first_open, is_final = torch.stack(
+            [progress.current_block_end[0], first, progress.block_is_final[0]]
+        ).tolist()
+        if first_open == len(columns) and is_final:
             return  # how much of a row that is written is returned is known to `finish`
-        if first_open >= end:
+        if first_open >= end and is_final:
             self._put_until(progress.ids, end)
         elif hasattr(self.streamer, "put_draft"):
             self.streamer.put_draft(progress.ids[0, self.begin : end].cpu())

@@ -33,7 +33,8 @@ class Belief(NamedTuple):
         confidence (`torch.FloatTensor` of shape `(N,)`, *optional*): probability of `token`, if asked for.
         distribution (`Distribution`, *optional*):
             after suppression and processors, before filters and temperature, if asked for.
-        most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): their argmax, where `token` may be another.
+        most_likely (`torch.LongTensor` of shape `(N,)`, *optional*): the likeliest, where `token` may be another.
+        most_likely_odds (`torch.FloatTensor` of shape `(N,)`, *optional*): log odds of the likeliest, if asked for.
         normalizer (`torch.FloatTensor` of shape `(N,)`):
             finite where the scores were a distribution; see `score_check`.
         deferred (`torch.BoolTensor` of shape `(N,)`, *optional*): where `token` is to be written last, if any is.
@@ -47,6 +48,7 @@ class Belief(NamedTuple):
     most_likely: torch.Tensor | None = None
     normalizer: torch.Tensor | None = None
     deferred: torch.Tensor | None = None
+    most_likely_odds: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class BeliefReader:
         with_entropy (`bool`): whether to give the entropy whatever the rule reads.
         with_confidence (`bool`): whether to give the probability of the candidate whatever the rule reads.
         with_distribution (`bool`): whether to give the distribution, and the most likely token when sampling.
+        with_odds (`bool`): whether to give the log odds of the likeliest token, and that token when sampling.
         ends (`torch.LongTensor`, *optional*): ids that are not predicted at the first `min_new_tokens` positions.
         min_new_tokens (`int`): counted from the row's first writable position.
     """
@@ -83,6 +86,7 @@ class BeliefReader:
     with_entropy: bool
     with_confidence: bool = False
     with_distribution: bool = False
+    with_odds: bool = False
     ends: torch.Tensor | None = None
     min_new_tokens: int = 0
 
@@ -129,6 +133,8 @@ class BeliefReader:
             logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
             tempered, best, token = filtered, None, None
         if not greedy:
+            if self.with_odds and likeliest is None:
+                likeliest = max_and_argmax(logits, None)[1]
             token, normalizer = draw(tempered, noise)
         else:
             if token is None:
@@ -140,8 +146,13 @@ class BeliefReader:
             entropy = distribution.entropy if shared else entropy_of(logits, best, self._may_shift)
         confidence = _at(logits.softmax(-1), token) if self.with_confidence else None
         deferred = None if self.deferred is None else torch.isin(token, self.deferred)
+        odds = None
+        shares_odds = greedy and self.reads == "confidence"
+        if self.with_odds and not shares_odds:
+            odds = self._confidence(logits.clone(), token if greedy else likeliest)
         statistic = self._statistic(logits, token, entropy, deferred)
-        return Belief(token, statistic, entropy, confidence, distribution, likeliest, normalizer, deferred)
+        odds = statistic if self.with_odds and shares_odds else odds
+        return Belief(token, statistic, entropy, confidence, distribution, likeliest, normalizer, deferred, odds)
 
     @property
     def _may_shift(self) -> bool:
@@ -164,12 +175,12 @@ class BeliefReader:
         is_deferred: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """What the rule reads `(N,)`, given the entropies, if known, of `logits`; those may be overwritten."""
+        if self.reads == "confidence":
+            return self._confidence(logits, token)
         if self.deferred is not None:
             logits[:, self.deferred] = float("-inf")
         if self.reads == "entropy":
             statistic = entropy if is_deferred is None else entropy_of(logits)
-        elif self.reads == "confidence":
-            statistic = confidence_log_odds(logits, token)
         elif self.reads == "margin":
             statistic = margin_log_odds(logits)
         else:
@@ -177,6 +188,14 @@ class BeliefReader:
         if is_deferred is None:
             return statistic
         return statistic.masked_fill(is_deferred, float("inf") if self.reads == "entropy" else float("-inf"))
+
+    def _confidence(self, logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """Log odds `(N,)` of `token`, which count as nothing where that is deferred; `logits` may be overwritten."""
+        if self.deferred is None:
+            return confidence_log_odds(logits, token)
+        logits[:, self.deferred] = float("-inf")
+        odds = confidence_log_odds(logits, token)
+        return odds.masked_fill(torch.isin(token, self.deferred), float("-inf"))
 
 
 def confidence_log_odds(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

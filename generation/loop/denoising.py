@@ -5,6 +5,7 @@ import torch
 from hf_latent.generation.beliefs.belief import Belief, BeliefReader
 from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, choose_eligible, defer, per_row
+from hf_latent.generation.loop.editing import Revision, choose_revision
 from hf_latent.generation.loop.quotas import bounds, quotas
 from hf_latent.generation.loop.step import StepPlan, plan_step, true_indices
 from hf_latent.generation.loop.stopping import find_early_exits, finish_at_eos, finish_early, refine_or_stop
@@ -30,9 +31,11 @@ def denoise(
     Write the masked positions of a canvas.
 
     1. Move rows whose block is written to their next block; drop rows that are done, they cost nothing any more.
-    2. Predict the masked positions of every row's current block, and of its answer, in one forward.
+    2. Predict the masked positions of every row's current block, and of its answer, in one forward; with editing, the
+       written ones of the block, too.
     3. Read the belief. With latent refinement, see whether it still moves: hold rows, or stop their block.
-    4. Choose what to commit; leave the reasoning of rows whose answer is decided; commit.
+    4. Choose what to commit; leave the reasoning of rows whose answer is decided; choose what to revise of what was
+       written; write both.
     5. End rows that have written an end-of-sequence token with nothing open before it.
 
     A row takes the same steps, with the same noise, alone and in any batch. Scores of which no token can be chosen
@@ -88,20 +91,26 @@ def denoise(
             for others in (decisions.stopped, decisions.finished):
                 by_rule = by_rule if others is None else by_rule & ~others[:, None]
             progress.count_choices(rows.batch_index, selected, by_rule)
-        _commit(canvas, rows, commit, plan.to_predict, indices, belief, decisions.stopped, progress)
+        revision = choose_revision(canvas, rows, plan, indices, belief, commit, settings)
+        if revision is not None:
+            decisions = decisions._replace(edited=revision.replaced.any(-1))
+            progress.count_edits(rows.batch_index, revision.replaced)
+        _write(canvas, rows, commit, revision, plan.to_predict, indices, belief, decisions.stopped, progress)
         if settings.with_commits or on_step is not None:
             _record_commits(rows, commit, plan.to_predict, belief, progress)
         if decisions.finished is not None:
             finish_early(canvas, rows, decisions.finished, settings, progress)
         # 5.
         if settings.eos_token_ids is not None:
-            decisions = decisions.finish(finish_at_eos(canvas, rows, settings, progress))
+            settled = None if revision is None else revision.settled
+            decisions = decisions.finish(finish_at_eos(canvas, rows, settled, settings, progress))
         rows.advance(decisions)
         progress.set_rows("masked", rows.batch_index, canvas.masked)
         if on_step is not None:
             if rows.invalid_columns is not None:  # whoever watches waits for the device anyway
                 rows.raise_invalid(rows.invalid_columns.tolist())
             _update_progress(canvas, rows, indices, belief, decisions.finished, progress)
+            progress.set_rows("block_is_final", rows.batch_index, _find_final_blocks(canvas, rows, revision))
             on_step(progress)
 
 
@@ -149,17 +158,18 @@ def _choose_commits(
         score, eligible = defer(score, eligible, deferred)
     if not rule.adaptive:
         return choose_best(score, selected, quotas(rows.states, settings))
-    if settings.max_tokens_per_step is None and not settings.follows_schedule:
+    if not settings.bounds_adaptive_rules:
         commit = choose_eligible(score, eligible, selected)
         last = [row.is_last_step for row in rows.states]
         return commit | (selected & per_row(last, selected.device)) if any(last) else commit
     return choose(score, eligible, selected, *bounds(rows.states, settings))
 
 
-def _commit(
+def _write(
     canvas: Canvas,
     rows: ActiveRows,
     commit: torch.Tensor,
+    revision: Revision | None,
     to_predict: torch.Tensor,
     indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
@@ -169,7 +179,12 @@ def _commit(
     chosen = belief.token
     if stopped is not None and belief.most_likely is not None:
         chosen = torch.where(stopped[indices[0]], belief.most_likely, chosen)
-    canvas.ids = torch.where(commit, canvas.ids.masked_scatter(to_predict, chosen), canvas.ids)
+    changed = commit
+    if revision is not None:
+        if belief.most_likely is not None:
+            chosen = torch.where(revision.replaced[indices], belief.most_likely, chosen)
+        changed = commit | revision.replaced
+    canvas.ids = torch.where(changed, canvas.ids.masked_scatter(to_predict, chosen), canvas.ids)
     canvas.masked = canvas.masked ^ commit  # only what is masked is committed
     progress.set_rows("ids", rows.batch_index, canvas.ids)
 
@@ -185,6 +200,13 @@ def _record_commits(
         known = progress.get_rows("commit_entropy", index)
         known = torch.where(commit, known.masked_scatter(to_predict, belief.entropy), known)
         progress.set_rows("commit_entropy", index, known)
+
+
+def _find_final_blocks(canvas: Canvas, rows: ActiveRows, revision: Revision | None) -> torch.Tensor:
+    """Rows `(A,)` whose block is final."""
+    if revision is not None:
+        return revision.settled
+    return ~(canvas.masked & rows.in_current_block).any(-1)
 
 
 def _update_progress(

@@ -14,8 +14,10 @@ def bounds(rows: list[RowState], settings: DenoisingSettings) -> tuple[list[int]
     """Least and most tokens that each row commits under a rule that finds their number itself."""
     floors, ceilings = [], []
     for row in rows:
-        floor, ceiling = 1, row.num_masked
-        if settings.follows_schedule:
+        floor, ceiling = settings.min_tokens_per_step, row.num_masked
+        if settings.steps_per_block is not None:
+            floor = max(floor, _quota(row, settings))
+        elif settings.follows_schedule:
             due = row.num_masked_at_start
             if not row.is_last_step:
                 due = row.num_masked_at_start // row.num_steps * (row.step + 1)
@@ -36,6 +38,9 @@ def _quota(row: RowState, settings: DenoisingSettings) -> int:
         return row.num_masked
     if settings.dream_schedule:
         return dream_quota(row.num_masked, row.step, row.num_steps, settings.schedule_epsilon)
+    if settings.steps_per_block is not None:
+        # Of a block that is partly given, the quotas are those of a whole one; an answer may be longer.
+        return uniform_quota(max(settings.block_length, row.num_masked_at_start), row.step, row.num_steps)
     return uniform_quota(row.num_masked_at_start, row.step, row.num_steps)
 
 

@@ -14,7 +14,8 @@ class StepPlan(NamedTuple):
     """The positions of the coming step. Lists have an entry for each of the `A` rows and are known to the host."""
 
     selected: torch.Tensor  # (A, L) bool: positions of the rows' blocks that may be written
-    to_predict: torch.Tensor  # (A, L) bool: those and the open ones of the answer; `selected` itself without an answer
+    to_predict: torch.Tensor  # (A, L) bool: those, what is editable, and what is open of the answer; may be `selected`
+    editable: torch.Tensor | None  # (A, L) bool: written positions of the rows' blocks that may be revised, if any may
     num_masked: list[int]  # open positions of the block
     num_to_predict: list[int]  # how many positions are predicted
     input_lengths: list[list[int]]  # those of `Predictor.input_lengths`, if it gives any
@@ -28,6 +29,7 @@ class StepPlan(NamedTuple):
         return StepPlan(
             selected,
             selected if self.to_predict is self.selected else self.to_predict[rows],
+            None if self.editable is None else self.editable[rows],
             num_masked,
             num_to_predict,
             input_lengths,
@@ -40,7 +42,7 @@ def plan_step(canvas: Canvas, rows: ActiveRows, predictor: Predictor, settings: 
 
     The one host sync of most steps; where a row enters a block, there is another.
     """
-    plan = _find_positions(canvas, rows, predictor)
+    plan = _find_positions(canvas, rows, predictor, settings)
     written = []
     for i, (row, num_masked) in enumerate(zip(rows.states, plan.num_masked, strict=True)):
         row.update_num_masked(num_masked)
@@ -51,16 +53,20 @@ def plan_step(canvas: Canvas, rows: ActiveRows, predictor: Predictor, settings: 
     for i in written:
         rows.states[i].enter_next_block(settings)
     rows.in_current_block = block_columns(canvas, rows.blocks)
-    plan = _find_positions(canvas, rows, predictor)
+    plan = _find_positions(canvas, rows, predictor, settings)
     for i in written:
         rows.states[i].update_num_masked(plan.num_masked[i])
     return plan
 
 
-def _find_positions(canvas: Canvas, rows: ActiveRows, predictor: Predictor) -> StepPlan:
+def _find_positions(canvas: Canvas, rows: ActiveRows, predictor: Predictor, settings: DenoisingSettings) -> StepPlan:
     in_block = canvas.masked & rows.in_current_block
     selected = predictor.select_candidates(canvas, rows, in_block)
     to_predict = selected | (canvas.masked & canvas.answer) if canvas.has_answer else selected
+    editable = None
+    if settings.edits:
+        editable = predictor.select_editable(canvas, rows, rows.in_current_block & ~canvas.masked)
+        to_predict = to_predict | editable
     numbers = [in_block.sum(-1)]
     if to_predict is not in_block:
         numbers.append(to_predict.sum(-1))
@@ -70,7 +76,7 @@ def _find_positions(canvas: Canvas, rows: ActiveRows, predictor: Predictor) -> S
     num_masked = on_host.pop(0)
     num_to_predict = num_masked if to_predict is in_block else on_host.pop(0)
     rows.record_decisions(on_host[: len(pending)])
-    return StepPlan(selected, to_predict, num_masked, num_to_predict, on_host[len(pending) :])
+    return StepPlan(selected, to_predict, editable, num_masked, num_to_predict, on_host[len(pending) :])
 
 
 def true_indices(selected: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -91,10 +91,22 @@ def finish_early(
     progress.set_rows("ids", rows.batch_index, canvas.ids)
 
 
-def finish_at_eos(canvas: Canvas, rows: ActiveRows, settings: DenoisingSettings, progress: Progress) -> torch.Tensor:
-    """Close rows at the first end-of-sequence token that has nothing open before it: `(A,)` bool, those that ended."""
+def finish_at_eos(
+    canvas: Canvas,
+    rows: ActiveRows,
+    settled: torch.Tensor | None,
+    settings: DenoisingSettings,
+    progress: Progress,
+) -> torch.Tensor:
+    """
+    Close rows at the first end-of-sequence token that has nothing open before it: `(A,)` bool, those that ended.
+
+    `settled` `(A,)` bool: rows whose block is not revised any more, where blocks are: the token might be taken back.
+    """
     none_open = canvas.masked.cumsum(-1) == 0
     ends = canvas.writable & none_open & torch.isin(canvas.ids, settings.eos_token_ids)
+    if settled is not None:
+        ends = ends & settled[:, None]
     behind = canvas.writable & (ends.cumsum(-1) > ends)
     canvas.ids = canvas.ids.masked_fill(behind, settings.fill_token_id)
     canvas.masked = canvas.masked & ~behind

@@ -111,6 +111,10 @@ class Predictor:
         """Those of the positions that may be written `(A, L)` that are predicted: here all."""
         return selected
 
+    def select_editable(self, canvas: Canvas, rows: ActiveRows, written: torch.Tensor) -> torch.Tensor:
+        """Those of the written positions `(A, L)` of the rows' blocks that are read again to be revised: here all."""
+        return written
+
     def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """
         How many columns of each row a forward reads `(A,)`, int64, where the host has to be told: here nothing, `[]`.

@@ -52,18 +52,19 @@ def build_canvas(
     row: torch.Tensor,
     block_length: int | None,
     answer: torch.Tensor | None = None,
+    aligned: bool = False,
 ) -> Canvas:
     """
     Canvas of token ids in which `masked` positions are to be written.
 
-    Blocks of `block_length` tokens are counted from a row's first masked position; blocks without masks do not count.
-    `None` makes one block of everything. The positions of the `answer` `(B, L)` are one more block, the last, however
-    many they are.
+    Blocks of `block_length` tokens are counted from a row's first masked position or, where they are `aligned`, from
+    its first token; blocks without masks do not count. `None` makes one block of everything. The positions of the
+    `answer` `(B, L)` are one more block, the last, however many they are.
     """
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0).masked_fill(~valid, 0)
     has_answer = answer is not None
     answer = torch.zeros_like(masked) if answer is None else answer & masked
-    block_index, num_blocks = _blocks(position_ids, masked & ~answer, block_length or ids.shape[1])
+    block_index, num_blocks = _blocks(position_ids, masked & ~answer, block_length or ids.shape[1], aligned)
     block_index = torch.where(answer, num_blocks[:, None], block_index)
     return Canvas(
         ids=ids.clone(),
@@ -80,9 +81,11 @@ def build_canvas(
     )
 
 
-def _blocks(position_ids: torch.Tensor, masked: torch.Tensor, block_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _blocks(
+    position_ids: torch.Tensor, masked: torch.Tensor, block_length: int, aligned: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     length = position_ids.shape[1]
-    first = position_ids.masked_fill(~masked, length).amin(-1, keepdim=True)
+    first = 0 if aligned else position_ids.masked_fill(~masked, length).amin(-1, keepdim=True)
     raw = ((position_ids - first).clamp(min=0) // block_length).masked_fill(~masked, length)
     present = torch.zeros(raw.shape[0], length + 1, dtype=torch.long, device=raw.device).scatter_(-1, raw, 1)[:, :-1]
     dense = present.cumsum(-1) - 1

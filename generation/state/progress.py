@@ -20,6 +20,8 @@ class Progress:
         ids, commit_step, commit_entropy: `(B, L)`; num_forward_passes, num_refinement_passes, exit_step: `(B,)`.
         masked: `(B, L)` bool, positions still to be written.
         current_block_end: `(B,)` int64, first column behind the block that the row is at.
+        block_is_final: `(B,)` bool, whether nothing of that block will change any more; kept for whoever watches.
+        num_edits: `(B,)` int64, tokens that were replaced, if any may be.
         choices: `(B, 4)` float32: forwards that committed by the rule, those of them that took the left-most mask,
             tokens committed by the rule, sum of their distances to the left-most mask. See `leftmost_statistics`.
         belief_kl, answer_entropy: one `(B,)` float32 a forward; nan for rows without.
@@ -34,7 +36,9 @@ class Progress:
     num_refinement_passes: torch.Tensor
     exit_step: torch.Tensor
     current_block_end: torch.Tensor
+    block_is_final: torch.Tensor
     choices: torch.Tensor
+    num_edits: torch.Tensor | None = None
     belief_kl: list[torch.Tensor] = field(default_factory=list)
     answer_entropy: list[torch.Tensor] = field(default_factory=list)
     candidate: torch.Tensor | None = None
@@ -55,6 +59,7 @@ class Progress:
             num_refinement_passes=zeros.clone(),
             exit_step=zeros - 1,
             current_block_end=zeros.clone(),
+            block_is_final=torch.zeros(batch_size, dtype=torch.bool, device=device),
             choices=torch.zeros(batch_size, 4, device=device),
         )
 
@@ -75,6 +80,12 @@ class Progress:
         self.set_rows("num_forward_passes", rows, torch.full_like(rows, num_forwards))
         if num_refinement_passes is not None:
             self.set_rows("num_refinement_passes", rows, num_refinement_passes)
+
+    def count_edits(self, rows: torch.Tensor, replaced: torch.Tensor) -> None:
+        """Tokens `(A, L)` of the batch's `rows` were replaced."""
+        if self.num_edits is None:
+            self.num_edits = torch.zeros(len(self.ids), dtype=torch.long, device=replaced.device)
+        self.set_rows("num_edits", rows, self.get_rows("num_edits", rows) + replaced.sum(-1))
 
     def append_trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
         """Append `now` `(A,)` of the batch's `rows` to one of the traces."""

@@ -26,7 +26,8 @@ class RowState:
 
     Args:
         num_blocks: its blocks.
-        num_steps: its current block's share of `max_denoising_steps`, less what only refined of it; 0 without.
+        num_steps: its current block's share of `max_denoising_steps`, or `steps_per_block`, less what only refined of
+            it; 0 without.
         refining: whether the block is in its first phase.
         block: the block it is at.
         step: steps done in the block; forwards that only refine are none.
@@ -34,6 +35,8 @@ class RowState:
         num_masked_at_start: masks that the block had at its start.
         num_refined: forwards of the block that only refined.
         committed: whether the last forward of the block committed something.
+        num_post: forwards of the block in which nothing was open any more.
+        edited: whether the last forward replaced a token.
     """
 
     num_blocks: int
@@ -45,6 +48,8 @@ class RowState:
     num_masked_at_start: int = 0
     num_refined: int = 0
     committed: bool = False
+    num_post: int = 0
+    edited: bool = False
 
     @property
     def is_last_step(self) -> bool:
@@ -60,8 +65,10 @@ class RowState:
         """Whether nothing is left to be written."""
         return self.block >= self.num_blocks
 
-    def record_forward(self, refined: bool, stopped: bool, finished: bool) -> None:
+    def record_forward(self, refined: bool, stopped: bool, finished: bool, edited: bool) -> None:
         """Count a forward of which `StepDecisions` say this."""
+        self.num_post += self.num_masked == 0
+        self.edited = edited
         self.num_refined += refined
         if refined and self.num_steps > 1:  # `refine_or_stop` leaves the last to commit
             self.num_steps -= 1
@@ -79,7 +86,7 @@ class RowState:
     def enter_next_block(self, settings: DenoisingSettings) -> None:
         """Start anew, behind the block that is written."""
         self.block += 1
-        self.step = self.num_refined = self.num_masked = 0
+        self.step = self.num_refined = self.num_masked = self.num_post = 0
         self.refining = settings.refines
         self.num_steps = _share_of_steps(self.block, self.num_blocks, settings)
 
@@ -87,6 +94,13 @@ class RowState:
         """Whether its block is."""
         if self.done or self.num_masked > 0:
             return False
+        if settings.edits:
+            # Ends: a forward either has open positions, of which it commits one at least (or only refines, of which
+            # there are `refinement_steps` at most), or it is one of `max_post_steps`; no edit opens a position.
+            settled = self.num_post > 0 and not self.edited
+            return settled or self.num_post >= settings.max_post_steps
+        if settings.steps_per_block is not None:
+            return True
         # A schedule with more steps than tokens runs all its steps, as the reference does.
         return settings.rule.adaptive or self.step >= self.num_steps
 
@@ -99,16 +113,19 @@ class StepDecisions(NamedTuple):
         refined: it only refined, nothing was committed.
         stopped: its block was committed as a whole.
         finished: the row ended, or left its reasoning with its answer.
+        edited: a token of its block was replaced.
     """
 
     refined: torch.Tensor | None = None
     stopped: torch.Tensor | None = None
     finished: torch.Tensor | None = None
+    edited: torch.Tensor | None = None
 
     def finish(self, rows: torch.Tensor) -> "StepDecisions":
         """These, and that `rows` `(A,)` have finished."""
         refined = None if self.refined is None else self.refined & ~rows
-        return StepDecisions(refined, self.stopped, rows if self.finished is None else self.finished | rows)
+        finished = rows if self.finished is None else self.finished | rows
+        return self._replace(refined=refined, finished=finished)
 
 
 @dataclass
@@ -200,8 +217,8 @@ class ActiveRows:
         if self.decisions is None:
             return
         flags = [next(values) if v is not None else [0] * len(self.states) for v in self.decisions]
-        for row, refined, stopped, finished in zip(self.states, *flags, strict=True):
-            row.record_forward(bool(refined), bool(stopped), bool(finished))
+        for row, *decided in zip(self.states, *flags, strict=True):
+            row.record_forward(*map(bool, decided))
         self.decisions = None
 
 
@@ -220,6 +237,8 @@ def block_columns(canvas: Canvas, blocks: list[int]) -> torch.Tensor:
 
 
 def _share_of_steps(block: int, num_blocks: int, settings: DenoisingSettings) -> int:
+    if settings.steps_per_block is not None:
+        return settings.steps_per_block
     if settings.max_denoising_steps is None:
         return 0
     return steps_of_block(block, num_blocks, settings.max_denoising_steps)

@@ -19,8 +19,8 @@ class DenoisingSettings:
 
     See `DiffusionGenerationConfig` for their meaning; `threshold` is the knob of the rule, `refinement` is None
     without latent refinement, `eos_token_ids` is None where a row does not end early, `fill_token_id` is what is
-    written behind a row's end, `with_statistics` says whether somebody wants the statistics of choices,
-    `with_commits` the step and entropy at which each position was written.
+    written behind a row's end, `block_length` is that of whole blocks (0 without), `with_statistics` says whether
+    somebody wants the statistics of choices, `with_commits` the step and entropy at which each position was written.
     """
 
     rule: CommitRule
@@ -34,6 +34,11 @@ class DenoisingSettings:
     eos_token_ids: torch.Tensor | None
     fill_token_id: int
     refinement: RefinementSettings | None = None
+    steps_per_block: int | None = None
+    min_tokens_per_step: int = 1
+    block_length: int = 0
+    editing_threshold: float | None = None
+    max_post_steps: int = 0
     early_exit_threshold: float | None = None
     answer_reduction: AnswerReduction = "sum"
     with_statistics: bool = True
@@ -43,6 +48,17 @@ class DenoisingSettings:
     def refines(self) -> bool:
         """Whether blocks start with forwards that commit nothing."""
         return self.refinement is not None and self.refinement.refines
+
+    @property
+    def edits(self) -> bool:
+        """Whether written tokens may become others."""
+        return self.editing_threshold is not None
+
+    @property
+    def bounds_adaptive_rules(self) -> bool:
+        """Whether anything but the last step tells an adaptive rule how many tokens to commit."""
+        bounds = self.max_tokens_per_step, self.steps_per_block
+        return any(bound is not None for bound in bounds) or self.min_tokens_per_step > 1 or self.follows_schedule
 
     @property
     def follows_schedule(self) -> bool:

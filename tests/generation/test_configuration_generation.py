@@ -30,6 +30,11 @@ BAD_VALUES = [
     ("max_denoising_steps", 0, "at least 1, got 0"),
     ("max_denoising_steps", "64", "got '64'"),
     ("max_tokens_per_step", 0, "at least 1, got 0"),
+    ("min_tokens_per_step", 0, "at least 1, got 0"),
+    ("steps_per_block", 0, "at least 1, got 0"),
+    ("sub_block_length", 2.0, "got 2.0"),
+    ("editing_threshold", 1.5, r"in \[0.0, 1.0\], got 1.5"),
+    ("max_post_steps", None, "integer of at least 0, got None"),
     ("num_return_sequences", 0, "at least 1, got 0"),
     ("top_k", -1, "at least 0, got -1"),
     ("top_k", 2.5, "got 2.5"),
@@ -108,6 +113,8 @@ GOOD_VALUES = {
     "cache_refresh_interval": (None, 1),
     "append_blocks": (True, False),
     "min_new_tokens": (None, 0, 3),
+    "editing_threshold": (None, 0, 1.0),
+    "max_post_steps": (0, 16),
 }
 # Misspelt, or of other libraries: the name, and the nearest one that the message gives.
 UNKNOWN_NAMES = [
@@ -218,6 +225,10 @@ NUMBERS: dict[str, Any] = {
     "block_length": np.int32(2),
     "max_denoising_steps": np.uint8(5),
     "max_tokens_per_step": torch.tensor(2),
+    "min_tokens_per_step": np.int64(2),
+    "steps_per_block": np.int64(2),
+    "editing_threshold": np.float32(0.5),
+    "max_post_steps": np.int64(1),
     "entropy_threshold": np.float32(0.5),
     "confidence_threshold": np.float16(0.5),
     "entropy_bound": torch.tensor(0.25),

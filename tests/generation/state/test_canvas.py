@@ -39,6 +39,16 @@ def test_blocks_are_counted_from_the_first_mask() -> None:
     assert canvas.num_blocks.tolist() == [3]
 
 
+def test_aligned_blocks_are_counted_from_the_first_token() -> None:
+    """Of a prompt that ends in mid-block and of one that is padded; the answer is a block of its own."""
+    ids = torch.tensor([[1, 2, 3, MASK, MASK, MASK, MASK, MASK], [PAD, PAD, 1, MASK, MASK, MASK, MASK, MASK]])
+    answer = torch.zeros_like(ids).bool()
+    answer[0, 6:] = True
+    canvas = build_canvas(ids, ids != PAD, ids == MASK, torch.arange(2), 2, answer, aligned=True)
+    assert canvas.block_index.tolist() == [[-1, -1, -1, 0, 1, 1, 2, 2], [-1, -1, -1, 0, 1, 1, 2, 2]]
+    assert canvas.num_blocks.tolist() == [3, 3]
+
+
 def test_blocks_without_masks_do_not_count() -> None:
     """They would take their share of the steps and do nothing with it."""
     row = [MASK, 1, 1, 1, 1, 1, MASK, MASK, 1]
