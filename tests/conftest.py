@@ -4,6 +4,8 @@ import atexit
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,20 @@ def _part(shared_dir: Path, name: str) -> Path:
     if not (shared_dir / name).is_dir():
         pytest.skip(f"no folder {shared_dir / name}")
     return shared_dir / name
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """`run_python(code, *arguments, cwd=None)`: what `code` prints in a process of its own, which has to succeed."""
+
+    def run(code: str, *arguments: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 # Tiny models and tokenizers that many tests build.

@@ -3,8 +3,6 @@
 import importlib.metadata
 import importlib.resources
 import importlib.util
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -90,7 +88,7 @@ def test_core_does_not_need_the_extras():
     assert names.isdisjoint({"trl", "peft", "datasets", "diffusers", "lm-eval", "gradio", "pytest"})
 
 
-def test_importing_needs_no_extra(tmp_path):
+def test_importing_needs_no_extra(run_python, tmp_path):
     """`import hf_latent` in an environment without the extras: importing them at module level breaks every user."""
     code = (
         "import sys\n"
@@ -98,5 +96,4 @@ def test_importing_needs_no_extra(tmp_path):
         "    sys.modules[name] = None\n"
         "import hf_latent\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run_python(code, cwd=tmp_path)

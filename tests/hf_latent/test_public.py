@@ -1,8 +1,5 @@
 """What `import hf_latent` gives, and what it leaves alone."""
 
-import subprocess
-import sys
-
 import pytest
 
 import hf_latent
@@ -13,15 +10,14 @@ def test_every_public_name_is_there():
         assert getattr(hf_latent, name).__name__ == name
 
 
-def test_rooms_are_attributes_loaded_on_first_use():
+def test_rooms_are_attributes_loaded_on_first_use(run_python):
     """`hf_latent.hub.bundle` works after `import hf_latent` alone, which loads neither plotting nor training."""
     code = (
         "import sys, hf_latent\n"
         "assert not {'matplotlib', 'trl', 'peft', 'datasets'} & set(sys.modules), 'loaded on import'\n"
         "print(hf_latent.hub.bundle.__name__)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.stdout == "bundle\n", run.stderr
+    assert run_python(code) == "bundle\n"
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
@@ -38,7 +34,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         "import hf_latent.tasks",
     ],
 )
-def test_every_road_to_an_auto_class_leads_past_the_registration(first):
+def test_every_road_to_an_auto_class_leads_past_the_registration(run_python, first):
     """The models are registered when they are needed, not by `import hf_latent`, which must not wait for torch."""
     code = (
         "import sys, hf_latent\n"
@@ -50,6 +46,4 @@ def test_every_road_to_an_auto_class_leads_past_the_registration(first):
     )
     if first.startswith("import transformers"):
         code = code.replace("import sys, hf_latent\n", "import sys\n", 1)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("hf_latent.modeling") >= 4
+    assert run_python(code).count("hf_latent.modeling") >= 4

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -174,7 +173,7 @@ def test_packaged_checkpoints_are_folders_with_weights_and_a_task():
         assert about["size"] in (4, 6, 9) if about["task"] == "sudoku" else about["reasoning_length"] > 0
 
 
-def test_every_help_is_quick_whole_and_without_markup():
+def test_every_help_is_quick_whole_and_without_markup(run_python):
     """CPU seconds of a process of its own; nothing that loads torch (3 seconds and more) is among what `--help` needs.
 
     All commands in one process, the options of `train` included, which are read from the sources.
@@ -188,14 +187,11 @@ def test_every_help_is_quick_whole_and_without_markup():
         "assert not {'torch', 'transformers', 'trl'} & set(sys.modules), 'loaded for a help text'\n"
         "usage = resource.getrusage(resource.RUSAGE_SELF)\nprint('CPU', usage.ru_utime + usage.ru_stime)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (
-        float(done.stdout.rsplit("CPU", 1)[1]) < 6
-    )  # about 1 on a quiet machine; each command alone has all to itself
-    assert "pip install 'hf-latent[app]'" in " ".join(done.stdout.split())
+    printed = run_python(code)
+    assert float(printed.rsplit("CPU", 1)[1]) < 6  # about 1 on a quiet machine; each command alone has all to itself
+    assert "pip install 'hf-latent[app]'" in " ".join(printed.split())
     for option in ("--early-exit-threshold", "--num-latent-tokens", "--per-device-train-batch-size"):
-        assert option in done.stdout  # whole, at 80 columns
+        assert option in printed  # whole, at 80 columns
 
 
 def test_the_help_of_train_has_every_option_once_in_groups():

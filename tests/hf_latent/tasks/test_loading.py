@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -125,7 +124,6 @@ def test_what_is_wrong_is_said(name: str, options: dict, message: str) -> None:
         load_task(name, **options)
 
 
-def test_the_package_offers_them_without_loading_datasets() -> None:
+def test_the_package_offers_them_without_loading_datasets(run_python: Callable[..., str]) -> None:
     assert hf_latent.load_task is load_task and hf_latent.get_task is get_task
-    code = "import sys, hf_latent; hf_latent.get_task('zebra'); sys.exit('datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run_python("import sys, hf_latent; hf_latent.get_task('zebra'); sys.exit('datasets' in sys.modules)")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 
 import pytest
 
@@ -54,14 +52,6 @@ def test_edges_tell_nothing_by_their_order() -> None:
     graphs = StarGraphTask().generate(400, 0)
     first = sum(set(edges_of(graph)[0]) <= set(map(int, graph["path"].split(","))) for graph in graphs)
     assert abs(first / 400 - 0.5) < 5 * 0.5 / 20
-
-
-def test_the_same_seed_gives_the_same_graphs_on_every_platform() -> None:
-    """The digest was computed on Linux with Python 3.11 for version 1: if it changes, raise `version`."""
-    items = [StarGraphTask().generate(5, 7, split=split) for split in ("train", "test")]
-    assert StarGraphTask.version == 1
-    assert hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16] == "bb48fb0fa1f901e4"
-    assert StarGraphTask().generate(5, 8) != items[0]
 
 
 def test_splits_never_meet_in_whatever_order_edges_stand() -> None:

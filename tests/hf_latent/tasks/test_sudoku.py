@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 
 import pytest
 from hypothesis import given, settings
@@ -109,14 +107,6 @@ def test_a_small_population_is_split_without_overlap_or_repeats():
     assert len(set(train)) == 10_000
     assert len(set(test)) == 500
     assert not set(train) & set(test)
-
-
-def test_the_same_seed_gives_the_same_puzzles_on_every_platform():
-    """The digest was computed on Linux with Python 3.11 for version 1: if it changes, raise `version`."""
-    items = [SudokuTask(size).generate(5, 7, split=split) for size in SIZES for split in ("train", "test")]
-    assert SudokuTask.version == 1
-    assert hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16] == "716b5df06f7babca"
-    assert SudokuTask(6).generate(5, 8) != SudokuTask(6).generate(5, 7)
 
 
 @pytest.mark.parametrize("size", [0, 3, 5, 16, "4"])

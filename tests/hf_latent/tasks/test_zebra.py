@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import random
 
 import pytest
@@ -131,15 +129,6 @@ def test_only_puzzles_within_the_range_of_guesses_are_drawn() -> None:
 
 
 # Seeds and splits
-
-
-def test_the_same_seed_gives_the_same_puzzles_on_every_platform() -> None:
-    """The digest was computed on Linux with Python 3.11 for version 1: if it changes, raise `version`."""
-    items = [ZebraTask(4, 3).generate(5, 7, split=split) for split in ("train", "test")]
-    assert ZebraTask.version == 1
-    assert hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16] == "ebcebb3c06435103"
-    assert ZebraTask(4, 3).generate(5, 8) != items[0]
-    assert ZebraTask(4, 3).generate(3, 7) == items[0][:3]
 
 
 def test_renaming_and_reordering_never_move_a_puzzle_to_the_other_side() -> None:
