@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from hf_latent.cli.shared_options import Adapter, Revision
+
 
 def bundle(
     model: Annotated[str, typer.Argument(help="Folder, or name on the Hub, of a checkpoint.")],
     folder: Annotated[Path, typer.Argument(help="Where to write the bundle.")],
-    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
+    adapter: Adapter = None,
+    revision: Revision = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a weight file.")] = "5GB",
 ) -> None:
     """

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hf_latent.cli.shared_options import Knobs, Revision, TrustRemoteCode
+
 
 def denoise(
     model: Annotated[str, typer.Argument(help="Folder of a latent diffusion model, or its name on the Hub.")],
@@ -18,12 +20,9 @@ def denoise(
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to decode; the checkpoint's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
     show: Annotated[int, typer.Option(help="Steps of the process whose text is shown, beside the last.")] = 0,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    set_: Knobs = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """
     Write text with a latent diffusion model.

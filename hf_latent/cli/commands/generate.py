@@ -5,32 +5,41 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_latent.cli.shared_options import (
+    Adapter,
+    BlockLength,
+    Chat,
+    Decoding,
+    Infill,
+    Knobs,
+    MaxNewTokens,
+    Model,
+    Prompt,
+    Revision,
+    TrustRemoteCode,
+)
+
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Folder, name on the Hub, or name of a packaged checkpoint.")],
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; standard input if not given.")] = None,
-    infill: Annotated[bool, typer.Option(help="Write the mask tokens in the prompt instead of appending.")] = False,
-    chat: Annotated[bool, typer.Option(help="Put the prompt through the tokenizer's chat template.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to write; the checkpoint's own, or 128.")] = None,
-    block_length: Annotated[int | None, typer.Option(help="Tokens of a block; all at once if not given.")] = None,
+    model: Model,
+    prompt: Prompt = None,
+    infill: Infill = False,
+    chat: Chat = False,
+    max_new_tokens: MaxNewTokens = None,
+    block_length: BlockLength = None,
     num_latent_tokens: Annotated[
         int | None, typer.Option(help="Latent tokens that look ahead; the checkpoint's own number if not given.")
     ] = None,
     self_speculative: Annotated[
         bool, typer.Option(help="Draft with the latent tokens: the same text in fewer forwards (left to right).")
     ] = False,
-    decoding: Annotated[
-        str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")
-    ] = None,
+    decoding: Decoding = None,
     temperature: Annotated[float | None, typer.Option(help="0 takes the most likely token.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
-    ] = None,
-    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    set_: Knobs = None,
+    adapter: Adapter = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     stream: Annotated[bool, typer.Option(help="Show the draft while it is denoised (in a terminal).")] = True,
 ) -> None:
     """

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_latent.cli.shared_options import Adapter, Delimiter, Knobs, Model, Revision, Suffix, TrustRemoteCode
+
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
@@ -21,7 +23,7 @@ PATIENCE = timedelta(days=30)
 
 
 def traces(
-    model: Annotated[str, typer.Argument(help="Folder, name on the Hub, or name of a packaged checkpoint.")],
+    model: Model,
     output: Annotated[Path, typer.Option(help="Folder to write; begun by the same command, it is gone on with.")],
     task: Annotated[str | None, typer.Option(help="Questions of a task: arithmetic.")] = None,
     data: Annotated[
@@ -42,8 +44,8 @@ def traces(
         int | None, typer.Option(min=1, help="Tokens to reason in, before the answer.")
     ] = None,
     answer_length: Annotated[int | None, typer.Option(min=1, help="Tokens of the answer.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Text between reasoning and answer.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Text behind the answer.")] = None,
+    delimiter: Delimiter = None,
+    suffix: Suffix = None,
     chat: Annotated[bool, typer.Option(help="Put questions through the tokenizer's chat template.")] = False,
     num_traces: Annotated[int, typer.Option(min=1, help="Samples of each question.")] = 1,
     temperature: Annotated[float, typer.Option(help="1 samples the posterior, 0 takes the likeliest tokens.")] = 1.0,
@@ -52,10 +54,7 @@ def traces(
     block_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a block; the checkpoint's if not given.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
-    ] = None,
+    set_: Knobs = None,
     estimator: Annotated[
         str, typer.Option(help="Score: left_to_right (exact), marginals (one forward), or none.")
     ] = "left_to_right",
@@ -70,10 +69,10 @@ def traces(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Traces of a forward.")] = 32,
     shard_size: Annotated[int, typer.Option(min=1, help="Questions that an interruption can cost.")] = 128,
-    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
+    adapter: Adapter = None,
+    revision: Revision = None,
     data_revision: Annotated[str | None, typer.Option(help="Revision of the dataset on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """
     Sample reasoning for questions whose answers are known, score it, and write a dataset to fine-tune on.

@@ -7,38 +7,49 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_latent.cli.shared_options import (
+    Adapter,
+    BlockLength,
+    Chat,
+    Decoding,
+    Delimiter,
+    Infill,
+    Knobs,
+    MaxNewTokens,
+    Model,
+    Prompt,
+    Revision,
+    Suffix,
+    TrustRemoteCode,
+)
+
 
 def view(
-    model: Annotated[str, typer.Argument(help="Folder, name on the Hub, or name of a packaged checkpoint.")],
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; standard input if not given.")] = None,
+    model: Model,
+    prompt: Prompt = None,
     output: Annotated[Path, typer.Option(help="The page.")] = Path("replay.html"),
-    infill: Annotated[bool, typer.Option(help="Write the mask tokens in the prompt instead of appending.")] = False,
-    chat: Annotated[bool, typer.Option(help="Put the prompt through the tokenizer's chat template.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to write; the checkpoint's own, or 128.")] = None,
-    block_length: Annotated[int | None, typer.Option(help="Tokens of a block; all at once if not given.")] = None,
+    infill: Infill = False,
+    chat: Chat = False,
+    max_new_tokens: MaxNewTokens = None,
+    block_length: BlockLength = None,
     seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
-    decoding: Annotated[
-        str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other knob of generate as name=value (value in JSON); may be repeated."),
-    ] = None,
+    decoding: Decoding = None,
+    set_: Knobs = None,
     against_decoding: Annotated[str | None, typer.Option(help="Commit rule of a second run beside the first.")] = None,
     against_set: Annotated[
         list[str] | None, typer.Option(help="Knob of the second run as name=value; may be repeated.")
     ] = None,
     reasoning_length: Annotated[int | None, typer.Option(help="Tokens to reason in, before the answer.")] = None,
     answer_length: Annotated[int | None, typer.Option(help="Tokens of the answer.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Text between reasoning and answer.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Text behind the answer.")] = None,
+    delimiter: Delimiter = None,
+    suffix: Suffix = None,
     early_exit_threshold: Annotated[
         float | None, typer.Option(help="Nats; stop reasoning once the answer's entropy is below.")
     ] = None,
     template: Annotated[bool, typer.Option(help="Reason and answer as the checkpoint's task.json says.")] = True,
-    adapter: Annotated[str | None, typer.Option(help="PEFT adapter to merge in first.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the checkpoint on the Hub.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    adapter: Adapter = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
 ) -> None:
     """
