@@ -1,5 +1,5 @@
 """
-Old names of modules that have moved into folders: importing one gives the module under its new name, with a warning.
+Old names of modules and functions: one gives what has the new name, with a warning.
 
 Scripts that were written against 0.1 name modules as they lay flat, `hf_latent.training.trainer` for example. They
 keep working until 0.3. Nothing in this library uses an old name.
@@ -10,8 +10,9 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 # Old name, behind "hf_latent.": new name.
 MOVED = {
@@ -33,6 +34,7 @@ MOVED = {
     "cli.traces": "cli.commands.traces",
     "cli.train": "cli.commands.train",
     "cli.view": "cli.commands.view",
+    "data.rows": "data.data_files",
     "data.traces_filtering": "data.traces.filtering",
     "data.traces_layout": "data.traces.filled_templates",
     "data.traces_sampling": "data.traces.sampling",
@@ -45,12 +47,16 @@ MOVED = {
     "evaluation.harness_runs": "evaluation.harness.runs",
     "evaluation.likelihood": "evaluation.scoring.likelihood",
     "evaluation.local_files": "evaluation.solving.local_files",
+    "evaluation.measures": "evaluation.metrics",
     "evaluation.puzzles": "evaluation.solving.puzzles",
     "evaluation.records": "evaluation.reports.records",
     "evaluation.report": "evaluation.reports.report",
     "evaluation.results": "evaluation.reports.results",
+    "evaluation.running": "evaluation.sharded_runs",
+    "evaluation.session": "evaluation.evaluator",
     "evaluation.similarity": "evaluation.solving.similarity",
     "evaluation.solving": "evaluation.solving.solving",
+    "evaluation.suite": "evaluation.metric_specs",
     "generation.belief": "generation.beliefs.belief",
     "generation.block_cache": "generation.model_calls.block_cache",
     "generation.canvas": "generation.state.canvas",
@@ -74,6 +80,7 @@ MOVED = {
     "generation.stopping": "generation.loop.stopping",
     "generation.survey": "generation.loop.step",
     "generation.visibility": "generation.model_calls.semi_causal_masks",
+    "hub.bundles.staging": "hub.bundles.upload_folder",
     "hub.bundling": "hub.bundles.bundling",
     "hub.card": "hub.cards.card",
     "hub.card_check": "hub.safety.card_check",
@@ -88,12 +95,13 @@ MOVED = {
     "hub.errors": "hub.transfer.errors",
     "hub.inspection": "hub.safety.inspection",
     "hub.local_paths": "hub.safety.local_paths",
-    "hub.plan": "hub.transfer.plan",
+    "hub.plan": "hub.transfer.push_plan",
     "hub.preparation": "hub.transfer.preparation",
     "hub.pulling": "hub.transfer.pulling",
     "hub.pushing": "hub.transfer.pushing",
     "hub.shelf": "hub.cards.model_table",
     "hub.tokens": "hub.safety.tokens",
+    "hub.transfer.plan": "hub.transfer.push_plan",
     "hub.travelling_code": "hub.bundles.travelling_code",
     "training.checks": "training.masked_diffusion.checks",
     "training.collator": "training.masked_diffusion.collator",
@@ -151,4 +159,17 @@ def find_moved_modules() -> None:
         sys.meta_path.append(MovedModules())
 
 
-__all__ = ["MOVED", "MovedModules", "find_moved_modules"]
+def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of `module` that gives what was renamed (old name to new) under its old name, too."""
+
+    def get(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = renamed[name]
+        warnings.warn(f"`{module}.{name}` is now `{new}`; the old name goes in 0.3.", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], new)
+
+    return get
+
+
+__all__ = ["MOVED", "MovedModules", "find_moved_modules", "old_names"]

@@ -51,7 +51,7 @@ class Events:
 
     def __init__(self, settings: AppSettings, folder: Path | None = None) -> None:
         self.settings = settings
-        self.shelf = LoadedCheckpoints()
+        self.checkpoints = LoadedCheckpoints()
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="hf-latent-app-")
         self.folder = folder if folder is not None else Path(self._temporary.name)  # type: ignore[union-attr]
 
@@ -71,7 +71,7 @@ class Events:
         trusted = self.settings.check_choice(name, bool(form["trust_remote_code"]))
         yield Screen(draw_message(f"Loading {name} …", "note"))
         revision = str(form["revision"] or "").strip() or None
-        model, tokenizer = self.shelf.get(name, revision=revision, trust_remote_code=trusted)
+        model, tokenizer = self.checkpoints.get(name, revision=revision, trust_remote_code=trusted)
         example = self._example(form, name)
         race = Race(model, tokenizer, request, example)
         pause = min(MOST_PAUSE, max(0.0, float(form["pause"] or 0)))

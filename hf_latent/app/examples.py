@@ -70,20 +70,20 @@ def example_of(about: Mapping[str, Any], number: int) -> Example:
     Raises:
         ValueError: for a checkpoint without puzzles.
     """
-    from hf_latent.evaluation.measures import ExactMatch
-    from hf_latent.evaluation.suite import SuiteOptions, build_measure
+    from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
+    from hf_latent.evaluation.metrics import ExactMatch
 
     if not has_examples(about):
         raise ValueError(f"there are puzzles for sudoku and arithmetic checkpoints only, got {about.get('task')!r}.")
-    measure = build_measure(about["task"], SuiteOptions(limit=1, task_seed=number), about)
-    assert isinstance(measure, ExactMatch)
+    metric = build_metric(about["task"], MetricOptions(limit=1, task_seed=number), about)
+    assert isinstance(metric, ExactMatch)
     fields = {name: str(about[name]) for name in TEMPLATE_FIELDS if about.get(name) is not None}
     if "reasoning_length" in fields:
         mode = "reason"
     else:
         mode = "append"
-        fields["max_new_tokens"] = str(measure.layout.max_new_tokens)
-    return Example(measure.prompts[0], mode, fields, lambda completion: bool(measure.judge(0, completion)))
+        fields["max_new_tokens"] = str(metric.layout.max_new_tokens)
+    return Example(metric.prompts[0], mode, fields, lambda completion: bool(metric.judge(0, completion)))
 
 
 __all__ = ["ANY_WORDS", "Example", "Words", "example_of", "has_examples", "words_of"]

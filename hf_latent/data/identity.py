@@ -3,7 +3,7 @@ What decides a model's output, as facts that can be kept beside results: a path 
 
 Whatever goes on with earlier work keeps these facts in its folder and refuses to mix with others:
 
-    keep_to(folder / "model.json", identify(model, tokenizer))
+    record_or_check(folder / "model.json", identify(model, tokenizer))
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def check_same(
         )
 
 
-def keep_to(
+def record_or_check(
     path: Path,
     facts: Mapping[str, Any],
     *,
@@ -262,6 +262,6 @@ __all__ = [
     "digest_facts",
     "digest_weights",
     "identify",
-    "keep_to",
+    "record_or_check",
     "without_incidental",
 ]

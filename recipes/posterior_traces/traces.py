@@ -45,7 +45,7 @@ from trl import ModelConfig, get_peft_config
 
 from hf_latent import ReasoningTemplate
 from hf_latent.data import format_traces, keep_top_share
-from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.data.traces.questions import read_questions
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 from hf_latent.training.runs.finishing import going_on

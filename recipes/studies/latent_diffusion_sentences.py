@@ -29,7 +29,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hf_latent.data.rows import read_rows
+from hf_latent.data.data_files import read_rows
 from hf_latent.evaluation.solving.similarity import text_similarity
 from hf_latent.modeling.atomic import replacing
 from hf_latent.training.runs.report import write_json

@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from hf_latent import LatentAutoencoder
-from hf_latent.data import identify, keep_to
+from hf_latent.data import identify, record_or_check
 from hf_latent.data.json_files import read_json, read_json_object
 from hf_latent.training.runs.report import describe_environment, write_json
 from hf_latent.training.runs.studies import (
@@ -144,7 +144,7 @@ def train(run: Run, study: dict[str, Any]) -> None:
         return
     if not folder.is_dir():
         identity_file(folder).unlink(missing_ok=True)  # of a training that was removed
-    keep_to(identity_file(folder), facts, argument="output_dir", what="checkpoint or other settings")
+    record_or_check(identity_file(folder), facts, argument="output_dir", what="checkpoint or other settings")
     command = command_of(run, study)
     print(shlex.join(["python", *command]), flush=True)
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:

@@ -40,7 +40,7 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, set_seed
 
 from hf_latent import LatentTokenConfig
-from hf_latent.data import keep_to
+from hf_latent.data import record_or_check
 from hf_latent.data.json_files import read_json, read_json_object
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.modeling.atomic import replacing
@@ -198,7 +198,7 @@ def run(arm: str, seed: int, study: dict[str, Any], folder: Path) -> None:
         "environment": describe_environment(),
     }
     identity_file(path).unlink(missing_ok=True)  # of a training whose result was removed
-    keep_to(identity_file(path), made_of(path, study))
+    record_or_check(identity_file(path), made_of(path, study))
     write_json(path, result)
 
 

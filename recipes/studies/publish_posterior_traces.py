@@ -35,8 +35,8 @@ from transformers.utils import logging
 
 from hf_latent import ReasoningTemplate, score_traces
 from hf_latent.data import keep_top_share, keep_verified, separation
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.data.json_files import read_json
-from hf_latent.data.rows import read_rows, to_dataset
 from hf_latent.evaluation import solve_puzzles
 from hf_latent.evaluation.reports.records import digest
 from hf_latent.hub import refresh_card

@@ -24,7 +24,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LatentTokenForMaskedDiffusion
-from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer

@@ -26,7 +26,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from hf_latent import LatentTokenForCausalLM
-from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation import measure_speculation
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import LatentTokenTrainer, LatentTokenTrainingConfig

@@ -20,3 +20,13 @@ def test_an_old_name_gives_the_module_itself_and_says_the_new_one(old):
     with pytest.warns(DeprecationWarning, match=rf"`hf_latent\.{old}` is now `hf_latent\.{MOVED[old]}`"):
         module = importlib.import_module(f"hf_latent.{old}")
     assert module is importlib.import_module(f"hf_latent.{MOVED[old]}")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"), [("data", "keep_to", "record_or_check"), ("hub", "write_shelf", "write_model_table")]
+)
+def test_an_old_function_is_the_new_one_and_says_so(module, old, new):
+    room = importlib.import_module(f"hf_latent.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"`hf_latent\.{module}\.{old}` is now `{new}`"):
+        assert getattr(room, old) is getattr(room, new)
+    assert old not in room.__all__ and not hasattr(room, "nothing")

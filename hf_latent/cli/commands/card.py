@@ -1,4 +1,4 @@
-"""`hf-latent card`: write, check, shelf."""
+"""`hf-latent card`: write, check, table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from hf_latent.cli.help_text import Command, Group
 card = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="Model cards from what a folder's JSON files say: write, check, shelf.",
+    help="Model cards from what a folder's JSON files say: write, check, table.",
     no_args_is_help=True,
 )
 Folders = Annotated[list[Path], typer.Argument(help="Folders with a model, an adapter or results.")]
@@ -63,17 +63,18 @@ def check(folders: Folders) -> None:
 
 
 @card.command(cls=Command)
-def shelf(
+@card.command("shelf", cls=Command, hidden=True)  # its name in 0.1
+def table(
     folder: Annotated[Path, typer.Argument(help="Folder whose subfolders are models, adapters or experiments.")],
 ) -> None:
     """
     Write the table of all models into FOLDER/README.md.
 
-    hf-latent card shelf model_cards
+    hf-latent card table model_cards
     """
-    from hf_latent.hub.cards.model_table import write_shelf
+    from hf_latent.hub.cards.model_table import write_model_table
 
-    typer.echo(write_shelf(folder))
+    typer.echo(write_model_table(folder))
 
 
 __all__ = ["card"]

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_latent.cli.shared_options import Model
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hf_latent import ReasoningTemplate
-    from hf_latent.evaluation.measures import Measure
-    from hf_latent.evaluation.session import Session
+    from hf_latent.evaluation.evaluator import Evaluator
+    from hf_latent.evaluation.metrics import Metric
 
 Knob = str | None
 TASKS_PANEL, DECODER_PANEL, FILES_PANEL, RUN_PANEL = "What is measured", "Decoders", "Files and prompts", "Run"
@@ -33,7 +35,7 @@ DECODER_KNOBS = (
     "top_p",
     "top_k",
 )
-SUITE_FIELDS = (
+METRIC_FIELDS = (
     "limit",
     "task_seed",
     "question_field",
@@ -59,7 +61,7 @@ def option(text: str, panel: str) -> Any:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder, name on the Hub, or name of a packaged checkpoint.")],
+    model: Model,
     tasks: Annotated[
         str | None,
         option(
@@ -160,23 +162,23 @@ def evaluate(
     given = dict(locals())
     if card is not None and not card.is_dir():
         raise ValueError(f"`--card` must be the folder of a model or adapter, got {card}.")
-    from hf_latent.evaluation.suite import SuiteOptions, build_measure
+    from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
 
     about = read_task_description(model)
     specs = read_specs(tasks, about, model)
-    options = SuiteOptions(
-        **{name: given[name] for name in SUITE_FIELDS},
+    options = MetricOptions(
+        **{name: given[name] for name in METRIC_FIELDS},
         prompt=unescape(prompt),
         stop=tuple(unescape(text) or "" for text in stop or ()),
         template=read_template(model, given),
         use_template=template,
     )
-    measures = [build_measure(spec, options, about) for spec in specs if not spec.startswith(HARNESS)]
+    metrics = [build_metric(spec, options, about) for spec in specs if not spec.startswith(HARNESS)]
     harness = [spec.removeprefix(HARNESS) for spec in specs if spec.startswith(HARNESS)]
     knobs = read_knobs({name: given[name] for name in DECODER_KNOBS}, set_ or [])
-    session = open_session(given)
-    entries = run_all(session, measures, harness, knobs, given)
-    report(session, entries, card)
+    evaluator = open_evaluator(given)
+    entries = run_all(evaluator, metrics, harness, knobs, given)
+    report(evaluator, entries, card)
 
 
 def read_task_description(model: str) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def read_task_description(model: str) -> dict[str, Any]:
 
 def read_specs(tasks: str | None, about: dict[str, Any], model: str) -> list[str]:
     """What `--tasks` lists, each once; the checkpoint's own task without it."""
-    from hf_latent.evaluation.suite import own_task
+    from hf_latent.evaluation.metric_specs import own_task
 
     if tasks is None:
         if "task" not in about:
@@ -230,12 +232,12 @@ def read_knobs(options: dict[str, str | None], assignments: list[str]) -> dict[s
     return {name: parse_values(text, name) for name, text in texts.items()}
 
 
-def open_session(given: dict[str, Any]) -> "Session":
+def open_evaluator(given: dict[str, Any]) -> "Evaluator":
     """Load the model and say what all results have in common."""
     from hf_latent.checkpoints.loading import load
+    from hf_latent.evaluation.evaluator import Evaluator, shown_command
     from hf_latent.evaluation.reports.report import model_label
-    from hf_latent.evaluation.running import process_state
-    from hf_latent.evaluation.session import Session, shown_command
+    from hf_latent.evaluation.sharded_runs import process_state
     from hf_latent.training.runs.report import describe_environment
 
     state = process_state()
@@ -262,35 +264,35 @@ def open_session(given: dict[str, Any]) -> "Session":
         "batch_size": given["batch_size"],
         "environment": describe_environment(),
     }
-    return Session(loaded, tokenizer, folder, header, batch_size=given["batch_size"])
+    return Evaluator(loaded, tokenizer, folder, header, batch_size=given["batch_size"])
 
 
 def run_all(
-    session: "Session",
-    measures: "Sequence[Measure]",
+    evaluator: "Evaluator",
+    metrics: "Sequence[Metric]",
     harness: list[str],
     knobs: dict[str, list[Any]],
     given: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Every measure with every decoder, or with the draws where no decoder is read; what was measured."""
+    """Every metric with every decoder, or with the draws where no decoder is read; what was measured."""
     from hf_latent.evaluation.grid import build_causal_grid, build_grid
     from hf_latent.evaluation.reports.report import table
-    from hf_latent.evaluation.running import settings_of
     from hf_latent.evaluation.scoring.estimators import check_estimator
+    from hf_latent.evaluation.sharded_runs import settings_of
 
     samples = {name: given[name] for name in ("estimator", "num_samples")}
     check_estimator(**samples)
     decodings = None if given["decoding"] is None else [name.strip() for name in given["decoding"].split(",")]
-    if (decodings or knobs) and not harness and not any(measure.decodes for measure in measures):
+    if (decodings or knobs) and not harness and not any(metric.decodes for metric in metrics):
         raise ValueError("decoders were given, but nothing of `--tasks` generates.")
-    if hasattr(session.model, "infill"):
-        grid = build_grid(session.model.generation_config, decodings, knobs)
+    if hasattr(evaluator.model, "infill"):
+        grid = build_grid(evaluator.model.generation_config, decodings, knobs)
     else:
-        grid = build_causal_grid(session.model, decodings, knobs)
+        grid = build_causal_grid(evaluator.model, decodings, knobs)
     entries = []
-    for measure in measures:
-        for settings in settings_of(measure, grid, samples, given["seed"]):
-            entry = session.measure(measure, settings)
+    for metric in metrics:
+        for settings in settings_of(metric, grid, samples, given["seed"]):
+            entry = evaluator.evaluate(metric, settings)
             if entry is not None:
                 typer.echo(table([entry]).splitlines()[-1])
                 entries.append(entry)
@@ -301,18 +303,18 @@ def run_all(
             raise ValueError(f"{HARNESS} tasks need lm-eval ({error}): pip install 'hf-latent[eval]'") from error
 
         options = {name: given[name] for name in ("limit", "include_path", "num_fewshot", "chat")}
-        for entry in measure_with_harness(session, harness, grid, samples, given["seed"], **options):
+        for entry in measure_with_harness(evaluator, harness, grid, samples, given["seed"], **options):
             typer.echo(table([entry]).splitlines()[-1])
             entries.append(entry)
     return entries
 
 
-def report(session: "Session", entries: list[dict[str, Any]], card: Path | None) -> None:
+def report(evaluator: "Evaluator", entries: list[dict[str, Any]], card: Path | None) -> None:
     """Write the report, and `entries` into a card; say where they are."""
-    paths = session.report()
+    paths = evaluator.report()
     for path in paths:
         typer.echo(path)
-    if card is not None and session.is_main and entries:
+    if card is not None and evaluator.is_main and entries:
         from hf_latent.evaluation.reports.report import model_label, plot_stem
         from hf_latent.hub.cards.card import refresh_card
         from hf_latent.hub.cards.results import put_results
@@ -321,19 +323,19 @@ def report(session: "Session", entries: list[dict[str, Any]], card: Path | None)
         plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in stems]
         typer.echo(put_results(card, entries, plots))
         typer.echo(refresh_card(card))
-    if session.is_main and entries:
-        say_end(session, entries, card)
+    if evaluator.is_main and entries:
+        say_end(evaluator, entries, card)
 
 
-def say_end(session: "Session", entries: list[dict[str, Any]], card: Path | None) -> None:
+def say_end(evaluator: "Evaluator", entries: list[dict[str, Any]], card: Path | None) -> None:
     """Everything that was measured as a table, where it lies, and what can be done next."""
     import shlex
 
     from hf_latent.evaluation.reports.report import table
 
     typer.echo(f"\n{table(entries)}\n")
-    typer.echo(f"Results, settings and a record of every example are in {session.folder}.")
-    name = shlex.quote(str(session.header["model"]["name"]))
+    typer.echo(f"Results, settings and a record of every example are in {evaluator.folder}.")
+    name = shlex.quote(str(evaluator.header["model"]["name"]))
     typer.echo(
         f"Next: hf-latent view {name}"
         if card is not None

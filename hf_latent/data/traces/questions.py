@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hf_latent.data.rows import Rows, answer_texts, check_features, is_local_file, pair_text, read_rows
+from hf_latent.data.data_files import Rows, answer_texts, check_features, is_local_file, pair_text, read_rows
 
 TASKS = ("arithmetic",)
 
@@ -43,7 +43,7 @@ def read_questions(
     limit: int | None = None,
 ) -> Questions:
     """
-    Read two columns of a local file (JSON lines, JSON, Parquet, CSV: [`~hf_latent.data.rows.read_rows`]) or of a
+    Read two columns of a local file (JSON lines, JSON, Parquet, CSV: [`~hf_latent.data.data_files.read_rows`]) or of a
     dataset (a name on the Hub, a folder).
 
     Args:
@@ -61,8 +61,8 @@ def read_questions(
         if column not in rows.columns:
             raise ValueError(f"`{name}` must be one of {rows.columns}, got {column!r}.")
     numbers = range(len(rows))
-    questions = [pair_text(rows.value(n, question_column), rows.place(n, question_column)) for n in numbers]
-    places = [rows.place(number, answer_column) for number in numbers]
+    questions = [pair_text(rows.value(n, question_column), rows.location(n, question_column)) for n in numbers]
+    places = [rows.location(number, answer_column) for number in numbers]
     return Questions(
         questions, extract_answers([rows.value(n, answer_column) for n in numbers], answer_pattern, places)
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_latent.data.identity import keep_to
+from hf_latent.data.identity import record_or_check
 from hf_latent.modeling.atomic import replacing, write_atomically
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class TraceFolder:
                 f"`output` ({self.folder}) holds shards but no run.json that says what they are of. Give another "
                 "folder."
             )
-        keep_to(path, self.settings, about=self.about, what="checkpoint or other settings")
+        record_or_check(path, self.settings, about=self.about, what="checkpoint or other settings")
         shards.mkdir(parents=True, exist_ok=True)
 
     def missing(self) -> list[int]:

@@ -30,10 +30,10 @@ from hf_latent.data.embeddings import check_pair
 from hf_latent.data.identity import changes, identify
 from hf_latent.data.vocabulary import naming
 from hf_latent.evaluation.grid import check_settings
-from hf_latent.evaluation.running import process_state
 from hf_latent.evaluation.scoring.encoding import ScoredText, context_key, scored_pair
 from hf_latent.evaluation.scoring.estimators import check_estimator, would_write
 from hf_latent.evaluation.scoring.likelihood import score_texts
+from hf_latent.evaluation.sharded_runs import process_state
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.modeling.mode import evaluation_mode
@@ -113,7 +113,7 @@ class HfLatentLM(TemplateLM):
                 adapter=adapter or peft,
                 revision=None if revision == "main" else revision,
                 trust_remote_code=trust_remote_code,
-                device_map=_place(device, state),
+                device_map=_resolve_device(device, state),
             )
         elif tokenizer is None:
             raise ValueError("`tokenizer` is needed with a model that is loaded already.")
@@ -357,7 +357,7 @@ class HfLatentLM(TemplateLM):
         return text
 
 
-def _place(device: str | None, state: PartialState) -> Any:
+def _resolve_device(device: str | None, state: PartialState) -> Any:
     """`device_map` of a process."""
     if state.num_processes > 1:
         return {"": state.device}

@@ -10,14 +10,14 @@ from typing import Any
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from hf_latent.evaluation.evaluator import Evaluator
 from hf_latent.evaluation.harness.adapter import SAID_BY_TASKS, HfLatentLM
 from hf_latent.evaluation.reports.records import digest
 from hf_latent.evaluation.reports.report import read_entries
-from hf_latent.evaluation.session import Session
 
 
 def measure_with_harness(
-    session: Session,
+    evaluator: Evaluator,
     names: Sequence[str],
     grid: Sequence[dict[str, Any]],
     samples: dict[str, Any],
@@ -31,7 +31,7 @@ def measure_with_harness(
     """
     Tasks of lm-eval with every decoder of `grid`, or with the draws `samples` where nothing is generated.
 
-    Answers of requests are kept in the session's folder as they come; an interrupted run goes on. Yields entries of
+    Answers of requests are kept in the evaluator's folder as they come; an interrupted run goes on. Yields entries of
     the results file, in the main process. Forwards and seconds are means over the requests that this process answered
     since the last interruption.
     """
@@ -41,13 +41,13 @@ def measure_with_harness(
         generates = any(task.get_config("output_type") == "generate_until" for task in tasks)
         for knobs in grid if generates else [{}]:
             settings = {**knobs, "seed": seed} if generates else {**samples, "seed": seed}
-            key = digest([session.identity, settings, samples, seed, [_content(task) for task in tasks]])
+            key = digest([evaluator.identity, settings, samples, seed, [_content(task) for task in tasks]])
             options = {"limit": limit, "num_fewshot": num_fewshot, "apply_chat_template": chat}
-            done = _find(session, name, settings, key, options)
+            done = _find(evaluator, name, settings, key, options)
             if done:
-                yield from done if session.is_main else ()
+                yield from done if evaluator.is_main else ()
                 continue
-            lm, results = _run_harness(session, name, manager, knobs, samples, seed, key, options)
+            lm, results = _run_harness(evaluator, name, manager, knobs, samples, seed, key, options)
             if results is not None:
                 for entry in _entries(name, lm, results):
                     source = {
@@ -55,7 +55,7 @@ def measure_with_harness(
                         "name": name,
                         "version": results["versions"].get(entry["task"].partition(":")[2]),
                     }
-                    yield session.put({**entry, "settings": settings, "run": key, "source": source})
+                    yield evaluator.put({**entry, "settings": settings, "run": key, "source": source})
 
 
 def _find_tasks(names: Sequence[str], include_path: Path | None) -> TaskManager:
@@ -83,20 +83,20 @@ def _content(task: Any) -> str:
 
 
 def _find(
-    session: Session, name: str, settings: dict[str, Any], key: str, options: dict[str, Any]
+    evaluator: Evaluator, name: str, settings: dict[str, Any], key: str, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What the results file has of a run already: from the cache alone, its costs would not be known."""
     wanted = {**options, "name": name}
     return [
         entry
-        for entry in read_entries(session.folder / "results.json")
+        for entry in read_entries(evaluator.folder / "results.json")
         if (entry["measure"], entry["run"], entry["settings"]) == ("harness", key, settings)
         and wanted.items() <= entry["source"].items()
     ]
 
 
 def _run_harness(
-    session: Session,
+    evaluator: Evaluator,
     name: str,
     manager: Any,
     knobs: dict[str, Any],
@@ -110,12 +110,12 @@ def _run_harness(
     if said.get("temperature"):
         said["do_sample"] = True
     own = {knob: value for knob, value in knobs.items() if knob not in SAID_BY_TASKS}
-    lm = HfLatentLM(session.model, session.tokenizer, batch_size=session.batch_size, seed=seed, **samples, **own)
-    lm.identity = session.identity  # which it would find out by reading all weights again
+    lm = HfLatentLM(evaluator.model, evaluator.tokenizer, batch_size=evaluator.batch_size, seed=seed, **samples, **own)
+    lm.identity = evaluator.identity  # which it would find out by reading all weights again
     results = simple_evaluate(
         model=lm,
         tasks=[name],
-        use_cache=str(session.folder / "records" / key / "harness"),
+        use_cache=str(evaluator.folder / "records" / key / "harness"),
         task_manager=manager,
         gen_kwargs=said or None,
         log_samples=False,

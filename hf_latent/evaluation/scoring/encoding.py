@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_latent.data.rows import pair_text, text_of
+from hf_latent.data.data_files import pair_text, text_of
 from hf_latent.data.vocabulary import naming
 
 IGNORE_INDEX = -100

@@ -38,7 +38,7 @@ class LogLikelihood:
     num_tokens: int
 
     @classmethod
-    def of(cls, draws: torch.Tensor, num_tokens: int, estimator: str) -> "LogLikelihood":
+    def from_draws(cls, draws: torch.Tensor, num_tokens: int, estimator: str) -> "LogLikelihood":
         """From the draws `[K]` of -log p (see `estimate`)."""
         if estimator == "chain":
             return cls(-float(draws.sum()), 0.0, num_tokens)
@@ -107,7 +107,7 @@ class LikelihoodResult:
         return self.perplexity * self.standard_error
 
     @classmethod
-    def of(
+    def from_examples(
         cls, examples: Sequence[LogLikelihood], *, estimator: str, num_samples: int, seed: int, seconds: float
     ) -> "LikelihoodResult":
         """The result of texts that were scored, wherever and whenever."""
@@ -181,7 +181,7 @@ def evaluate_likelihood(
     start = time.perf_counter()
     scores = score_texts(model, texts, batch_size=batch_size, on_batch=on_batch, **sampling)
     seconds = time.perf_counter() - start
-    return LikelihoodResult.of(scores, seconds=seconds, **sampling)
+    return LikelihoodResult.from_examples(scores, seconds=seconds, **sampling)
 
 
 @takes_numbers
@@ -196,7 +196,7 @@ def score_texts(
                 f"`model` gives text {number} no finite score ({float(nats.sum())} nats): its logits hold NaN or "
                 "infinity. Look at its weights, or load it in another `dtype`."
             )
-    return [LogLikelihood.of(d, sum(text.scored), estimator) for d, text in zip(draws, texts, strict=True)]
+    return [LogLikelihood.from_draws(d, sum(text.scored), estimator) for d, text in zip(draws, texts, strict=True)]
 
 
 @takes_numbers

@@ -53,7 +53,7 @@ class DecodingResult:
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_examples)
 
     @classmethod
-    def of(cls, settings: dict[str, Any], solved: Sequence[Solved]) -> "DecodingResult":
+    def from_solved(cls, settings: dict[str, Any], solved: Sequence[Solved]) -> "DecodingResult":
         """The result of examples that were solved, wherever and whenever."""
         if not solved:
             raise ValueError("`solved` must hold at least one example, got none.")
@@ -139,7 +139,7 @@ def solve_puzzles(
         solved += batch
         if on_batch is not None:
             on_batch(len(batch))
-    return DecodingResult.of(generation_kwargs, solved)
+    return DecodingResult.from_solved(generation_kwargs, solved)
 
 
 __all__ = ["DecodingResult", "solve_puzzles"]

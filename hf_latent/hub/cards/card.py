@@ -161,14 +161,14 @@ def _new_text(title: str, subject: Subject) -> str:
 
 def _task_prompt(folder: Path) -> str | None:
     """A held-out prompt of the checkpoint's own task."""
-    from hf_latent.evaluation.suite import SuiteOptions, build_measure, own_task
+    from hf_latent.evaluation.metric_specs import MetricOptions, build_metric, own_task
     from hf_latent.hub.cards.results import read_json_object
 
     about = read_json_object(folder / "task.json")
     if "task" not in about:
         return None
-    measure = build_measure(own_task(about), SuiteOptions(limit=1), about)
-    return str(measure.examples[0][0])
+    metric = build_metric(own_task(about), MetricOptions(limit=1), about)
+    return str(metric.examples[0][0])
 
 
 def _compose(

@@ -12,7 +12,7 @@ from hf_latent.hub.cards.results import (
 from hf_latent.hub.cards.subject import Subject, subject_of_folder
 from hf_latent.modeling.travel import write_atomically
 
-PART = "shelf"
+PART = "shelf"  # as it is marked in pages that were written before
 INTRODUCTION = """# Published checkpoints
 
 Each folder holds its card, results, training log and plots; those with weights load with
@@ -22,7 +22,7 @@ and torch are installed. The commands that made the numbers are in the cards, an
 """
 
 
-def write_shelf(folder: Path) -> Path:
+def write_model_table(folder: Path) -> Path:
     """
     Write the table into `README.md` of `folder`: one row for each subfolder with a card; the rest of the page stays.
 
@@ -31,14 +31,14 @@ def write_shelf(folder: Path) -> Path:
     """
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else INTRODUCTION
-    part = mark(PART, shelf_table(folder))
+    part = mark(PART, model_table(folder))
     known = marked_parts(text).get(PART)
     text = f"{text.rstrip()}\n\n{part}\n" if known is None else text.replace(mark(PART, known), part)
     write_atomically(path, text)
     return path
 
 
-def shelf_table(folder: Path) -> str:
+def model_table(folder: Path) -> str:
     """Every subfolder with a card, as Markdown."""
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder, got {folder}.")
@@ -104,4 +104,4 @@ def _headline(subject: Subject, rows: list[Evaluation]) -> tuple[str, str]:
     return "", ""
 
 
-__all__ = ["INTRODUCTION", "PART", "shelf_table", "write_shelf"]
+__all__ = ["INTRODUCTION", "PART", "model_table", "write_model_table"]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundles.bundling import bundle
-from hf_latent.hub.bundles.staging import missing_code, stage
+from hf_latent.hub.bundles.upload_folder import link_folder, missing_code
 from hf_latent.hub.safety.contents import DATA_SUFFIXES, kind_of
 from hf_latent.hub.safety.inspection import list_files
 from hf_latent.hub.safety.training_files import leave_out, where_weights_are
@@ -70,7 +70,7 @@ def prepare(
             raise ValueError(f"`base_model` is for adapters, and `source` is a {kind}.")
         added = missing_code(folder, files) if kind == "model" else {}
         if (added or base_model is not None) and folder != target:
-            folder = stage(files, target, added)
+            folder = link_folder(files, target, added)
             files = list_files(folder)
         if base_model is not None:
             set_base_model(folder, base_model)

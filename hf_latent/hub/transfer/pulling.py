@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import RepoFile
 from hf_latent.hub.safety.inspection import check_files, check_names, is_ignored, list_files
 from hf_latent.hub.safety.tokens import tokens_in_use
 from hf_latent.hub.transfer.errors import HubError, attempt, explain
-from hf_latent.hub.transfer.plan import oid_of
+from hf_latent.hub.transfer.push_plan import oid_of
 
 REPO_TYPES = (None, "model", "dataset")
 

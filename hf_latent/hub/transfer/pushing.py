@@ -11,8 +11,8 @@ from hf_latent.hub.safety.contents import check_complete
 from hf_latent.hub.safety.inspection import IGNORED_FILES, IGNORED_FOLDERS, check_files
 from hf_latent.hub.safety.tokens import find_token, tokens_in_use
 from hf_latent.hub.transfer.errors import HubError, attempt, explain
-from hf_latent.hub.transfer.plan import MAIN, PushPlan, Remote, make_plan, read_remote
 from hf_latent.hub.transfer.preparation import Prepared, prepare
+from hf_latent.hub.transfer.push_plan import MAIN, PushPlan, Remote, make_plan, read_remote
 
 PULL_REQUESTS = "refs/pr/"
 

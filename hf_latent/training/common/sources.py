@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_dataset
 
+from hf_latent.data.data_files import check_features, is_local_file, pair_text, read_rows, to_dataset
 from hf_latent.data.json_files import read_json_object
-from hf_latent.data.rows import check_features, is_local_file, pair_text, read_rows, to_dataset
 from hf_latent.evaluation.solving.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 

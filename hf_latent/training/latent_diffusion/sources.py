@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_latent.data.rows import read_rows, to_dataset
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation.solving.similarity import TEXT_METRICS, text_similarity
 from hf_latent.tasks.answer_first import KINDS, ORDERS, AnswerFirstTask, strip_special
 from hf_latent.training.latent_diffusion.data import TextCollator

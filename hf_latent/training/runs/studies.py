@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_latent.data.identity import identify, keep_to
+from hf_latent.data.identity import identify, record_or_check
 from hf_latent.data.json_files import read_json
 from hf_latent.hub.bundles.bundling import bundle
 from hf_latent.hub.cards.results import RUN_FILES, without_folders
@@ -135,7 +135,7 @@ def make_once(path: Path, make: Callable[[], Mapping[str, Any]], facts: Mapping[
     if not path.is_file():
         kept.unlink(missing_ok=True)  # of a result that was never made
         result = make()
-        keep_to(kept, facts)
+        record_or_check(kept, facts)
         write_json(path, dict(result))
     check_made_of(path, facts)
     return read_json(path)
@@ -148,7 +148,7 @@ def check_made_of(path: Path, facts: Mapping[str, Any]) -> None:
             f"{path} does not say which weights it was made with: whether it is the same cannot be told. Remove it, "
             "or name another folder."
         )
-    keep_to(identity_file(path), facts, argument=path.name, what="checkpoint or other settings")
+    record_or_check(identity_file(path), facts, argument=path.name, what="checkpoint or other settings")
 
 
 def identity_file(path: Path) -> Path:

@@ -118,7 +118,7 @@ def test_an_error_of_ours_is_a_message_too_and_is_logged(events, form, monkeypat
     def fail(*args, **kwargs):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(events.shelf, "get", fail)
+    monkeypatch.setattr(events.checkpoints, "get", fail)
     assert "RuntimeError: out of luck" in message(events, form())
     assert "out of luck" in caplog.text
 
@@ -149,7 +149,7 @@ def test_code_of_a_checkpoint_runs_only_when_somebody_asked_for_it(settings, ask
     assert settings.check_choice("a/b", asked) is trusted
 
 
-def test_the_shelf_keeps_two_checkpoints(monkeypatch):
+def test_two_checkpoints_are_kept_in_memory(monkeypatch):
     """A page that loads every checkpoint it is asked for, for good, runs out of memory."""
     calls = []
 
@@ -158,17 +158,17 @@ def test_the_shelf_keeps_two_checkpoints(monkeypatch):
         return name, object()
 
     monkeypatch.setattr("hf_latent.checkpoints.loading.load", count)
-    shelf = LoadedCheckpoints()
-    first = shelf.get("a")
-    assert shelf.get("a") is first
-    shelf.get("b")
-    shelf.get("a")
-    shelf.get("c", revision="main", trust_remote_code=True)  # b goes: a was asked for since
-    shelf.get("a")
-    shelf.get("b")
+    loaded = LoadedCheckpoints()
+    first = loaded.get("a")
+    assert loaded.get("a") is first
+    loaded.get("b")
+    loaded.get("a")
+    loaded.get("c", revision="main", trust_remote_code=True)  # b goes: a was asked for since
+    loaded.get("a")
+    loaded.get("b")
     assert [name for name, _ in calls] == ["a", "b", "c", "b"]
     assert calls[2][1] == {"revision": "main", "trust_remote_code": True}
-    assert len(shelf._loaded) == MOST_LOADED
+    assert len(loaded._loaded) == MOST_LOADED
 
 
 def test_old_replays_are_removed(events, form, tmp_path):

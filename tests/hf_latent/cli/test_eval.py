@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import hf_latent.cli as cli
 from hf_latent import LladaForMaskedDiffusion
-from hf_latent.evaluation import measures
+from hf_latent.evaluation import metrics
 from hf_latent.evaluation.reports.report import read_entries
 from hf_latent.hub import bundle
 from hf_latent.tasks import SudokuTask
@@ -130,7 +130,7 @@ def test_interrupted_anywhere_the_same_command_goes_on(checkpoint, file, tmp_pat
         return records
 
     with monkeypatch.context() as patch:
-        for kind in (measures.ExactMatch, measures.Likelihood, measures.Choice):
+        for kind in (metrics.ExactMatch, metrics.Likelihood, metrics.Choice):
             patch.setattr(kind, "records", interrupt(kind.records))
         assert run(*command, "--output", tmp_path / "pieces").exit_code != 0
     lines = [line for path in (tmp_path / "pieces").rglob("part-*.jsonl") for line in path.read_text().splitlines()]

@@ -289,8 +289,8 @@ MISTAKES = [
     ("card write T/nowhere", "nowhere"),
     ("card write T/broken_config", "config.json"),
     ("card write T/no_weights T/stock --title x", "--title"),
-    ("card shelf T/nowhere", "nowhere"),
-    ("card shelf T/text.txt", "text.txt"),
+    ("card table T/nowhere", "nowhere"),
+    ("card table T/text.txt", "text.txt"),
     # the page
     ("app --threads 0 --no-browser", "--threads.*0"),
     ("app --port 99999999 --no-browser", "--port|port"),

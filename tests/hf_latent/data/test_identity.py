@@ -4,8 +4,6 @@ import contextlib
 import copy
 import json
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LladaForMaskedDiffusion
-from hf_latent.data.identity import changes, digest_weights, identify, keep_to
+from hf_latent.data.identity import changes, digest_weights, identify, record_or_check
 
 
 def nudge(model, name):
@@ -108,7 +106,7 @@ def test_weights_on_disk_count_as_those_in_memory(checkpoint, tmp_path, device_m
     assert digest_weights(offloaded) == digest_weights(read(checkpoint)[0])
 
 
-def test_code_that_came_with_a_checkpoint_counts(checkpoint, tmp_path):
+def test_code_that_came_with_a_checkpoint_counts(run_python, checkpoint):
     """Same weights, same configuration, another `forward`."""
     script = """
 import sys
@@ -132,26 +130,25 @@ assert facts["code"], facts
         "auto_map": {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.Mine"},
     }
     (checkpoint / "config.json").write_text(json.dumps(config))
-    done = subprocess.run([sys.executable, "-c", script, str(checkpoint)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_python(script, str(checkpoint))
 
 
 def test_a_folder_is_kept_to_one_model(tmp_path):
     path = tmp_path / "run" / "model.json"
-    keep_to(path, {"model": {"weights": "a", "config": {"size": 1}}}, about={"path": "here"})
-    keep_to(path, {"model": {"weights": "a", "config": {"size": 1}}}, about={"path": "there"})
+    record_or_check(path, {"model": {"weights": "a", "config": {"size": 1}}}, about={"path": "here"})
+    record_or_check(path, {"model": {"weights": "a", "config": {"size": 1}}}, about={"path": "there"})
     with pytest.raises(
         ValueError, match=r'`output` \(.*model\.json\) .*Changed: model.weights "a" -> "b"; model.config.size 1 -> '
     ):
-        keep_to(path, {"model": {"weights": "b", "config": {"size": None}}})
+        record_or_check(path, {"model": {"weights": "b", "config": {"size": None}}})
     with pytest.raises(ValueError, match=r"Changed: model.config.depth nothing -> 2\."):
-        keep_to(path, {"model": {"weights": "a", "config": {"size": 1, "depth": 2}}})
+        record_or_check(path, {"model": {"weights": "a", "config": {"size": 1, "depth": 2}}})
     path.write_text('{"model": ')
     with pytest.raises(ValueError, match=r"model\.json cannot be read"):
-        keep_to(path, {"model": {}})
+        record_or_check(path, {"model": {}})
     path.write_text('{"model": "some/path"}')
     with pytest.raises(ValueError, match=r"path alone \('some/path'\)"):
-        keep_to(path, {"model": {}})
+        record_or_check(path, {"model": {}})
     assert os.listdir(path.parent) == ["model.json"]  # nothing else is left behind
 
 
@@ -163,7 +160,7 @@ def test_of_two_models_that_begin_at_once_in_one_folder_one_is_refused(tmp_path)
         def begin(weights, path=path, accepted=accepted, start=start):
             start.wait()
             with contextlib.suppress(ValueError):
-                keep_to(path, {"model": {"weights": weights}})
+                record_or_check(path, {"model": {"weights": weights}})
                 accepted.append(weights)
 
         threads = [threading.Thread(target=begin, args=(weights,)) for weights in "ab"]

@@ -232,14 +232,14 @@ def test_would_write_is_the_greedy_text_and_no_other(model):
 
 def test_a_result_is_per_token_with_both_errors(model):
     examples = (LogLikelihood(-6.0, 0.3, 3), LogLikelihood(-2.0, 0.4, 1))
-    result = LikelihoodResult.of(examples, estimator="masked_count", num_samples=4, seed=0, seconds=1.0)
+    result = LikelihoodResult.from_examples(examples, estimator="masked_count", num_samples=4, seed=0, seconds=1.0)
     assert (result.num_examples, result.num_tokens, result.nats_per_token) == (2, 4, 2.0)
     assert result.standard_error == pytest.approx(0.5 / 4)
     assert result.sampling_error == 0.0, "both have 2 nats per token"
     assert result.bits_per_token == pytest.approx(2 / math.log(2))
     assert result.perplexity == pytest.approx(math.exp(2))
     assert result.to_dict()["perplexity_error"] == pytest.approx(math.exp(2) * 0.125)
-    one = LikelihoodResult.of(examples[:1], estimator="chain", num_samples=4, seed=0, seconds=1.0)
+    one = LikelihoodResult.from_examples(examples[:1], estimator="chain", num_samples=4, seed=0, seconds=1.0)
     assert math.isnan(one.sampling_error) and one.to_dict()["sampling_error"] is None
 
 

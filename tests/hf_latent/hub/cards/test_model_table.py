@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_latent.hub import bundle, check_card, refresh_card, write_shelf
+from hf_latent.hub import bundle, check_card, refresh_card, write_model_table
 from hf_latent.hub.cards.card import marked_parts
-from hf_latent.hub.cards.model_table import PART, shelf_table
+from hf_latent.hub.cards.model_table import PART, model_table
 from hf_latent.hub.cards.results import put_results
 
 ROOT = Path(__file__).resolve().parents[4] / "model_cards"
@@ -39,22 +39,22 @@ def test_a_row_shows_the_best_single_token_decoder_and_the_models_own(sudoku_mod
     refresh_card(folder)
     parameters = f"{sudoku_model.num_parameters():,}"
     line = f"| [tiny](tiny/README.md) | masked diffusion | {parameters} | here | 70.0 % in 20.00 forwards | "
-    assert f"{line}66.0 % in 4.00 forwards | 50 |" in shelf_table(tmp_path)
+    assert f"{line}66.0 % in 4.00 forwards | 50 |" in model_table(tmp_path)
 
 
 def test_the_rest_of_the_page_stays(sudoku_model, tokenizer, tmp_path):
     bundle(sudoku_model, tokenizer, tmp_path / "tiny", verify=False)
-    page = write_shelf(tmp_path)
+    page = write_model_table(tmp_path)
     page.write_text("# Mine\n\n" + page.read_text() + "\nBelow.\n")
     before = page.read_text()
-    assert write_shelf(tmp_path).read_text().strip() == before.strip()
+    assert write_model_table(tmp_path).read_text().strip() == before.strip()
     with pytest.raises(ValueError, match="has a README"):
-        write_shelf(tmp_path / "tiny")
+        write_model_table(tmp_path / "tiny")
 
 
 def test_the_published_table_is_up_to_date():
-    """Write it anew with `hf-latent card shelf model_cards`."""
-    assert marked_parts((ROOT / "README.md").read_text())[PART] == shelf_table(ROOT)
+    """Write it anew with `hf-latent card table model_cards`."""
+    assert marked_parts((ROOT / "README.md").read_text())[PART] == model_table(ROOT)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

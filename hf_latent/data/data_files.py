@@ -43,7 +43,7 @@ class Rows(list[dict[str, Any]]):
         """The names of all columns, those of later rows behind."""
         return list(dict.fromkeys(name for row in self for name in row))
 
-    def place(self, number: int, column: str | None = None) -> str:
+    def location(self, number: int, column: str | None = None) -> str:
         """`"data.jsonl, line 3, column 'answer'"`."""
         where = f"{self.source}, {self.places[number]}"
         return where if column is None else f"{where}, column {column!r}"
@@ -51,13 +51,13 @@ class Rows(list[dict[str, Any]]):
     def value(self, number: int, column: str) -> Any:
         """Of a row's column; `ValueError` naming the place if the row lacks it."""
         if column not in self[number]:
-            raise ValueError(f"{self.place(number)}: there is no {column!r}; it has {sorted(self[number])}.")
+            raise ValueError(f"{self.location(number)}: there is no {column!r}; it has {sorted(self[number])}.")
         return self[number][column]
 
     def text(self, number: int, column: str, *, may_be_empty: bool = False) -> str:
         """[`text_of`] a row's column."""
         value = self.value(number, column)
-        return text_of(value, self.place(number, column), may_be_empty=may_be_empty)
+        return text_of(value, self.location(number, column), may_be_empty=may_be_empty)
 
 
 def is_local_file(source: str | Path) -> bool:
@@ -168,7 +168,8 @@ def to_dataset(rows: Rows, texts: Sequence[str] = (), *, may_be_empty: Sequence[
         if name in texts:
             is_optional = name in may_be_empty
             values = [
-                pair_text(rows.value(n, name), rows.place(n, name), may_be_empty=is_optional) for n in range(len(rows))
+                pair_text(rows.value(n, name), rows.location(n, name), may_be_empty=is_optional)
+                for n in range(len(rows))
             ]
         try:
             columns[name] = pa.array(values)

@@ -1,8 +1,8 @@
 """
 What is measured on a list of examples: exact match of what is generated, likelihood, choices.
 
-A measure turns examples into records (plain JSON, one an example, each a function of the example and the settings
-alone) and records into a summary. Who runs it, and where records are kept, is `hf_latent.evaluation.running`.
+A metric turns examples into records (plain JSON, one an example, each a function of the example and the settings
+alone) and records into a summary. Who runs it, and where records are kept, is `hf_latent.evaluation.sharded_runs`.
 """
 
 import math
@@ -26,7 +26,7 @@ Tokenizer: TypeAlias = PreTrainedTokenizerBase
 SAMPLE_KNOBS = ("estimator", "num_samples", "seed")
 
 
-class Measure(Protocol):
+class Metric(Protocol):
     """What is measured, and on which examples."""
 
     @property
@@ -75,7 +75,7 @@ def with_nan(record: Mapping[str, Any], names: Sequence[str]) -> Record:
 @dataclass(frozen=True)
 class _Described(ABC):
     """
-    What measures say about themselves.
+    What metrics say about themselves.
 
     Args:
         name: of the task.
@@ -143,7 +143,7 @@ class ExactMatch(_Described):
 
     def summarize(self, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
         unknown = ("leftmost_share", "leftmost_distance")
-        result = DecodingResult.of(settings, [Solved(**with_nan(record, unknown)) for record in records])
+        result = DecodingResult.from_solved(settings, [Solved(**with_nan(record, unknown)) for record in records])
         values = result.to_dict()
         values.pop("settings")
         return {"metric": "accuracy", "value": values["accuracy"], **values}
@@ -193,7 +193,7 @@ class Likelihood(_Described):
             scores.append(LogLikelihood(**{name: values[name] for name in ("value", "standard_error", "num_tokens")}))
         seconds = math.fsum(record["seconds"] for record in records)
         knobs = {name: settings[name] for name in SAMPLE_KNOBS}
-        values = LikelihoodResult.of(scores, seconds=seconds, **knobs).to_dict()
+        values = LikelihoodResult.from_examples(scores, seconds=seconds, **knobs).to_dict()
         return {"metric": "nats_per_token", "value": values["nats_per_token"], **values}
 
 
@@ -265,4 +265,4 @@ class Choice(_Described):
         return values | {"value": values["accuracy"], "seconds": math.fsum(record["seconds"] for record in records)}
 
 
-__all__ = ["Choice", "ExactMatch", "Likelihood", "Measure", "without_nan"]
+__all__ = ["Choice", "ExactMatch", "Likelihood", "Metric", "without_nan"]

@@ -1,4 +1,4 @@
-"""Measures by name: tasks of this library, local files, and how each is measured."""
+"""Metrics by what names them, `SOURCE:KIND`: a task of this library or a local file, and how it is measured."""
 
 import hashlib
 import re
@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_latent.data.rows import Rows, answer_texts, is_conversation, is_local_file, pair_text, read_rows, texts_of
+from hf_latent.data.data_files import (
+    Rows,
+    answer_texts,
+    is_conversation,
+    is_local_file,
+    pair_text,
+    read_rows,
+    texts_of,
+)
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.evaluation.measures import Choice, ExactMatch, Likelihood, Measure
+from hf_latent.evaluation.metrics import Choice, ExactMatch, Likelihood, Metric
 from hf_latent.evaluation.solving.filters import ANSWER_FILTERS, is_match
 from hf_latent.evaluation.solving.local_files import (
     ANSWER_FIELDS,
@@ -27,7 +35,7 @@ DEFAULT_NUM = 200  # examples of a task that generates its own
 
 
 @dataclass(frozen=True)
-class SuiteOptions:
+class MetricOptions:
     """
     How examples become prompts, and answers are matched.
 
@@ -81,9 +89,9 @@ def own_task(about: Mapping[str, Any]) -> str:
     return f"sudoku-{about['size']}x{about['size']}" if about["task"] == "sudoku" else str(about["task"])
 
 
-def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | None = None) -> Measure:
+def build_metric(spec: str, options: MetricOptions, about: Mapping[str, Any] | None = None) -> Metric:
     """
-    The measure that `spec` names: `SOURCE` or `SOURCE:KIND`.
+    The metric that `spec` names: `SOURCE` or `SOURCE:KIND`.
 
     Args:
         spec: the source is a task of this library by name (`zebra`; with the checkpoint's options if it was trained on
@@ -97,7 +105,7 @@ def build_measure(spec: str, options: SuiteOptions, about: Mapping[str, Any] | N
     """
     source, kind = split_spec(spec)
     if is_local_file(source):
-        return _file_measure(Path(source), kind, options)
+        return _file_metric(Path(source), kind, options)
     task, kwargs, options_of_task = _find_task(source, about or {})
     if kind == "choice":
         raise ValueError(f"`tasks`: {source} has no choices, got {spec!r}; `choice` is for files.")
@@ -139,7 +147,7 @@ def _find_task(source: str, about: Mapping[str, Any]) -> tuple[Task, dict[str, A
     return get_task(source, **options), {}, options
 
 
-def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
+def _file_metric(path: Path, kind: str, options: MetricOptions) -> Metric:
     rows = read_rows(path, options.limit)
     known = dict.fromkeys(rows.columns)
     origin: dict[str, Any] = {"file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -147,7 +155,7 @@ def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
         texts = [row if "input_ids" in row else row | {"text": rows.text(n, "text")} for n, row in enumerate(rows)]
         return Likelihood(path.name, texts, chat=options.chat, add_eos=options.add_eos, source=origin)
     prompts, values, answer = _read_columns(rows, known, options)
-    places = [rows.place(number, answer) for number in range(len(rows))]
+    places = [rows.location(number, answer) for number in range(len(rows))]
     if kind == "choice":
         return _choices(path.name, rows, prompts, values, places, options, origin)
     if kind == "likelihood":
@@ -157,7 +165,7 @@ def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
     for number, text in enumerate(prompts):
         if not text and options.template is None and not options.chat:
             raise ValueError(
-                f"{rows.place(number)}: the prompt is empty, and there is no template to fill in behind it."
+                f"{rows.location(number)}: the prompt is empty, and there is no template to fill in behind it."
             )
     references = list(map(answer_texts, values, places))
     return ExactMatch(
@@ -171,7 +179,7 @@ def _file_measure(path: Path, kind: str, options: SuiteOptions) -> Measure:
     )
 
 
-def _read_columns(rows: Rows, known: Mapping[str, Any], options: SuiteOptions) -> tuple[list[Any], list[Any], str]:
+def _read_columns(rows: Rows, known: Mapping[str, Any], options: MetricOptions) -> tuple[list[Any], list[Any], str]:
     """Prompts (texts or messages), answers as they stand in the file, and the column of those."""
     numbers = range(len(rows))
     is_given = options.prompt is not None or options.question_field is not None or options.answer_field is not None
@@ -179,7 +187,7 @@ def _read_columns(rows: Rows, known: Mapping[str, Any], options: SuiteOptions) -
         talks = [rows.value(number, "messages") for number in numbers]
         for number, talk in enumerate(talks):
             if not is_conversation(talk) or len(talk) < 2 or talk[-1]["role"] != "assistant":
-                place = rows.place(number, "messages")
+                place = rows.location(number, "messages")
                 raise ValueError(f"{place}: must be messages of which the last is the assistant's, got {talk!r}.")
         return [talk[:-1] for talk in talks], [talk[-1].get("content") for talk in talks], "messages"
     answer = find_field(known, options.answer_field, ANSWER_FIELDS, "answer_field")
@@ -187,7 +195,7 @@ def _read_columns(rows: Rows, known: Mapping[str, Any], options: SuiteOptions) -
     if options.prompt is not None:
         return [_fill(options.prompt, rows, number) for number in numbers], answers, answer
     question = find_field(known, options.question_field, QUESTION_FIELDS, "question_field")
-    read = [(rows.value(number, question), rows.place(number, question)) for number in numbers]
+    read = [(rows.value(number, question), rows.location(number, question)) for number in numbers]
     return [pair_text(value, place, may_be_empty=True) for value, place in read], answers, answer
 
 
@@ -195,7 +203,7 @@ def _fill(prompt: str, rows: Rows, number: int) -> str:
     try:
         return fill_prompt(prompt, rows[number])
     except ValueError as error:
-        raise ValueError(f"{rows.place(number)}: {error}") from None
+        raise ValueError(f"{rows.location(number)}: {error}") from None
 
 
 def _choices(
@@ -204,12 +212,12 @@ def _choices(
     prompts: Sequence[Any],
     answers: Sequence[Any],
     places: Sequence[str],
-    options: SuiteOptions,
+    options: MetricOptions,
     origin: dict[str, Any],
 ) -> Choice:
     choices = []
     for number in range(len(rows)):
-        value, place = rows.value(number, options.choices_field), rows.place(number, options.choices_field)
+        value, place = rows.value(number, options.choices_field), rows.location(number, options.choices_field)
         if not isinstance(value, list) or len(value) < 2:
             raise ValueError(f"{place}: must be a list of at least two texts, got {value!r}.")
         choices.append(texts_of(value, place))
@@ -218,4 +226,4 @@ def _choices(
     return Choice(name, prompts, continuations, indices, chat=options.chat, source=origin)
 
 
-__all__ = ["DEFAULT_NUM", "KINDS", "SuiteOptions", "build_measure", "own_task", "split_spec"]
+__all__ = ["DEFAULT_NUM", "KINDS", "MetricOptions", "build_metric", "own_task", "split_spec"]

@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 
 from hf_latent.data import read_questions
-from hf_latent.data.rows import check_features, read_rows, text_of, to_dataset
-from hf_latent.evaluation.suite import SuiteOptions, build_measure
+from hf_latent.data.data_files import check_features, read_rows, text_of, to_dataset
+from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
 from hf_latent.training.common.sources import TrainArguments, load_data
 
 ROWS = [{"question": "1+1", "answer": "2"}, {"question": "2+2", "answer": "4"}]
@@ -24,12 +24,12 @@ def write_lines(path, rows, start=""):
 def pairs(path):
     """Questions and answers as the training, the evaluation and the traces reader have them."""
     train, _, _ = load_data(TrainArguments(train_file=str(path), prompt_column="question", completion_column="answer"))
-    measure = build_measure(str(path), SuiteOptions())
+    metric = build_metric(str(path), MetricOptions())
     found = read_questions(str(path))
-    likely = build_measure(f"{path}:likelihood", SuiteOptions())
+    likely = build_metric(f"{path}:likelihood", MetricOptions())
     sides = [(row["prompt"], row["completion"]) for row in likely.rows]
     trained = list(zip(train["prompt"], train["completion"], strict=True))
-    evaluated = list(zip(measure.prompts, measure.references, strict=True))
+    evaluated = list(zip(metric.prompts, metric.references, strict=True))
     assert trained == evaluated == list(zip(*found, strict=True)) == sides
     return trained
 
@@ -76,20 +76,20 @@ def test_a_column_may_first_appear_after_megabytes(tmp_path):
 def test_several_right_answers_and_conversations(tmp_path):
     """Evaluation takes any of them, training the first; messages are a conversation everywhere."""
     path = write_lines(tmp_path / "a.jsonl", [{"question": "q", "answer": ["two", 2]}, ROWS[0]])
-    assert build_measure(str(path), SuiteOptions()).references == [["two", "2"], "2"]
+    assert build_metric(str(path), MetricOptions()).references == [["two", "2"], "2"]
     arguments = {"prompt_column": "question", "completion_column": "answer"}
     assert list(load_data(TrainArguments(train_file=str(path), **arguments))[0]["completion"]) == ["two", "2"]
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     write_lines(path, [{"prompt": talk[:1], "completion": talk[1:]}])
     assert load_data(TrainArguments(train_file=str(path)))[0][0] == {"prompt": talk[:1], "completion": talk[1:]}
-    measure = build_measure(str(path), SuiteOptions())
-    assert (measure.prompts, measure.references) == ([talk[:1]], ["Ho"])
+    metric = build_metric(str(path), MetricOptions())
+    assert (metric.prompts, metric.references) == ([talk[:1]], ["Ho"])
     found = read_questions(str(path), question_column="prompt", answer_column="completion")
     assert found == ([talk[:1]], ["Ho"])
     write_lines(path, [{"messages": talk}])
     assert load_data(TrainArguments(train_file=str(path)))[0]["messages"] == [talk]
-    measure = build_measure(str(path), SuiteOptions())
-    assert (measure.prompts, measure.references) == ([talk[:1]], ["Ho"])
+    metric = build_metric(str(path), MetricOptions())
+    assert (metric.prompts, metric.references) == ([talk[:1]], ["Ho"])
 
 
 def test_training_knows_the_names_that_evaluation_knows(tmp_path):
@@ -123,7 +123,7 @@ def test_what_is_no_answer_is_refused_by_every_reader_with_its_place(tmp_path, a
     )
     for spec in (str(path), f"{path}:likelihood"):
         with pytest.raises(ValueError, match=place):
-            build_measure(spec, SuiteOptions())
+            build_metric(spec, MetricOptions())
     with pytest.raises(ValueError, match=place):
         read_questions(str(path))
     arguments = {"prompt_column": "question", "completion_column": "answer"}
@@ -169,7 +169,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line_with_its_place(tmp_path, 
 def test_missing_columns_are_named(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [*ROWS, {"question": "q"}])
     with pytest.raises(ValueError, match=r"a\.jsonl, line 3: there is no 'answer'; it has \['question'\]"):
-        build_measure(str(path), SuiteOptions())
+        build_metric(str(path), MetricOptions())
     with pytest.raises(ValueError, match=r"a\.jsonl, line 3: there is no 'answer'"):
         load_data(TrainArguments(train_file=str(path)))
     write_lines(path, [{"ask": "q", "full": "a"}])

@@ -8,9 +8,10 @@ import torch
 
 from hf_latent.data.identity import identify
 from hf_latent.evaluation import solve_puzzles
-from hf_latent.evaluation.measures import Choice, Likelihood
-from hf_latent.evaluation.running import (
-    Share,
+from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
+from hf_latent.evaluation.metrics import Choice, Likelihood
+from hf_latent.evaluation.sharded_runs import (
+    Shard,
     collect,
     count_missing,
     run,
@@ -18,7 +19,6 @@ from hf_latent.evaluation.running import (
     settings_of,
     store_of,
 )
-from hf_latent.evaluation.suite import SuiteOptions, build_measure
 from hf_latent.tasks import SudokuTask
 
 RANDOM = {"decoding": "random", "temperature": 1.0, "seed": 5}
@@ -26,11 +26,11 @@ SAMPLES = {"estimator": "masked_count", "num_samples": 4, "seed": 5}
 
 
 def exact_match(limit=5):
-    return build_measure("sudoku-4x4", SuiteOptions(limit=limit, task_seed=0), {})
+    return build_metric("sudoku-4x4", MetricOptions(limit=limit, task_seed=0), {})
 
 
 def likelihood():
-    return build_measure("sudoku-4x4:likelihood", SuiteOptions(limit=5, task_seed=0), {})
+    return build_metric("sudoku-4x4:likelihood", MetricOptions(limit=5, task_seed=0), {})
 
 
 def choice():
@@ -57,9 +57,9 @@ def assert_same(records, others):
 @pytest.mark.parametrize(("make", "settings"), MEASURES, ids=["exact_match", "likelihood", "choice"])
 def test_an_interrupted_and_a_shared_run_make_the_records_of_one(make, settings, sudoku_model, tokenizer, tmp_path):
     """Interrupted behind every batch, then finished by two processes: nothing is lost, made twice, or other."""
-    measure = make()
-    whole = store_of(tmp_path / "whole", "k", Share())
-    run(measure, settings, sudoku_model, tokenizer, whole, batch_size=16)
+    metric = make()
+    whole = store_of(tmp_path / "whole", "k", Shard())
+    run(metric, settings, sudoku_model, tokenizer, whole, batch_size=16)
     assert len(whole.read()) == 5
 
     class Interrupt(Exception):
@@ -68,28 +68,28 @@ def test_an_interrupted_and_a_shared_run_make_the_records_of_one(make, settings,
     def stop(num):
         raise Interrupt
 
-    pieces = store_of(tmp_path / "pieces", "k", Share())
+    pieces = store_of(tmp_path / "pieces", "k", Shard())
     for done in (1, 2):
         with pytest.raises(Interrupt):
-            run(measure, settings, sudoku_model, tokenizer, pieces, batch_size=1, on_done=stop)
+            run(metric, settings, sudoku_model, tokenizer, pieces, batch_size=1, on_done=stop)
         assert len(pieces.read()) == done
-        assert count_missing(measure, pieces) == 5 - done
+        assert count_missing(metric, pieces) == 5 - done
     made = []
     for process in (0, 1):
-        share = Share(process, 2)
-        store = store_of(tmp_path / "pieces", "k", share)
-        run(measure, settings, sudoku_model, tokenizer, store, batch_size=2, share=share, on_done=made.append)
+        shard = Shard(process, 2)
+        store = store_of(tmp_path / "pieces", "k", shard)
+        run(metric, settings, sudoku_model, tokenizer, store, batch_size=2, shard=shard, on_done=made.append)
     assert sum(made) == 3
     assert len(list(pieces.folder.glob("part-*.jsonl"))) == 2
     assert_same(records_of(pieces), records_of(whole))
-    one, other = (collect(measure, settings, store) for store in (whole, pieces))
+    one, other = (collect(metric, settings, store) for store in (whole, pieces))
     assert other["value"] == pytest.approx(one["value"], rel=1e-4)
     assert other["num_examples"] == 5
-    run(measure, settings, sudoku_model, tokenizer, whole, batch_size=16, on_done=stop)  # makes nothing
+    run(metric, settings, sudoku_model, tokenizer, whole, batch_size=16, on_done=stop)  # makes nothing
 
 
 def test_more_examples_keep_those_that_are_made(sudoku_model, tokenizer, tmp_path):
-    store = store_of(tmp_path, "k", Share())
+    store = store_of(tmp_path, "k", Shard())
     run(exact_match(3), RANDOM, sudoku_model, tokenizer, store, batch_size=8)
     assert count_missing(exact_match(5), store) == 2
     with pytest.raises(ValueError, match="2 of 5 examples of sudoku-4x4"):
@@ -98,7 +98,7 @@ def test_more_examples_keep_those_that_are_made(sudoku_model, tokenizer, tmp_pat
 
 
 def test_a_changed_example_is_measured_anew(sudoku_model, tokenizer, tmp_path):
-    store = store_of(tmp_path, "k", Share())
+    store = store_of(tmp_path, "k", Shard())
     rows = [{"prompt": "12", "completion": "34"}, {"prompt": "1", "completion": "2"}]
     run(Likelihood("x", rows), SAMPLES, sudoku_model, tokenizer, store, batch_size=8)
     changed = [rows[0], {"prompt": "1", "completion": "3"}]
@@ -112,25 +112,25 @@ def test_a_run_is_another_with_other_weights_settings_or_layout(sudoku_model, to
     other = copy.deepcopy(sudoku_model)
     with torch.no_grad():
         other.get_input_embeddings().weight[3, 1] += 1e-3  # one value of all
-    measure = exact_match()
+    metric = exact_match()
     keys = [
-        run_key(before, measure, RANDOM),
-        run_key(identify(other, tokenizer), measure, RANDOM),
-        run_key(before, measure, RANDOM | {"seed": 6}),
+        run_key(before, metric, RANDOM),
+        run_key(identify(other, tokenizer), metric, RANDOM),
+        run_key(before, metric, RANDOM | {"seed": 6}),
         run_key(before, likelihood(), RANDOM),
-        run_key(before, build_measure("sudoku-6x6", SuiteOptions(limit=2), {}), RANDOM),
+        run_key(before, build_metric("sudoku-6x6", MetricOptions(limit=2), {}), RANDOM),
     ]
     assert len(set(keys)) == len(keys)
     assert run_key(before, exact_match(2), RANDOM) == keys[0], "the number of examples is not part of it"
 
 
 def test_the_summary_is_that_of_solving_at_once(sudoku_model, tokenizer, tmp_path):
-    measure, store = exact_match(), store_of(tmp_path, "k", Share())
-    run(measure, RANDOM, sudoku_model, tokenizer, store, batch_size=2)
+    metric, store = exact_match(), store_of(tmp_path, "k", Shard())
+    run(metric, RANDOM, sudoku_model, tokenizer, store, batch_size=2)
     task = SudokuTask(4)
     puzzles = [p | task.format(p) for p in task.generate(5, 0, split="test")]
     result = solve_puzzles(sudoku_model, tokenizer, task, puzzles, **RANDOM).to_dict()
-    summary = collect(measure, RANDOM, store)
+    summary = collect(metric, RANDOM, store)
     for name in ("accuracy", "forwards_per_example", "tokens_per_forward", "num_examples"):
         assert summary[name] == result[name]
     for name in ("leftmost_share", "leftmost_distance"):
@@ -139,16 +139,16 @@ def test_the_summary_is_that_of_solving_at_once(sudoku_model, tokenizer, tmp_pat
 
 
 def test_a_choice_is_right_where_its_likelihood_is_largest(sudoku_model, tokenizer, tmp_path):
-    measure, store = choice(), store_of(tmp_path, "k", Share())
-    run(measure, SAMPLES, sudoku_model, tokenizer, store, batch_size=8)
+    metric, store = choice(), store_of(tmp_path, "k", Shard())
+    run(metric, SAMPLES, sudoku_model, tokenizer, store, batch_size=8)
     right = 0
     for number, record in enumerate(store.read().values()):
         best = max(range(3), key=lambda i: record["scores"][i])
-        assert record["correct"] == (best == measure.answers[number])
-        per_byte = [record["scores"][i] / len(c) for i, c in enumerate(measure.choices[number])]
-        assert record["correct_per_byte"] == (per_byte.index(max(per_byte)) == measure.answers[number])
+        assert record["correct"] == (best == metric.answers[number])
+        per_byte = [record["scores"][i] / len(c) for i, c in enumerate(metric.choices[number])]
+        assert record["correct_per_byte"] == (per_byte.index(max(per_byte)) == metric.answers[number])
         right += record["correct"]
-    summary = collect(measure, SAMPLES, store)
+    summary = collect(metric, SAMPLES, store)
     assert summary["accuracy"] == summary["value"] == right / 5
     assert summary["standard_error"] == pytest.approx(math.sqrt(right / 5 * (1 - right / 5) / 5))
 

@@ -34,7 +34,7 @@ def missing_code(folder: Path, files: dict[str, Path]) -> dict[str, str]:
     return added
 
 
-def stage(files: dict[str, Path], target: Path, added: dict[str, str]) -> Path:
+def link_folder(files: dict[str, Path], target: Path, added: dict[str, str]) -> Path:
     """Write to `target` the files of a folder, as links where that is possible, with `added` among or over them."""
     for name, path in files.items():
         if name not in added and (name != CODE_RECORD or not added):
@@ -56,4 +56,4 @@ def _link(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-__all__ = ["missing_code", "stage"]
+__all__ = ["link_folder", "missing_code"]

@@ -1,4 +1,4 @@
-"""Run measures: share the examples among processes, keep every record, go on where an earlier run was interrupted."""
+"""Examples of a metric shared among processes; every record is kept, an interrupted run goes on where it stopped."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,15 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.evaluation.measures import Measure, Record, Settings
+from hf_latent.evaluation.metrics import Metric, Record, Settings
 from hf_latent.evaluation.reports.records import RecordStore, digest
 
-PATIENCE = timedelta(days=7)  # shares differ in length, and the first to be done waits
+PATIENCE = timedelta(days=7)  # shards differ in length, and the first to be done waits
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which process this is, of how many: example `n` is the business of process `n % num_processes`."""
+class Shard:
+    """The examples of one process of `num_processes`: example `n` is the business of process `n % num_processes`."""
 
     process: int = 0
     num_processes: int = 1
@@ -36,25 +36,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=is_launched and not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
-def run_key(identity: Mapping[str, Any], measure: Measure, settings: Settings) -> str:
+def run_key(identity: Mapping[str, Any], metric: Metric, settings: Settings) -> str:
     """Digest of what the records of a measurement are a function of, beside the examples; see `identify`."""
-    return digest([identity, measure.identity, settings])
+    return digest([identity, metric.identity, settings])
 
 
-def example_keys(measure: Measure) -> list[str]:
+def example_keys(metric: Metric) -> list[str]:
     """Identity of each example: its place, which its noise depends on, and all of its content."""
-    return [f"{number}-{digest(example)}" for number, example in enumerate(measure.examples)]
+    return [f"{number}-{digest(example)}" for number, example in enumerate(metric.examples)]
 
 
 def run(
-    measure: Measure,
+    metric: Metric,
     settings: Settings,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     store: RecordStore,
     *,
     batch_size: int,
-    share: Share = Share(),
+    shard: Shard = Shard(),
     on_done: Callable[[int], None] | None = None,
 ) -> None:
     """
@@ -63,14 +63,14 @@ def run(
     Args:
         on_done: called with the number of records made since the last call.
     """
-    keys, known = example_keys(measure), store.read()
+    keys, known = example_keys(metric), store.read()
     if not keys:
-        raise ValueError(f"{measure.name} has no examples to measure.")
-    numbers = [n for n in range(share.process, len(keys), share.num_processes) if keys[n] not in known]
+        raise ValueError(f"{metric.name} has no examples to measure.")
+    numbers = [n for n in range(shard.process, len(keys), shard.num_processes) if keys[n] not in known]
     if not numbers:
         return
     done = 0
-    for records in measure.records(model, tokenizer, numbers, settings, batch_size):
+    for records in metric.records(model, tokenizer, numbers, settings, batch_size):
         some = numbers[done : done + len(records)]
         store.append({"key": keys[n], **record} for n, record in zip(some, records, strict=True))
         done += len(records)
@@ -78,46 +78,44 @@ def run(
             on_done(len(records))
 
 
-def count_missing(measure: Measure, store: RecordStore, share: Share = Share()) -> int:
+def count_missing(metric: Metric, store: RecordStore, shard: Shard = Shard()) -> int:
     """How many records `run` would make."""
-    keys, known = example_keys(measure), store.read()
-    return sum(keys[n] not in known for n in range(share.process, len(keys), share.num_processes))
+    keys, known = example_keys(metric), store.read()
+    return sum(keys[n] not in known for n in range(shard.process, len(keys), shard.num_processes))
 
 
-def collect(measure: Measure, settings: Settings, store: RecordStore) -> dict[str, Any]:
+def collect(metric: Metric, settings: Settings, store: RecordStore) -> dict[str, Any]:
     """
     The summary of all examples.
 
     Raises:
         ValueError: if records are missing.
     """
-    keys, known = example_keys(measure), store.read()
+    keys, known = example_keys(metric), store.read()
     if not keys:
-        raise ValueError(f"{measure.name} has no examples to measure.")
+        raise ValueError(f"{metric.name} has no examples to measure.")
     missing = sum(key not in known for key in keys)
     if missing:
-        raise ValueError(
-            f"{missing} of {len(keys)} examples of {measure.name} are not measured yet in {store.folder}."
-        )
-    return measure.summarize(settings, [_content(known[key]) for key in keys])
+        raise ValueError(f"{missing} of {len(keys)} examples of {metric.name} are not measured yet in {store.folder}.")
+    return metric.summarize(settings, [_content(known[key]) for key in keys])
 
 
 def _content(record: Record) -> Record:
     return {name: value for name, value in record.items() if name != "key"}
 
 
-def settings_of(measure: Measure, grid: Sequence[Settings], samples: Settings, seed: int) -> list[Settings]:
-    """What to run a measure with: every decoder of the grid, or the draws."""
-    return [{**settings, "seed": seed} for settings in grid] if measure.decodes else [{**samples, "seed": seed}]
+def settings_of(metric: Metric, grid: Sequence[Settings], samples: Settings, seed: int) -> list[Settings]:
+    """What to run a metric with: every decoder of the grid, or the draws."""
+    return [{**settings, "seed": seed} for settings in grid] if metric.decodes else [{**samples, "seed": seed}]
 
 
-def store_of(folder: Path, key: str, share: Share) -> RecordStore:
+def store_of(folder: Path, key: str, shard: Shard) -> RecordStore:
     """Where records of a measurement are kept in the `folder` of an evaluation."""
-    return RecordStore(folder / "records" / key, share.process)
+    return RecordStore(folder / "records" / key, shard.process)
 
 
 __all__ = [
-    "Share",
+    "Shard",
     "collect",
     "count_missing",
     "example_keys",

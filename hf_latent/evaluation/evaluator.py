@@ -1,4 +1,4 @@
-"""One call of `hf-latent eval`: every measure with every setting, shared among processes, reported as it comes."""
+"""One call of `hf-latent eval`: every metric with every setting, shared among processes, reported as it comes."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_latent.data.identity import identify, keep_to
-from hf_latent.evaluation.measures import Measure, Settings
+from hf_latent.data.identity import identify, record_or_check
+from hf_latent.evaluation.metrics import Metric, Settings
 from hf_latent.evaluation.reports.report import describe_settings, model_label, put_entry, read_entries, write_report
-from hf_latent.evaluation.running import (
-    Share,
+from hf_latent.evaluation.sharded_runs import (
+    Shard,
     collect,
     count_missing,
     process_state,
@@ -26,12 +26,12 @@ Advance = Callable[[int], None]
 
 
 @dataclass
-class Session:
+class Evaluator:
     """
     What all measurements of a call share.
 
     Under one name (and adapter) a folder holds results of one model: `models/NAME.json` says what decides its output,
-    and a session with other weights, settings or versions is refused by a `ValueError` that names them.
+    and an evaluator with other weights, settings or versions is refused by a `ValueError` that names them.
 
     Args:
         folder: for `models/`, `results.json`, `results.md`, plots and `records/`.
@@ -50,10 +50,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self.state = process_state()
-        self.share = Share(self.state.process_index, self.state.num_processes)
+        self.shard = Shard(self.state.process_index, self.state.num_processes)
         self.identity = identify(self.model, self.tokenizer)
         if self.is_main:
-            self._keep_to_the_model()
+            self._check_model()
         self.state.wait_for_everyone()
 
     @property
@@ -61,7 +61,7 @@ class Session:
         """Whether this process reports."""
         return self.state.is_main_process
 
-    def _keep_to_the_model(self) -> None:
+    def _check_model(self) -> None:
         about = self.header.get("model") or {}
         known = self.folder / "models"
         if not known.is_dir() and (self.folder / "results.json").is_file():
@@ -69,37 +69,37 @@ class Session:
                 f"`output` ({self.folder}) holds results but not of which weights: it was begun by an earlier "
                 "version, and results of two models do not mix. Give another folder."
             )
-        keep_to(known / f"{model_label(about)}.json", {"model": self.identity}, about=about)
+        record_or_check(known / f"{model_label(about)}.json", {"model": self.identity}, about=about)
 
-    def measure(self, measure: Measure, settings: Settings) -> dict[str, Any] | None:
+    def evaluate(self, metric: Metric, settings: Settings) -> dict[str, Any] | None:
         """Make what is missing, wait for the other processes, report. The entry; None but in the main process."""
-        key = run_key(self.identity, measure, settings)
-        store = store_of(self.folder, key, self.share)
-        missing = count_missing(measure, store, self.share)
-        title = f"{measure.name} {describe_settings(settings)}"
+        key = run_key(self.identity, metric, settings)
+        store = store_of(self.folder, key, self.shard)
+        missing = count_missing(metric, store, self.shard)
+        title = f"{metric.name} {describe_settings(settings)}"
         with self._bar(title, missing) as advance:
             run(
-                measure,
+                metric,
                 settings,
                 self.model,
                 self.tokenizer,
                 store,
                 batch_size=self.batch_size,
-                share=self.share,
+                shard=self.shard,
                 on_done=advance,
             )
         self.state.wait_for_everyone()
         if not self.is_main:
             return None
-        summary = collect(measure, settings, store)
-        about = {"identity": measure.identity, "source": measure.source}
+        summary = collect(metric, settings, store)
+        about = {"identity": metric.identity, "source": metric.source}
         return self.put(
-            {"task": measure.name, "measure": measure.kind, "settings": settings, **summary, "run": key, **about}
+            {"task": metric.name, "measure": metric.kind, "settings": settings, **summary, "run": key, **about}
         )
 
     def put(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Write an entry into the results file, with the header."""
-        entry = {**entry, **self.header, "num_processes": self.share.num_processes}
+        entry = {**entry, **self.header, "num_processes": self.shard.num_processes}
         self.entries = put_entry(self.folder / "results.json", entry)
         return entry
 
@@ -112,7 +112,7 @@ class Session:
 
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Advance | None]:
-        """A progress bar on standard error, of the main process's share."""
+        """A progress bar on standard error, of the main process's shard."""
         if not (self.is_main and self.show_progress and total):
             with nullcontext():
                 yield None
@@ -133,4 +133,4 @@ def shown_command(arguments: Sequence[str]) -> str:
     return shlex.join([*program, *arguments[1:]])
 
 
-__all__ = ["Session", "shown_command"]
+__all__ = ["Evaluator", "shown_command"]
