@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hf_latent.app.settings import AppSettings
+from hf_latent.data.output_folders import check_output_folder
 from hf_latent.modeling.travel import write_atomically
 
 APP = '''"""The page of hf-latent for visitors who choose among the listed checkpoints."""
@@ -76,8 +77,7 @@ def export_space(
         ),
     }
     root = Path(folder)
-    if file := next((place for place in (root, *root.parents) if place.exists() and not place.is_dir()), None):
-        raise ValueError(f"`folder` (`--export-space`) must be a folder, got {folder}: {file} is a file.")
+    check_output_folder(root, "--export-space", files=texts)
     root.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(root / name, text)

@@ -22,11 +22,13 @@ def bundle(
     training has left beside the model or adapter (run.json, results.json, training log and curve) goes along.
     """
     from hf_latent.checkpoints.loading import load, resolve
+    from hf_latent.data.output_folders import check_output_folder
     from hf_latent.hub import bundle as write_bundle
     from hf_latent.hub import refresh_card
     from hf_latent.hub.cards.results import keep_run_files
     from hf_latent.hub.safety.training_files import where_weights_are
 
+    check_output_folder(folder, "folder")
     # Before its name is resolved: the folder of a training that has not ended is none of a checkpoint.
     if advice := where_weights_are(Path(model).expanduser(), f"hf-latent bundle {{folder}} {folder}"):
         raise ValueError(advice)

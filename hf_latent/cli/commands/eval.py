@@ -162,8 +162,13 @@ def evaluate(
     given = dict(locals())
     if card is not None and not card.is_dir():
         raise ValueError(f"`--card` must be the folder of a model or adapter, got {card}.")
+    from hf_latent.data.output_folders import check_output_folder
     from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
+    from hf_latent.evaluation.reports.report import model_label
 
+    given["output"] = output or Path("eval") / model_label({"name": model, "adapter": adapter})
+    written = {"files": ("results.json", "results.md"), "folders": ("models", "records")}
+    check_output_folder(given["output"], "--output", **written)
     about = read_task_description(model)
     specs = read_specs(tasks, about, model)
     options = MetricOptions(
@@ -236,7 +241,6 @@ def open_evaluator(given: dict[str, Any]) -> "Evaluator":
     """Load the model and say what all results have in common."""
     from hf_latent.checkpoints.loading import load
     from hf_latent.evaluation.evaluator import Evaluator, shown_command
-    from hf_latent.evaluation.reports.report import model_label
     from hf_latent.evaluation.sharded_runs import process_state
     from hf_latent.training.runs.report import describe_environment
 
@@ -250,7 +254,6 @@ def open_evaluator(given: dict[str, Any]) -> "Evaluator":
         device_map="auto" if state.num_processes == 1 else {"": state.device},
         autoregressive=True,
     )
-    folder = given["output"] or Path("eval") / model_label({"name": name, "adapter": adapter})
     commit = getattr(loaded.config, "_commit_hash", None)
     header = {
         "command": shown_command(sys.argv),
@@ -264,7 +267,7 @@ def open_evaluator(given: dict[str, Any]) -> "Evaluator":
         "batch_size": given["batch_size"],
         "environment": describe_environment(),
     }
-    return Evaluator(loaded, tokenizer, folder, header, batch_size=given["batch_size"])
+    return Evaluator(loaded, tokenizer, given["output"], header, batch_size=given["batch_size"])
 
 
 def run_all(

@@ -98,11 +98,14 @@ def traces(
     from hf_latent.checkpoints.loading import load
     from hf_latent.cli.commands.view import template_parts
     from hf_latent.data.identity import identify
+    from hf_latent.data.output_folders import check_output_folder
+    from hf_latent.data.traces.filtering import check_minimum, check_share
     from hf_latent.data.traces.questions import questions_of_task, read_questions
-    from hf_latent.data.traces.sampling import check_questions
+    from hf_latent.data.traces.sampling import check_names, check_questions
     from hf_latent.data.traces.shards import TraceFolder, check_format, fingerprint
     from hf_latent.evaluation.knobs import parse_knobs
 
+    check_output_folder(output, "--output", files=("run.json",), folders=("shards",))
     formats = format_ or ["arrow"]
     for name in formats:
         check_format(name)
@@ -117,13 +120,19 @@ def traces(
     scored = estimator != "none"
     if not scored and any(value is not None for value in (min_score, top_share, best)):
         raise ValueError("`--min-score`, `--top-share` and `--best` need scores, got `--estimator none`.")
+    if min_score is not None:
+        check_minimum(min_score, "--min-score")
+    if top_share is not None:
+        check_share(top_share, "--top-share")
+    knobs = parse_knobs(set_ or [])
+    check_names(knobs)
 
     # Filters are no part of the settings: they can be changed afterwards.
     rules = {"decoding": decoding, "block_length": block_length}
     sampling: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
     sampling |= {"num_traces": num_traces, "temperature": temperature, "seed": seed, "chat": chat or None}
     sampling |= {"estimator": estimator if scored else None, "num_cuts": num_cuts, "every": every}
-    sampling |= {"hide_answer": hide_answer, **parse_knobs(set_ or [])}
+    sampling |= {"hide_answer": hide_answer, **knobs}
 
     # Without `cpu`, processes that were launched where there is no accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)

@@ -102,8 +102,8 @@ def check_page(path: Path) -> None:
     """A page that cannot be written is said before anything is generated."""
     if path.is_dir():
         raise ValueError(f"`--output` must be a file to write, got the folder {path}.")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"`--output` must be in a folder, got {path}.")
+    if file := next((place for place in path.parents if place.exists() and not place.is_dir()), None):
+        raise ValueError(f"`--output` must be in a folder, got {path}: {file} is a file.")
 
 
 def template_parts(model: str, given: Mapping[str, Any], use_task: bool) -> dict[str, Any]:

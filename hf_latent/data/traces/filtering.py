@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def keep_scored(traces: Dataset, minimum: float, *, by: str = "score") -> Dataset:
     """Those with a score of at least `minimum` nats (0 is certainty)."""
+    check_minimum(minimum)
     return traces.select([i for i, score in enumerate(_scores(traces, by)) if score >= minimum])
 
 
 def keep_top_share(traces: Dataset, share: float, *, by: str = "score") -> Dataset:
     """The `share`, in (0, 1], of all traces with the highest scores, rounded up; the earlier of equal ones."""
-    if not 0 < share <= 1:
-        raise ValueError(f"`share` must lie in (0, 1], got {share!r}.")
+    check_share(share)
     scores = _scores(traces, by)
     ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
     return traces.select(sorted(ranked[: -int(-share * len(scores) // 1)]))
@@ -68,6 +68,18 @@ def separation(scores: Sequence[float], is_right: Sequence[bool]) -> float:
     return float((below + not_above).double().mean() / (2 * len(bad)))
 
 
+def check_minimum(minimum: float, argument: str = "minimum") -> None:
+    """Raise `ValueError` for nan, which no score reaches."""
+    if math.isnan(minimum):
+        raise ValueError(f"`{argument}` must be a number of nats, got {minimum!r}.")
+
+
+def check_share(share: float, argument: str = "share") -> None:
+    """Raise `ValueError` for a share that is none."""
+    if not 0 < share <= 1:
+        raise ValueError(f"`{argument}` must lie in (0, 1], got {share!r}.")
+
+
 def _scores(traces: Dataset, by: str) -> list[float]:
     if by not in traces.column_names:
         raise ValueError(f"`by` must be a column of the traces, one of {traces.column_names}, got {by!r}.")
@@ -78,4 +90,12 @@ def _scores(traces: Dataset, by: str) -> list[float]:
     return scores
 
 
-__all__ = ["keep_best", "keep_scored", "keep_top_share", "keep_verified", "separation"]
+__all__ = [
+    "check_minimum",
+    "check_share",
+    "keep_best",
+    "keep_scored",
+    "keep_top_share",
+    "keep_verified",
+    "separation",
+]

@@ -7,7 +7,7 @@ next-token models cannot do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +50,7 @@ TAKEN = (
     "output_history",
     "early_exit_threshold",
 )
+INSTEAD = {"num_return_sequences": "num_traces"}
 
 
 @takes_numbers
@@ -248,10 +249,17 @@ def _sample(
     return sequences[filled.reasoning].view(len(sequences), -1), output.num_forward_passes.tolist()
 
 
-def _check_knobs(model: PreTrainedModel, knobs: dict[str, Any], num_traces: int) -> dict[str, Any]:
+def check_names(knobs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an argument of `generate` that is decided here."""
     for name in TAKEN:
         if name in knobs:
-            raise ValueError(f"`{name}` is not an argument of posterior sampling, got {knobs[name]!r}.")
+            instead = INSTEAD.get(name)
+            advice = "" if instead is None else f" Use `{instead}`."
+            raise ValueError(f"`{name}` is not an argument of posterior sampling, got {knobs[name]!r}.{advice}")
+
+
+def _check_knobs(model: PreTrainedModel, knobs: dict[str, Any], num_traces: int) -> dict[str, Any]:
+    check_names(knobs)
     if not isinstance(num_traces, int) or num_traces < 1:
         raise ValueError(f"`num_traces` must be an integer of at least 1, got {num_traces!r}.")
     if not isinstance(knobs["seed"], int):
@@ -271,4 +279,4 @@ def _check_ids(question_ids: Sequence[int] | None, num_questions: int) -> list[i
     return ids
 
 
-__all__ = ["check_questions", "iterate_traces", "sample_posterior_traces"]
+__all__ = ["check_names", "check_questions", "iterate_traces", "sample_posterior_traces"]

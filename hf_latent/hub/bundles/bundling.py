@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.json_files import read_json_object
+from hf_latent.data.output_folders import check_output_folder
 from hf_latent.hub.bundles.commit import current_commit
 from hf_latent.hub.cards.card import write_card
 from hf_latent.modeling.atomic import replacing, write_atomically
@@ -83,8 +84,7 @@ def bundle(
         RuntimeError: if the folder does not load without hf-latent; nothing is put in place then.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder, got the file {folder}.")
+    check_output_folder(folder, "folder")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"`model` carries adapters that were loaded into it ({type(model).__name__}): load its base alone, and "

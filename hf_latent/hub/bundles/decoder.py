@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from hf_latent.data.output_folders import check_output_folder
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.hub.bundles.bundling import keep_other_files, run_without_us
@@ -181,8 +182,7 @@ def bundle_decoder(name: str, folder: str | os.PathLike, *, verify: bool = True,
         raise ValueError(f"`name` must be one of {', '.join(map(repr, DECODERS))}, got {name!r}.{hint}")
     defaults = _resolve_defaults(name, settings)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder, got the file {folder}.")
+    check_output_folder(folder, "folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as written:
         (written / FOLDER).mkdir(parents=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 
+from hf_latent.data.output_folders import check_output_folder
 from hf_latent.hub.safety.inspection import check_files, check_names, is_ignored, list_files
 from hf_latent.hub.safety.tokens import tokens_in_use
 from hf_latent.hub.transfer.errors import HubError, attempt, explain
@@ -53,7 +54,9 @@ def pull(
     if repo_type not in REPO_TYPES:
         raise ValueError(f"`repo_type` must be 'model', 'dataset' or None, got {repo_type!r}.")
     target = None if folder is None else Path(folder)
-    if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target is not None:
+        check_output_folder(target, "folder")
+    if target is not None and target.exists() and any(target.iterdir()):
         raise ValueError(f"`folder` must be empty or not exist, got {target}: choose another, or delete it.")
     what, known = f"{repo_id}: not pulled.", tokens_in_use(token)
     download = _Download(HfApi(token=token, library_name="hf-latent"), repo_id, repo_type, revision)

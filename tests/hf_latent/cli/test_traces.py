@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import hf_latent.cli as cli
 from hf_latent import LladaConfig, LladaForMaskedDiffusion, ReasoningTemplate, sample_posterior_traces
+from hf_latent.data.traces.sampling import TAKEN
 from hf_latent.data.traces.shards import TraceFolder
 from hf_latent.tasks import ArithmeticTask, arithmetic_tokenizer
 
@@ -171,6 +172,15 @@ def test_a_task_and_its_template_are_known_by_name(checkpoint, tmp_path):
 def test_misuse_is_said(checkpoint, questions, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         run(*command(checkpoint, questions, tmp_path / "out", *more))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_decided_here_is_refused_before_anything_is_loaded(checkpoint, questions, tmp_path, name, monkeypatch):
+    """The answer used to come after minutes of loading."""
+    monkeypatch.setattr("hf_latent.checkpoints.loading.load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=rf"`{name}` is (not an argument of posterior sampling|an input)"):
+        run(*command(checkpoint, questions, tmp_path / "out", "--set", f"{name}=2"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_row_is_found_before_the_first_shard(checkpoint, questions, tmp_path):

@@ -42,6 +42,8 @@ def test_separation_is_the_share_of_pairs_in_order():
 def test_misuse_is_refused_by_name(traces):
     with pytest.raises(ValueError, match=r"`share` must lie in \(0, 1\], got 0"):
         keep_top_share(traces, 0)
+    with pytest.raises(ValueError, match="`minimum` must be a number of nats, got nan"):
+        keep_scored(traces, float("nan"))
     with pytest.raises(ValueError, match="`num` must be at least 1, got 0"):
         keep_best(traces, 0)
     with pytest.raises(ValueError, match=r"`by` must be a column of the traces, one of .*, got 'nats'"):
