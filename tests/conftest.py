@@ -1,13 +1,14 @@
 """What every test can rely on: no network, no state of the user's machine, a fixed number of threads."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,34 @@ for _name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN
 # The first call of a torch function is slow, which is no failure; a red run is the same run for everybody.
 settings.register_profile("hf_latent", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("hf_latent")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Parallel workers keep the tests of an `xdist_group` together, whose costly fixture is then made once."""
+    if config.getoption("dist", None) == "load":
+        config.option.dist = "loadgroup"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share costly fixtures run first, and in one worker."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def pytest_collection_finish() -> None:
+    """See `_small_heap`."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> Iterator[None]:
+    """
+    Keep the garbage collector from walking what stays anyway. Trainers and models collect at every turn, and in the
+    heap of a long session each time takes longer than the test.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

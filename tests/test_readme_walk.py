@@ -17,6 +17,7 @@ from hf_latent.evaluation.reports.report import read_entries
 PAGE = "docs/guides/walk.md"
 MARK = "<!-- walk -->\n```bash\n"
 MINUTES = 15
+pytestmark = pytest.mark.xdist_group("walk")  # typed once
 INSTALLATION = 5  # of these minutes, at most: 100 to 180 s were measured on one busy core
 # What another program does with the folder: it cannot import hf-latent.
 STRANGER = """
