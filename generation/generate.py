@@ -6,10 +6,16 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+from hf_latent.generation.arguments.block_knobs import (
+    check_answer_is_last,
+    count_surplus_tokens,
+    find_block_length,
+    is_block_causal,
+)
 from hf_latent.generation.arguments.inputs import check_answer_mask, check_length, check_masks, check_row_indices
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
 from hf_latent.generation.loop.denoising import denoise
-from hf_latent.generation.model_calls.semi_causal import SemiCausalCache
+from hf_latent.generation.model_calls.exact_cache import ExactCache
 from hf_latent.generation.output import DiffusionGenerateOutput
 from hf_latent.generation.preparation import (
     count_new_tokens,
@@ -45,16 +51,19 @@ def run_generate(
     past = kwargs.get("past_key_values")
     mask_token_id = find_mask_token_id(model, config)
     check_masks(input_ids, valid, mask_token_id, infilling=False)
-    if config.append_blocks and config.block_length is None:
+    if config.append_blocks and find_block_length(model, config) is None:
         raise ValueError("`append_blocks`=True needs `block_length`, the tokens of a block, got None.")
     num_new_tokens = count_new_tokens(config, input_ids.shape[1])
-    longest = int(valid.sum(-1).max()) + num_new_tokens
-    check_length(longest, position_limit(model), "Prompt plus `max_new_tokens`")
-    ids, valid, masked = append_masks(
-        input_ids, valid, num_new_tokens, mask_token_id, find_fill_token_id(model, config)
-    )
+    num_tokens = valid.sum(-1, keepdim=True) + num_new_tokens
+    limit, fill_token_id = position_limit(model), find_fill_token_id(model, config)
+    check_length(int(num_tokens.max()), limit, "Prompt plus `max_new_tokens`")
+    extra = count_surplus_tokens(model, config, num_tokens, limit)
+    num_masks = num_new_tokens if extra is None else num_new_tokens + extra
+    ids, valid, masked = append_masks(input_ids, valid, num_masks, mask_token_id, fill_token_id)
+    surplus = None if extra is None else masked & (valid.cumsum(-1) > num_tokens)
+    length = input_ids.shape[1] + num_new_tokens
     return _denoise_canvas(
-        model, ids, valid, masked, None, config, logits_processor, streamer, row_indices, True, past
+        model, ids, valid, masked, None, surplus, length, config, logits_processor, streamer, row_indices, True, past
     )
 
 
@@ -82,9 +91,23 @@ def run_infill(
     masked = check_masks(input_ids, valid, find_mask_token_id(model, config), infilling=True)
     check_length(int(valid.sum(-1).max()), position_limit(model), "The longest row")
     answer = check_answer_mask(kwargs.get("answer_mask"), masked)
-    past = kwargs.get("past_key_values")
+    if answer is not None and is_block_causal(model):
+        check_answer_is_last(masked, answer)
+    past, length = kwargs.get("past_key_values"), input_ids.shape[1]
     return _denoise_canvas(
-        model, input_ids, valid, masked, answer, config, logits_processor, streamer, row_indices, False, past
+        model,
+        input_ids,
+        valid,
+        masked,
+        answer,
+        None,
+        length,
+        config,
+        logits_processor,
+        streamer,
+        row_indices,
+        False,
+        past,
     )
 
 
@@ -104,21 +127,24 @@ def _denoise_canvas(
     valid: torch.Tensor,
     masked: torch.Tensor,
     answer: torch.Tensor | None,
+    surplus: torch.Tensor | None,
+    length: int,
     config: DiffusionGenerationConfig,
     logits_processor: LogitsProcessorList | None,
     streamer: BaseStreamer | None,
     row_indices: torch.Tensor | list[int] | None,
     ends: bool,
-    past: SemiCausalCache | None,
+    past: ExactCache | None,
 ) -> torch.LongTensor | DiffusionGenerateOutput:
     copies = config.num_return_sequences or 1
     if copies > 1:
         ids, valid, masked = (x.repeat_interleave(copies, dim=0) for x in (ids, valid, masked))
-        answer = None if answer is None else answer.repeat_interleave(copies, dim=0)
+        answer, surplus = (None if x is None else x.repeat_interleave(copies, dim=0) for x in (answer, surplus))
     if streamer is not None and len(ids) > 1:
         raise ValueError(f"`streamer` takes one sequence, got a batch of {len(ids)}.")
     rows = check_row_indices(row_indices, len(ids), ids.device)
-    canvas = build_canvas(ids, valid, masked, rows, config.block_length, answer)
+    block_length = config.sub_block_length or find_block_length(model, config)
+    canvas = build_canvas(ids, valid, masked, rows, block_length, answer, is_block_causal(model), surplus)
     num_blocks = int(canvas.num_blocks.max())
     if config.max_denoising_steps is not None and config.max_denoising_steps < num_blocks:
         raise ValueError(
@@ -128,7 +154,8 @@ def _denoise_canvas(
     stream = None
     if streamer is not None:
         begin = int(masked[0].nonzero()[0])
-        stream = DraftStream(streamer, ids[:, :begin], begin)
+        end = length if surplus is None else int(surplus[0].long().argmax())
+        stream = DraftStream(streamer, ids[:, :begin], begin, end)
     history: list[tuple[torch.Tensor, ...]] = []
     settings = make_settings(model, config, ends)
     predictor = make_predictor(model, config, settings.seed, past)
@@ -139,12 +166,14 @@ def _denoise_canvas(
         settings,
         _make_callback(history if config.output_history else None, stream),
     )
-    length = progress.ids.shape[1]
+    if surplus is not None:
+        progress.clear(surplus, settings.fill_token_id)
     if config.append_blocks:
         # Blocks that no row has come to were never appended.
         written = (progress.commit_step >= 0) | (valid & ~masked)
         reached = canvas.block_index <= canvas.block_index.masked_fill(~written, -1).amax(-1, keepdim=True)
-        length = int((torch.arange(1, length + 1, device=ids.device) * (valid & reached)).amax())
+        columns = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        length = min(length, int((columns * (valid & reached)).amax()))
     if stream is not None:
         stream.finish(progress.ids[:, :length])
     if not config.return_dict_in_generate:
@@ -172,7 +201,7 @@ def _make_output(
     config: DiffusionGenerationConfig,
     history: list[tuple[torch.Tensor, ...]],
     length: int,
-    past_key_values: SemiCausalCache | None,
+    past_key_values: ExactCache | None,
 ) -> DiffusionGenerateOutput:
     num_committed = (progress.commit_step >= 0).sum(-1)
     leftmost_share, leftmost_distance = progress.leftmost_statistics()

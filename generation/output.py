@@ -48,9 +48,10 @@ class DiffusionGenerateOutput(ModelOutput):
             The token `(B, L)` that every forward proposed where it was read; -1 elsewhere.
         confidence_history (`tuple[torch.FloatTensor]`, *optional*):
             The probability `(B, L)` of those; nan elsewhere.
-        cache (`SemiCausalCache`, *optional*):
-            Of a semi-causal model: the exact cache of the text, to go on from with `generate(sequences + more,
-            past_key_values=...)`. Also there as `past_key_values`, its name before transformers 5.24.
+        cache (`ExactCache`, *optional*):
+            Of a semi-causal or block-causal model: the exact cache of the text, to go on from with
+            `generate(sequences + more, past_key_values=...)`. Also there as `past_key_values`, its name before
+            transformers 5.24.
     """
 
     sequences: torch.LongTensor | None = None

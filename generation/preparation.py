@@ -12,7 +12,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length
+from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length, is_block_causal
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
@@ -20,8 +20,10 @@ from hf_latent.generation.beliefs.belief import BeliefReader
 from hf_latent.generation.beliefs.refinement import RefinementSettings
 from hf_latent.generation.commit.rules import RULES
 from hf_latent.generation.configuration_generation import DiffusionGenerationConfig, DreamGenerationConfig
+from hf_latent.generation.model_calls.block_causal import BlockCausalPredictor
+from hf_latent.generation.model_calls.exact_cache import ExactCache
 from hf_latent.generation.model_calls.predictor import Predictor, PredictorSettings
-from hf_latent.generation.model_calls.semi_causal import SemiCausalCache, SemiCausalPredictor
+from hf_latent.generation.model_calls.semi_causal import SemiCausalPredictor
 from hf_latent.generation.state.settings import DenoisingSettings
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -33,6 +35,7 @@ def resolve_config(
     model: PreTrainedModel, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
 ) -> tuple[DiffusionGenerationConfig, dict[str, Any]]:
     """The configuration of this call, validated, and the keywords that are inputs."""
+    use_cache = kwargs.get("use_cache", getattr(generation_config, "use_cache", None))
     kwargs = {name: value for name, value in rename_cache(kwargs).items() if name not in HARMLESS_ARGUMENTS}
     kwargs = refuse_arguments(kwargs)
     names = ("input_ids", "attention_mask", "answer_mask", "past_key_values")
@@ -49,6 +52,8 @@ def resolve_config(
         # The length asked for in the call, not the configured one that would go before it.
         config.max_new_tokens = None
     config.update(**kwargs)
+    # Exact caches are a matter of the call: what the model's file says of it is often left from training.
+    config.use_cache = use_cache
     config.refuse_unsupported()
     check_block_knobs(model, config, RULES[config.decoding].adaptive)
     is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
@@ -123,7 +128,7 @@ def count_new_tokens(config: DiffusionGenerationConfig, prompt_length: int) -> i
 
 
 def make_predictor(
-    model: PreTrainedModel, config: DiffusionGenerationConfig, seed: int, past: SemiCausalCache | None = None
+    model: PreTrainedModel, config: DiffusionGenerationConfig, seed: int, past: ExactCache | None = None
 ) -> Predictor:
     """The model as the loop calls it, with the noise of `seed` and the cache of an earlier turn."""
     settings = PredictorSettings(
@@ -144,16 +149,29 @@ def make_predictor(
             past=past,
             keeps_past=bool(config.return_dict_in_generate),
         )
-    for name, value in {
-        "num_latent_tokens": config.num_latent_tokens,
-        "num_candidates": config.num_candidates,
-        "past_key_values": past,
-    }.items():
-        if value is not None:
-            raise ValueError(
-                f"`{name}` is for semi-causal models; in {type(model).__name__} every position sees all others."
-            )
+    latent_only = {"num_latent_tokens": config.num_latent_tokens, "num_candidates": config.num_candidates}
+    if is_block_causal(model):
+        _refuse(model, latent_only, "semi-causal models")
+        return BlockCausalPredictor(
+            model,
+            settings,
+            block_size=find_block_length(model, config),
+            sub_block_length=config.sub_block_length,
+            uses_cache=config.use_cache is not False,
+            past=past,
+            keeps_past=bool(config.return_dict_in_generate),
+        )
+    _refuse(model, latent_only, "semi-causal models")
+    _refuse(model, {"past_key_values": past}, "semi-causal and block-causal models")
     return Predictor(model, settings)
+
+
+def _refuse(model: PreTrainedModel, values: dict[str, Any], whose: str) -> None:
+    for name, value in values.items():
+        if value is not None:
+            kind = type(model).__name__
+            sees = "its block and those before" if is_block_causal(model) else "all others"
+            raise ValueError(f"`{name}` is for {whose}; in {kind} every position sees {sees}.")
 
 
 def make_belief_reader(

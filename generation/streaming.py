@@ -20,11 +20,12 @@ class DraftStream:
         streamer: a transformers `BaseStreamer`, e.g. `TextDiffusionStreamer`.
         prompt (`torch.LongTensor` of shape `(1, P)`): sent first, as `generate` does in transformers.
         begin (`int`): column of the first position to be written.
+        end (`int`): one past the last column that is returned.
     """
 
-    def __init__(self, streamer: Any, prompt: torch.Tensor, begin: int) -> None:
+    def __init__(self, streamer: Any, prompt: torch.Tensor, begin: int, end: int) -> None:
         self.streamer = streamer
-        self.begin = begin
+        self.begin, self.end = begin, end
         streamer.put(prompt.cpu())
 
     def __call__(self, progress: Progress) -> None:
@@ -36,7 +37,8 @@ class DraftStream:
         end, first_open, is_final = torch.stack(
             [progress.current_block_end[0], first, progress.block_is_final[0]]
         ).tolist()
-        if first_open == len(columns) and is_final:
+        end = min(end, self.end)
+        if first_open >= self.end and is_final:
             return  # how much of a row that is written is returned is known to `finish`
         if first_open >= end and is_final:
             self._put_until(progress.ids, end)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 
@@ -65,4 +66,40 @@ def check_block_knobs(model: PreTrainedModel, config: Any, adaptive: bool) -> No
         )
 
 
-__all__ = ["check_block_knobs", "find_block_length", "is_block_causal"]
+def count_surplus_tokens(
+    model: PreTrainedModel, config: Any, num_tokens: torch.Tensor, position_limit: int | None
+) -> torch.Tensor | None:
+    """
+    Tokens `(B, 1)` that complete the last block of rows of `num_tokens` `(B, 1)`, int64; None if there are none.
+
+    A block-causal model was trained on whole blocks, and what is written of one depends on how much of it there is:
+    they are decoded whole, and cut off. Nothing goes beyond the positions that the model has.
+    """
+    length = find_block_length(model, config)
+    if not is_block_causal(model) or length is None:
+        return None
+    surplus = -num_tokens % length
+    if position_limit is not None:
+        surplus = surplus.minimum(position_limit - num_tokens)
+    return surplus if bool((surplus > 0).any()) else None
+
+
+def check_answer_is_last(masked: torch.Tensor, answer: torch.Tensor) -> None:
+    """Raise `ValueError` if one of the positions `masked` `(B, L)` lies behind the `answer` `(B, L)` of its row."""
+    columns = torch.arange(masked.shape[1], device=masked.device)
+    first = torch.where(answer, columns, masked.shape[1]).amin(-1, keepdim=True)
+    early = (masked & ~answer & (columns > first)).any(-1)
+    if bool(early.any()):
+        raise ValueError(
+            f"`answer_mask` must mark the last masks of a row for a block-causal model, whose answer would not see "
+            f"the reasoning behind it; got masks behind the answer in row {int(early.nonzero()[0])}."
+        )
+
+
+__all__ = [
+    "check_answer_is_last",
+    "check_block_knobs",
+    "count_surplus_tokens",
+    "find_block_length",
+    "is_block_causal",
+]

@@ -6,6 +6,7 @@ still moves.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -113,12 +114,22 @@ class RefinementState:
         """Whether `embeddings` differ from plain ones: not before the first forward."""
         return self._mixed is not None and len(self._mixed) > 0
 
-    def embeddings(self, ids: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Input embeddings `(A, L', D)` of the first columns of a canvas, mixed where it is open and remembered."""
+    def embeddings(
+        self, ids: torch.Tensor, masked: torch.Tensor, take: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """
+        Input embeddings `(A, L', D)` of columns of a canvas, mixed where it is open and remembered.
+
+        Args:
+            ids, masked: `(A, L')`, of the columns that `take` takes of `(A, L)`; of the first ones without.
+        """
         plain = self.embed(ids)
         if self._slot is None or self._mixed is None:
             return plain
-        slot = self._slot if self._slot.shape == ids.shape else self._slot[:, : ids.shape[1]]
+        if take is not None:
+            slot = take(self._slot)
+        else:
+            slot = self._slot if self._slot.shape == ids.shape else self._slot[:, : ids.shape[1]]
         mixed = self._mixed[slot.clamp(min=0)].to(plain.dtype)
         return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
 

@@ -8,7 +8,13 @@ from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, c
 from hf_latent.generation.loop.editing import Revision, choose_revision
 from hf_latent.generation.loop.quotas import bounds, quotas
 from hf_latent.generation.loop.step import StepPlan, plan_step, true_indices
-from hf_latent.generation.loop.stopping import find_early_exits, finish_at_eos, finish_early, refine_or_stop
+from hf_latent.generation.loop.stopping import (
+    find_complete,
+    find_early_exits,
+    finish_at_eos,
+    finish_early,
+    refine_or_stop,
+)
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.noise import uniform
@@ -36,7 +42,7 @@ def denoise(
     3. Read the belief. With latent refinement, see whether it still moves: hold rows, or stop their block.
     4. Choose what to commit; leave the reasoning of rows whose answer is decided; choose what to revise of what was
        written; write both.
-    5. End rows that have written an end-of-sequence token with nothing open before it.
+    5. End rows that have written an end-of-sequence token with nothing open before it, or all that is asked for.
 
     A row takes the same steps, with the same noise, alone and in any batch. Scores of which no token can be chosen
     raise `ValueError`: the host is told of them with the next step's counts, before anything is returned.
@@ -104,6 +110,9 @@ def denoise(
         if settings.eos_token_ids is not None:
             settled = None if revision is None else revision.settled
             decisions = decisions.finish(finish_at_eos(canvas, rows, settled, settings, progress))
+        complete = None if revision is not None else find_complete(canvas, rows)
+        if complete is not None:
+            decisions = decisions.finish(complete)
         rows.advance(decisions)
         progress.set_rows("masked", rows.batch_index, canvas.masked)
         if on_step is not None:

@@ -118,4 +118,14 @@ def finish_at_eos(
     return ends.any(-1)
 
 
-__all__ = ["find_early_exits", "finish_at_eos", "finish_early", "refine_or_stop"]
+def find_complete(canvas: Canvas, rows: ActiveRows) -> torch.Tensor | None:
+    """
+    Rows `(A,)` in which nothing is open but what completes their last block; None where that cannot be. Those without
+    such a rest end by their schedule, whatever their neighbours have.
+    """
+    if canvas.surplus is None or all(row.block < row.num_blocks - 1 for row in rows.states):
+        return None
+    return canvas.surplus.any(-1) & ~(canvas.masked & ~canvas.surplus).any(-1)
+
+
+__all__ = ["find_complete", "find_early_exits", "finish_at_eos", "finish_early", "refine_or_stop"]

@@ -30,6 +30,8 @@ class CacheTarget:
     start: int | None = None
     # Columns that the canvas has so far: keys and values of later ones do not exist.
     length: int = 0
+    # Columns to make room for at once, where they are known to come.
+    capacity: int = 0
 
 
 class BlockCacheLayer(CacheLayerMixin):

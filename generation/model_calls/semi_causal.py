@@ -5,13 +5,11 @@ since the one before, which enter the cache for good, and the positions to predi
 `A` rows, `L` columns of the canvas, `N` positions read, `Q` columns of a forward.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from transformers import PreTrainedModel
 
-from hf_latent.generation.model_calls.block_cache import BlockCache, BlockCacheLayer, true_columns
+from hf_latent.generation.model_calls.block_cache import true_columns
+from hf_latent.generation.model_calls.exact_cache import ColumnCache, SemiCausalCache, TurnKeeper, resume
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
 from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, canvas_visibility
 from hf_latent.generation.state.canvas import Canvas
@@ -19,49 +17,6 @@ from hf_latent.generation.state.noise import uniform
 from hf_latent.generation.state.rows import ActiveRows
 
 GROUP_STREAM = 2
-
-
-@dataclass(frozen=True)
-class SemiCausalCache:
-    """
-    Keys and values of a batch's text, for the next turn: pass it as `past_key_values` with the text so far.
-
-    Args:
-        layers: keys and values of each layer, `(B, H, L, D)`; a token's are in its column.
-        order: int64 `(B, L)`, places of the cached tokens in the order they were written in; the largest int64 for
-            what is not cached: padding, and the tokens of the last step, which nothing has read.
-        ids: int64 `(B, L)`, the tokens.
-        position_ids: int64 `(B, L)`, their positions.
-    """
-
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    order: torch.Tensor
-    ids: torch.Tensor
-    position_ids: torch.Tensor
-
-    def get_seq_length(self) -> int:
-        """Columns."""
-        return self.ids.shape[1]
-
-
-class ColumnCacheLayer(BlockCacheLayer):
-    """A `BlockCacheLayer` that need not begin with a forward of everything."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put `(A, H, Q, D)` in their columns; returns the keys and values `(A, H, L, D)` of all."""
-        if not self.is_initialized:
-            self.lazy_initialization(
-                *(x.new_zeros(*x.shape[:2], self.target.length, x.shape[3]) for x in (key_states, value_states))
-            )
-        return super().update(key_states, value_states, *args, **kwargs)
-
-
-class ColumnCache(BlockCache):
-    """A cache of `ColumnCacheLayer`s: a column's keys and values are in its slot, whatever the order of writing."""
-
-    layer_class = ColumnCacheLayer
 
 
 class SemiCausalPredictor(Predictor):
@@ -99,6 +54,7 @@ class SemiCausalPredictor(Predictor):
             )
         super().__init__(model, settings)
         self.cache = ColumnCache()
+        self.turns = TurnKeeper(self.cache)
         self.masks = model.semi_causal_masks()
         self.group_size, self.num_candidates, self.seed = num_latent_tokens + 1, num_candidates, seed
         self.past, self.keeps_past = past, keeps_past
@@ -109,7 +65,6 @@ class SemiCausalPredictor(Predictor):
         self._ids: torch.Tensor | None = None  # (A, L): tokens as they were cached
         self._positions: torch.Tensor | None = None  # (B, L), of all rows
         self._index: torch.Tensor | None = None  # (A,): where the rows are in the batch
-        self._finished: list[_FinishedRows] = []
 
     def select_candidates(self, canvas: Canvas, rows: ActiveRows, selected: torch.Tensor) -> torch.Tensor:
         """
@@ -135,7 +90,7 @@ class SemiCausalPredictor(Predictor):
             self._positions = canvas.position_ids
             self._index = torch.arange(len(canvas.ids), device=canvas.ids.device)
             if self.past is not None:
-                self._resume(canvas, self.past)
+                self._order = resume(self.past, canvas, self.cache)
         self._new_tokens = canvas.valid & ~canvas.masked & (self._order == NOT_IN_STREAM)
         self._to_predict = to_predict
         return [(self._new_tokens | to_predict).sum(-1)]
@@ -192,68 +147,22 @@ class SemiCausalPredictor(Predictor):
 
     # Turns
 
-    def _resume(self, canvas: Canvas, past: SemiCausalCache) -> None:
-        """Take over the keys and values of an earlier turn, whose columns are the first of the canvas."""
-        batch_size, length = past.ids.shape
-        fits = batch_size == len(canvas.ids) and length <= canvas.ids.shape[1]
-        if fits:
-            same = (past.ids == canvas.ids[:, :length]) & (past.position_ids == canvas.position_ids[:, :length])
-            same &= (canvas.valid & ~canvas.masked)[:, :length]
-            fits = bool((same | (past.order == NOT_IN_STREAM)).all())
-        if not fits:
-            raise ValueError(
-                "`past_key_values` must be those of the first tokens of `input_ids`, in the same columns and with the "
-                f"same padding; got others (batch {batch_size}, {length} columns)."
-            )
-        assert self._order is not None
-        self._order[:, :length] = past.order
-        missing = canvas.ids.shape[1] - length
-        for number, states in enumerate(past.layers):
-            keys, values = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in states)
-            if number == len(self.cache.layers):
-                self.cache.layers.append(ColumnCacheLayer(self.cache.target))
-            self.cache.layers[number].lazy_initialization(keys, values)
-
     def _store_finished(self, rows: torch.Tensor) -> None:
         assert self._order is not None and self._ids is not None and self._index is not None
-        layers = [(layer.keys[rows], layer.values[rows]) for layer in self.cache.layers]
-        self._finished.append(_FinishedRows(self._index[rows], self._order[rows], self._ids[rows], layers))
+        self.turns.store(rows, self._index, (self._order, self._ids))
 
     def past_key_values(self, ids: torch.Tensor) -> SemiCausalCache | None:
         """The cache of the whole batch at the end of a run that wrote `ids` `(B, L)`; None if nothing was read."""
-        if not self.cache.layers or self._order is None:
+        if not self.cache.layers or self._order is None or self._positions is None:
             return None
         self._store_finished(torch.arange(len(self._order), device=ids.device))
-        index = torch.cat([part.index for part in self._finished]).argsort()
         length = ids.shape[1]
-        order = torch.cat([part.order for part in self._finished])[index][:, :length]
-        cached = torch.cat([part.ids for part in self._finished])[index][:, :length]
+        layers, (order, cached) = self.turns.collect(length)
+        order, cached = order[:, :length], cached[:, :length]
         # What was written and then cut off by the row's end is no text; what saw it is to be read anew.
         cut = order.masked_fill(cached == ids, NOT_IN_STREAM).amin(-1, keepdim=True)
         order = torch.where(order < cut, order, NOT_IN_STREAM)
-        layers = tuple(
-            tuple(torch.cat([part.states(i, which, layer) for part in self._finished])[index] for which in (0, 1))
-            for i, layer in enumerate(self.cache.layers)
-        )
-        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in layers)
         return SemiCausalCache(layers, order, ids, self._positions[:, :length])
-
-
-@dataclass(frozen=True)
-class _FinishedRows:
-    """Rows that have left the run; `index`: where they are in the batch."""
-
-    index: torch.Tensor
-    order: torch.Tensor
-    ids: torch.Tensor
-    layers: list[tuple[torch.Tensor, torch.Tensor]]  # none if they left before the first forward
-
-    def states(self, number: int, which: int, layer: Any) -> torch.Tensor:
-        """Keys (0) or values (1) of a layer; zeros, of the shape of `layer`'s, for rows that were never read."""
-        if self.layers:
-            return self.layers[number][which]
-        like = (layer.keys, layer.values)[which]
-        return like.new_zeros(len(self.index), *like.shape[1:])
 
 
 def _rank(noise: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,8 @@ class Canvas:
         row (`torch.LongTensor` of shape `(B,)`): the row's number in its noise; see `generation.noise`.
         padded (`bool`): whether any position is padding.
         has_answer (`bool`): whether any position belongs to an answer.
+        surplus (`torch.BoolTensor` of shape `(B, L)`, *optional*):
+            positions that complete a row's last block, beyond what is asked for; None where there are none.
     """
 
     ids: torch.Tensor
@@ -39,6 +41,7 @@ class Canvas:
     row: torch.Tensor
     padded: bool
     has_answer: bool
+    surplus: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> "Canvas":
         """The canvas of some of the rows, in a copy."""
@@ -53,19 +56,23 @@ def build_canvas(
     block_length: int | None,
     answer: torch.Tensor | None = None,
     aligned: bool = False,
+    surplus: torch.Tensor | None = None,
 ) -> Canvas:
     """
     Canvas of token ids in which `masked` positions are to be written.
 
     Blocks of `block_length` tokens are counted from a row's first masked position or, where they are `aligned`, from
     its first token; blocks without masks do not count. `None` makes one block of everything. The positions of the
-    `answer` `(B, L)` are one more block, the last, however many they are.
+    `answer` `(B, L)` are one more block, the last, however many they are; aligned, as many as they lie in.
     """
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0).masked_fill(~valid, 0)
     has_answer = answer is not None
     answer = torch.zeros_like(masked) if answer is None else answer & masked
     block_index, num_blocks = _blocks(position_ids, masked & ~answer, block_length or ids.shape[1], aligned)
-    block_index = torch.where(answer, num_blocks[:, None], block_index)
+    answer_index, num_answer_blocks = torch.zeros_like(block_index), answer.any(-1)
+    if aligned and has_answer:
+        answer_index, num_answer_blocks = _blocks(position_ids, answer, block_length or ids.shape[1], aligned)
+    block_index = torch.where(answer, num_blocks[:, None] + answer_index, block_index)
     return Canvas(
         ids=ids.clone(),
         masked=masked.clone(),
@@ -74,10 +81,11 @@ def build_canvas(
         answer=answer,
         position_ids=position_ids,
         block_index=block_index,
-        num_blocks=num_blocks + answer.any(-1),
+        num_blocks=num_blocks + num_answer_blocks if surplus is None else _count_blocks(block_index, surplus),
         row=row,
         padded=not bool(valid.all()),
         has_answer=has_answer,
+        surplus=surplus,
     )
 
 
@@ -93,27 +101,38 @@ def _blocks(
     return block_index, present.sum(-1)
 
 
+def _count_blocks(block_index: torch.Tensor, surplus: torch.Tensor) -> torch.Tensor:
+    """Blocks `(B,)` up to the last one that is asked for in part; those behind it are never come to."""
+    return block_index.masked_fill(surplus, -1).amax(-1) + 1
+
+
 def append_masks(
-    input_ids: torch.Tensor, valid: torch.Tensor, num_new_tokens: int, mask_token_id: int, pad_token_id: int
+    input_ids: torch.Tensor,
+    valid: torch.Tensor,
+    num_new_tokens: int | torch.Tensor,
+    mask_token_id: int,
+    pad_token_id: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Put `num_new_tokens` masks right behind the tokens of every row, wherever the row's padding is.
 
     Args:
         input_ids, valid: `(B, P)`.
+        num_new_tokens: of all rows, or of each `(B, 1)`.
 
     Returns:
-        ids, valid and masked of shape `(B, P + num_new_tokens)`. A left-padded row stays left-padded, a right-padded
-        row has its padding behind the new tokens.
+        ids, valid and masked of shape `(B, P + num_new_tokens)`, the most of all rows. A left-padded row stays
+        left-padded, a right-padded row has its padding behind the new tokens.
     """
     batch_size, prompt_length = input_ids.shape
-    columns = torch.arange(prompt_length + num_new_tokens, device=input_ids.device)
     end = (valid * torch.arange(1, prompt_length + 1, device=valid.device)).amax(-1, keepdim=True)
+    most = num_new_tokens if isinstance(num_new_tokens, int) else int(num_new_tokens.max())
+    columns = torch.arange(prompt_length + most, device=input_ids.device)
     masked = (columns >= end) & (columns < end + num_new_tokens)
     ids = torch.full((batch_size, len(columns)), pad_token_id, dtype=torch.long, device=input_ids.device)
     ids[:, :prompt_length] = torch.where(valid, input_ids, pad_token_id)
     ids = ids.masked_fill(masked, mask_token_id)
-    valid = torch.cat([valid, valid.new_zeros(batch_size, num_new_tokens)], dim=1) | masked
+    valid = torch.cat([valid, valid.new_zeros(batch_size, most)], dim=1) | masked
     return ids, valid, masked
 
 

@@ -81,6 +81,12 @@ class Progress:
         if num_refinement_passes is not None:
             self.set_rows("num_refinement_passes", rows, num_refinement_passes)
 
+    def clear(self, positions: torch.Tensor, fill_token_id: int) -> None:
+        """Leave the `positions` `(B, L)`, bool, as if they had never been written."""
+        self.ids = self.ids.masked_fill(positions, fill_token_id)
+        self.commit_step = self.commit_step.masked_fill(positions, -1)
+        self.commit_entropy = self.commit_entropy.masked_fill(positions, float("nan"))
+
     def count_edits(self, rows: torch.Tensor, replaced: torch.Tensor) -> None:
         """Tokens `(A, L)` of the batch's `rows` were replaced."""
         if self.num_edits is None:
