@@ -50,6 +50,8 @@ def sliding_windows_of(config: PreTrainedConfig, decoder: type | None = None) ->
         raise ValueError(f"a forward must run through each layer once, it loops through {looped}.")
     if decoder is not None and not makes_window_masks(decoder):
         return None
+    if decoder is not None and not reads_kinds_of_layers(decoder):
+        return window
     if "sliding_attention" in kinds and window is not None:
         return {"sliding_attention": window, "full_attention": None}
     # Without kinds of layers a window is every layer's (Mistral); with full attention only it is a leftover.
@@ -58,8 +60,21 @@ def sliding_windows_of(config: PreTrainedConfig, decoder: type | None = None) ->
 
 def makes_window_masks(decoder: type) -> bool:
     """Whether the code of a decoder's class, or of one that it is made from, builds masks with windows."""
-    modules = (sys.modules.get(base.__module__) for base in decoder.__mro__)
-    return any(hasattr(module, name) for module in modules for name in WINDOW_MASKS)
+    return bool(_window_modules(decoder))
+
+
+@lru_cache
+def reads_kinds_of_layers(decoder: type) -> bool:
+    """
+    Whether that code asks which layers see a window. Mistral's and MiniMax's goes by `sliding_window` alone, whatever
+    the configuration says of its layers.
+    """
+    return any("sliding_attention" in inspect.getsource(module) for module in _window_modules(decoder))
+
+
+def _window_modules(decoder: type) -> list[Any]:
+    modules = [sys.modules.get(base.__module__) for base in decoder.__mro__]
+    return [module for module in modules if any(hasattr(module, name) for name in WINDOW_MASKS)]
 
 
 @lru_cache

@@ -169,6 +169,17 @@ def test_a_window_that_the_decoder_does_not_look_at_is_none() -> None:
     assert build("mistral", None, "sdpa").semi_causal_masks().windows == WINDOW
 
 
+def test_kinds_of_layers_that_the_decoder_does_not_ask_for_change_nothing() -> None:
+    """Mistral's code gives every layer the window; a configuration that calls its layers full was believed."""
+    model = build("mistral", KINDS["full"], "sdpa")
+    assert model.config.text_config.layer_types == KINDS["full"]
+    assert SlidingWindowMasks(model.base_model).windows == WINDOW
+    rows = {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10]])}
+    knobs = {"max_new_tokens": 9, "block_length": 3, "decoding": "entropy"}
+    found = model.generate(**rows, block_cache="dual", **knobs)
+    assert found.tolist() == model.generate(**rows, **knobs).tolist()
+
+
 def test_an_attention_without_masks_of_ours_is_refused_before_any_forward() -> None:
     model = build("mistral", None, "sdpa")
     model.model.config._attn_implementation = "flash_attention_2"
