@@ -53,7 +53,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             sub-blocks); must divide the block's length. `None` writes a block as a whole.
         decoding (`str`, *optional*, defaults to `"low_confidence"`):
             Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
-            `confidence_threshold`, `entropy_bound`, `med`, `med_left_to_right`.
+            `confidence_threshold`, `entropy_bound`, `entropy_sum`, `med`, `med_left_to_right`.
         max_denoising_steps (`int`, *optional*):
             Most forwards of a row, shared evenly among its blocks; those that only refine count, too. Rules by
             schedule spread the tokens over what refinement leaves of them; rules by the belief commit all that is left
@@ -79,7 +79,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             not given (LLaDA2.1's `num_to_transfer`).
         confidence_threshold (`float`, *optional*, defaults to 0.9): probability, for `confidence_threshold`.
         entropy_threshold (`float`, *optional*, defaults to 0.2): nats, lambda of `med` and `med_left_to_right`.
-        entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound`.
+        entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound` and `entropy_sum`.
         temperature (`float`, *optional*):
             0 takes the most likely token. Default 0, or 1 with `do_sample=True`; `do_sample=False` forces 0.
         top_k, top_p, min_p (*optional*): keep a part of the distribution, for the candidate and for the rule.

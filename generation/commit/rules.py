@@ -157,6 +157,19 @@ def entropy_bound(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
     return -inputs.statistic, eligible
 
 
+def entropy_sum(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The longest prefix in order of rising entropy whose entropies sum to less than the bound (SDAR, arXiv 2510.06303,
+    `entropy_bounded` of its engines): they bound the joint entropy of the tokens, in nats.
+    """
+    entropy = inputs.statistic.masked_fill(~inputs.masked, float("inf"))
+    sorted_entropy, order = entropy.sort(dim=-1, stable=True)
+    together = sorted_entropy.cumsum(-1) < inputs.threshold
+    # Under an infinite bound, too, what counts as nothing goes with nobody.
+    eligible = torch.zeros_like(inputs.masked).scatter_(-1, order, together & sorted_entropy.isfinite())
+    return -inputs.statistic, eligible
+
+
 def med(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """All with entropy below lambda: multi-token entropy decoding (arXiv 2510.19990, section on MED)."""
     return -inputs.statistic, inputs.statistic < inputs.threshold
@@ -182,6 +195,7 @@ RULES: dict[str, CommitRule] = {
         CommitRule("left_to_right", None, left_to_right),
         CommitRule("confidence_threshold", "confidence", confidence_threshold, "confidence_threshold", True),
         CommitRule("entropy_bound", "entropy", entropy_bound, "entropy_bound", True),
+        CommitRule("entropy_sum", "entropy", entropy_sum, "entropy_bound", True),
         CommitRule("med", "entropy", med, "entropy_threshold", True),
         CommitRule("med_left_to_right", "entropy", med_left_to_right, "entropy_threshold", True),
     )

@@ -28,6 +28,7 @@ DREAM = "Ye et al., *Dream 7B*, [arXiv 2508.15487](https://arxiv.org/abs/2508.15
 MARGIN = "Kim et al., *Train for the Worst, Plan for the Best*, [arXiv 2502.06768](https://arxiv.org/abs/2502.06768)"
 FAST_DLLM = "Wu et al., *Fast-dLLM*, [arXiv 2505.22618](https://arxiv.org/abs/2505.22618)"
 EB_SAMPLER = "Ben-Hamu et al., *EB-Sampler*, [arXiv 2505.24857](https://arxiv.org/abs/2505.24857)"
+SDAR = "*SDAR*, [arXiv 2510.06303](https://arxiv.org/abs/2510.06303)"
 MED = "Horvitz et al., *No Compute Left Behind*, [arXiv 2510.19990](https://arxiv.org/abs/2510.19990)"
 LRD = "*Latent Refinement Decoding*, [arXiv 2510.11052](https://arxiv.org/abs/2510.11052)"
 
@@ -95,6 +96,12 @@ DECODERS: dict[str, Decoder] = {
         "stays below `entropy_bound` nats.",
         (EB_SAMPLER,),
         "entropy_bound",
+    ),
+    "entropy_sum": Decoder(
+        "Writes, at every forward, the positions of lowest entropy for as long as their entropies sum to less than "
+        "`entropy_bound` nats.",
+        (SDAR,),
+        "entropy_sum",
     ),
     "med": Decoder(
         "Writes, at every forward, all positions with an entropy below `entropy_threshold` nats.", (MED,), "med"

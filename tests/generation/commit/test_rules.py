@@ -84,6 +84,14 @@ def test_entropy_of_exactly_the_bound_is_allowed() -> None:
     assert decide("entropy_bound", [0.5, 0.25, 0.5], threshold=0.25) == [1, 0]
 
 
+def test_entropy_sum_counts_every_entropy() -> None:
+    """SDAR's bound, on hand: 0.25 + 0.25 is below 0.75, with 0.3 it is not; entropy_bound leaves the largest out."""
+    assert decide("entropy_sum", [0.3, 0.25, 0.25], threshold=0.75) == [1, 2]
+    assert decide("entropy_sum", [0.25, 0.5], threshold=0.75) == [0]
+    assert decide("entropy_bound", [0.3, 0.25, 0.25], threshold=0.75) == [1, 2, 0]
+    assert decide("entropy_sum", [0.0, 0.3, 0.3], [False, True, True], threshold=0.4) == [1]
+
+
 def test_entropy_bound_never_counts_written_positions() -> None:
     assert decide("entropy_bound", [0.0, 0.3, 0.3], [False, True, True], threshold=0.2) == [1]
 

@@ -96,6 +96,10 @@ def decode_plainly(
                         gap = min(gap, abs(total - KNOBS["entropy_bound"]))
                         fits = total <= KNOBS["entropy_bound"]
                         total += entropy[i]
+                    elif decoding == "entropy_sum":
+                        total += entropy[i]
+                        gap = min(gap, abs(total - KNOBS["entropy_bound"]))
+                        fits = total < KNOBS["entropy_bound"]
                     else:
                         fits = eligible[i]
                     if chosen and not fits:
@@ -240,6 +244,7 @@ def test_a_model_that_likes_the_mask_best_writes_no_mask(make_model: Callable, d
     [
         ("confidence_threshold", "confidence_threshold", 1.0),
         ("entropy_bound", "entropy_bound", 0.0),
+        ("entropy_sum", "entropy_bound", 0.0),
         ("med", "entropy_threshold", 0.0),
         ("med_left_to_right", "entropy_threshold", 0.0),
     ],
