@@ -66,7 +66,7 @@ ARMS = {
     "posterior, verified": ("posterior", "verified.jsonl"),
     "both, verified": ("both", "verified.jsonl"),
 }
-CARD = Path(__file__).with_name("publish_posterior_traces_card.md")
+CARD = Path(__file__).parent / "cards" / "posterior_traces.md"
 RECIPE = "recipes/posterior_traces/traces"
 TASK = ArithmeticTask()
 TEMPLATE = ReasoningTemplate(TASK.reasoning_length, TASK.answer_length, TASK.delimiter)
