@@ -54,10 +54,10 @@ def pull(
     if repo_type not in REPO_TYPES:
         raise ValueError(f"`repo_type` must be 'model', 'dataset' or None, got {repo_type!r}.")
     target = None if folder is None else Path(folder)
+    if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"`folder` must be empty or not exist, got {target}: choose another, or delete it.")
     if target is not None:
         check_output_folder(target, "folder")
-    if target is not None and target.exists() and any(target.iterdir()):
-        raise ValueError(f"`folder` must be empty or not exist, got {target}: choose another, or delete it.")
     what, known = f"{repo_id}: not pulled.", tokens_in_use(token)
     download = _Download(HfApi(token=token, library_name="hf-latent"), repo_id, repo_type, revision)
 
