@@ -62,7 +62,7 @@ def test_wheel_holds_every_file():
     files = {file.as_posix() for file in importlib.metadata.files("hf-latent")}
     installed = {file for file in files if file.endswith(".py")}
     assert installed == tree() | {"hf_latent/model_cards/__init__.py"}  # and no copies of the library beside weights
-    assert {"hf_latent/py.typed", "hf_latent/viz/replay.html"} <= files
+    assert {"hf_latent/py.typed", *(f"hf_latent/viz/replay.{kind}" for kind in ("html", "css", "js"))} <= files
 
 
 def test_bundled_checkpoints_are_installed_whole():

@@ -16,6 +16,7 @@ from hf_latent.modeling.travel import write_atomically
 from hf_latent.viz.spelling import Speller
 
 PLACEHOLDER = "__REPLAY_JSON__"
+PARTS = {"replay.css": "__REPLAY_STYLE__", "replay.js": "__REPLAY_SCRIPT__"}
 MOST_REPLAYS = 2
 NOT_READ = -1
 
@@ -195,11 +196,20 @@ def write_replay(replays: Sequence[Replay], path: str | Path, title: str) -> Pat
     content = {"title": title, "replays": shown}
     # The parser of HTML ends a script at `</script`, wherever it stands; JSON knows no other meaning of `<`.
     text = json.dumps(content, allow_nan=False, default=str, separators=(",", ":")).replace("<", "\\u003c")
-    page = resources.files("hf_latent.viz").joinpath("replay.html").read_text(encoding="utf-8")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.replace(PLACEHOLDER, text))
+    # The run comes last: what it holds is text of somebody, and no part of the page.
+    write_atomically(path, empty_page().replace(PLACEHOLDER, text))
     return path
+
+
+def empty_page() -> str:
+    """The page without a run: its markup, with its style and its script put in."""
+    files = resources.files("hf_latent.viz")
+    page = files.joinpath("replay.html").read_text(encoding="utf-8")
+    for name, placeholder in PARTS.items():
+        page = page.replace(f"{placeholder}\n", files.joinpath(name).read_text(encoding="utf-8"))
+    return page
 
 
 def _given(
