@@ -48,10 +48,10 @@ SHOW_RESULTS = """() => {
 def serve(settings: AppSettings, **options: Any) -> Any:
     """Build the page and launch it with `options` of `Blocks.launch`."""
     page = build_page(settings)
-    return page.queue(default_concurrency_limit=1, max_size=32).launch(**(look() | options))
+    return page.queue(default_concurrency_limit=1, max_size=32).launch(**(launch_options() | options))
 
 
-def look() -> dict[str, Any]:
+def launch_options() -> dict[str, Any]:
     """Arguments of `Blocks.launch` that make the page look as it should, and ask nobody but its own server."""
     sans = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     mono = ("ui-monospace", "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
@@ -288,4 +288,4 @@ def updates(screen: Screen) -> list[Any]:
     return [screen.message, *panels, gr.update(visible=True), page, str(screen.replay)]
 
 
-__all__ = ["build_page", "look", "serve"]
+__all__ = ["build_page", "launch_options", "serve"]

@@ -24,11 +24,11 @@ def show_early_exit(console: "Console", checkpoint: str, num_problems: int, seed
     from hf_latent import ReasoningTemplate
     from hf_latent.checkpoints.loading import load
     from hf_latent.checkpoints.names import read_description
-    from hf_latent.cli.progress import doing
+    from hf_latent.cli.progress import spinner
     from hf_latent.tasks import ArithmeticTask
 
     about = read_description(checkpoint)
-    with doing(console, f"Loading {checkpoint}"):
+    with spinner(console, f"Loading {checkpoint}"):
         model, tokenizer = load(checkpoint)
     task = ArithmeticTask()
     template = ReasoningTemplate(about["reasoning_length"], about["answer_length"], about["delimiter"])
@@ -101,7 +101,7 @@ def _table(
 ) -> None:
     from rich.table import Table
 
-    from hf_latent.cli.progress import counting
+    from hf_latent.cli.progress import progress_bar
     from hf_latent.evaluation import describe, solve_puzzles
 
     own = {"decoding": "med", "entropy_threshold": model.generation_config.entropy_threshold}
@@ -110,7 +110,7 @@ def _table(
     table = Table(title=f"{len(problems)} held-out problems")
     for heading in ("decoder", "right", "forwards", "left early", "seconds"):
         table.add_column(heading, justify="left" if heading == "decoder" else "right")
-    with counting(console, len(problems) * len(decoders)) as advance:
+    with progress_bar(console, len(problems) * len(decoders)) as advance:
         for settings in decoders:
             on_batch = functools.partial(advance, describe(settings))
             on_batch(0)

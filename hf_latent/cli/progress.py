@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def doing(console: "Console", what: str) -> Iterator[None]:
+def spinner(console: "Console", what: str) -> Iterator[None]:
     """Say `what` is being done: with a moving sign while it lasts in a terminal, as a line of its own elsewhere."""
     if not console.is_terminal:
         console.print(f"{what} ...", highlight=False)
@@ -20,7 +20,7 @@ def doing(console: "Console", what: str) -> Iterator[None]:
 
 
 @contextmanager
-def counting(console: "Console", total: int) -> Iterator[Callable[[str, int], None]]:
+def progress_bar(console: "Console", total: int) -> Iterator[Callable[[str, int], None]]:
     """
     A bar over `total` things: call what is given with what is in work, and how many more are done.
 
@@ -43,4 +43,4 @@ def counting(console: "Console", total: int) -> Iterator[Callable[[str, int], No
         yield advance
 
 
-__all__ = ["counting", "doing"]
+__all__ = ["progress_bar", "spinner"]

@@ -55,7 +55,7 @@ def demo(
     from rich.console import Console
 
     from hf_latent.checkpoints.names import packaged_checkpoints
-    from hf_latent.cli.progress import doing
+    from hf_latent.cli.progress import spinner
     from hf_latent.cli.sudoku_board import draw_puzzle
 
     console = Console()
@@ -72,7 +72,7 @@ def demo(
     found = task.generate(max(show, puzzles), seed=seed, split="test", num_givens=givens)
     instances = [instance | task.format(instance) for instance in found]
     draw_puzzle(console, instances[0]["puzzle"].split("\n"))
-    with doing(console, "Loading torch, transformers and the model"):
+    with spinner(console, "Loading torch, transformers and the model"):
         import torch
 
         from hf_latent.checkpoints.loading import load
@@ -85,7 +85,7 @@ def demo(
     solve_live(console, model, tokenizer, task, instances[:show], (decoders[2], decoders[-1]), delay)
     console.print(f"The same {puzzles} puzzles with each of {len(decoders)} decoders:")
     print_table(console, compare(console, model, tokenizer, task, instances[:puzzles], decoders))
-    with doing(console, "Drawing the order in which cells are written"):
+    with spinner(console, "Drawing the order in which cells are written"):
         draw_order(model, tokenizer, task, instances[0], [d for d in decoders if d["decoding"] in SHOWN], output)
     console.print("\nOrder in which the cells of the first puzzle were written: ", end="")
     console.print(str(output), style="bold", markup=False, highlight=False)
@@ -162,11 +162,11 @@ def compare(
     decoders: list[dict[str, Any]],
 ) -> "list[DecodingResult]":
     """Solve the same puzzles with every decoder."""
-    from hf_latent.cli.progress import counting
+    from hf_latent.cli.progress import progress_bar
     from hf_latent.evaluation import solve_puzzles
 
     results = []
-    with counting(console, len(instances) * len(decoders)) as advance:
+    with progress_bar(console, len(instances) * len(decoders)) as advance:
         for settings in decoders:
             name = settings["decoding"]
             advance(name, 0)

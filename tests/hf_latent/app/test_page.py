@@ -13,7 +13,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'hf-latent[app]'
 
 from hf_latent.app import AppSettings
 from hf_latent.app.form import FIELDS
-from hf_latent.app.page import build_page, look
+from hf_latent.app.page import build_page, launch_options
 
 PATIENCE = 90.0  # seconds; a machine may be busy
 # A visitor's typing, as far as the page can tell.
@@ -113,7 +113,7 @@ def address() -> Iterator[str]:
     """Of a server of the page."""
     served = build_page(AppSettings(("sudoku-4x4", "arithmetic")))
     _, url, _ = served.queue(default_concurrency_limit=1).launch(
-        **look(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
+        **launch_options(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1"
     )
     yield url
     served.close(verbose=False)
@@ -173,8 +173,9 @@ def test_the_page_reports_to_nobody():
     """Fonts and statistics of a page of one's own machine are nobody else's business."""
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert build_page(AppSettings()).analytics_enabled is False
-    theme = look()["theme"]
-    assert not theme._stylesheets and "@import" not in look()["css"] and "url(" not in look()["css"]
+    options = launch_options()
+    assert not options["theme"]._stylesheets
+    assert "@import" not in options["css"] and "url(" not in options["css"]
 
 
 @pytest.mark.slow
