@@ -47,7 +47,7 @@ class MetricOptions:
         answer_filter: one of `ANSWER_FILTERS`, for what was written and for the reference.
         stop: texts at the first of which what was written ends.
         chat: whether prompts go through the chat template.
-        max_new_tokens: tokens to write for a file's question without a template; the checkpoint's own if None.
+        max_new_tokens: tokens to write for a file's question without a template; if None the checkpoint's own, or 128.
         template: to reason and answer in place.
         use_template: whether tasks of this library that reason in place do so.
         separator: between a context and each of its choices.

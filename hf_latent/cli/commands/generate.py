@@ -54,7 +54,7 @@ def generate(
 
     from hf_latent.checkpoints.loading import load
     from hf_latent.data.vocabulary import naming
-    from hf_latent.evaluation.knobs import parse_knobs
+    from hf_latent.evaluation.knobs import default_length, parse_knobs
     from hf_latent.generation.arguments.devices import find_device
 
     options = {"temperature": temperature, "block_length": block_length, "seed": seed, "decoding": decoding}
@@ -80,6 +80,8 @@ def generate(
     kind = TextDiffusionStreamer if is_diffusion else TextStreamer
     streamer = kind(tokenizer, skip_prompt=True, skip_special_tokens=True) if live else None
     if not is_diffusion:
+        if not knobs.keys() & {"max_new_tokens", "max_length"}:
+            knobs |= default_length(loaded)
         knobs = left_to_right_knobs(knobs, infill) | {"self_speculative": self_speculative}
     elif self_speculative:
         raise ValueError(f"`--self-speculative` is for models that write from left to right; {model} does not.")
@@ -103,7 +105,6 @@ def left_to_right_knobs(knobs: dict[str, Any], infill: bool) -> dict[str, Any]:
             raise ValueError(f"`--{name.replace('_', '-')}` is for models that write in any order.")
     if infill:
         raise ValueError("`--infill` is for models that write in any order.")
-    knobs = {"max_new_tokens": 128, **knobs}
     if (seed := knobs.pop("seed", None)) is not None:
         set_seed(seed)
     temperature = knobs.pop("temperature", 0.0)

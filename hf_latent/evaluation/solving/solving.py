@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
+from hf_latent.evaluation.knobs import default_length
 from hf_latent.evaluation.scoring.encoding import encode_context
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.output import DiffusionGenerateOutput
@@ -28,7 +29,7 @@ class Layout:
 
     Args:
         template: what to fill in behind each prompt. The text is then the answer.
-        max_new_tokens: how much to append without a template; the checkpoint's own if None.
+        max_new_tokens: how much to append without a template; the checkpoint's own, or 128, if None.
         chat: whether prompts given as text go through the chat template; messages always do.
         completion_length: if given, the text is that of this many last tokens, special tokens included.
         stop: texts at the first of which what was written ends.
@@ -135,6 +136,8 @@ def solve(
     length = {}
     if layout.template is None and layout.max_new_tokens is not None:
         length = {"max_new_tokens": layout.max_new_tokens}
+    elif not generation_kwargs.keys() & {"max_new_tokens", "max_length"}:
+        length = default_length(model)
     numbers = list(range(len(prompts)) if row_indices is None else row_indices)
     is_diffusion = hasattr(model, "infill")
     # One that writes from left to right draws as transformers does, from the global generator.

@@ -1,5 +1,9 @@
 """`hf-latent generate` with models that write from left to right."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -55,6 +59,15 @@ def test_latent_tokens_are_asked_for_and_change_what_is_written(checkpoint: str)
     texts = {run(checkpoint, "12", "--num-latent-tokens", str(number))[0] for number in range(6)}
     assert len(texts) > 1
     assert run(checkpoint, "12")[0] == run(checkpoint, "12", "--num-latent-tokens", "2")[0]
+
+
+def test_a_checkpoint_that_says_how_much_it_writes_is_taken_at_its_word(checkpoint: str, tmp_path: Path) -> None:
+    """The help says "the checkpoint's own, or 128"; models that write from left to right always wrote 128."""
+    own = Path(shutil.copytree(checkpoint, tmp_path / "own"))
+    (own / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7}))
+    for folder, number in ((checkpoint, 128), (own, 7)):
+        result = CliRunner().invoke(app, ["generate", str(folder), "12"])
+        assert result.stderr.splitlines()[-1].startswith(f"{number} forwards"), result.output
 
 
 def test_sampling_follows_the_seed(checkpoint: str) -> None:

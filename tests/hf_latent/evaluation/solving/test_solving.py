@@ -1,6 +1,7 @@
 """Prompts are laid out, answered and read as asked, each for itself."""
 
 import dataclasses
+import warnings
 
 import pytest
 
@@ -89,3 +90,20 @@ def test_what_was_written_is_cut_at_a_stop(sudoku_model, tokenizer):
 def test_an_unknown_knob_is_refused(sudoku_model, tokenizer):
     with pytest.raises(ValueError, match="entropy_treshold"):
         texts_of(sudoku_model, tokenizer, ["1"], Layout(max_new_tokens=2), entropy_treshold=1)
+
+
+def test_a_model_that_says_no_length_writes_as_much_as_a_denoising_loop(make_latent_token, make_words):
+    """transformers would stop after 20 tokens, and warn; a checkpoint that says how much is taken at its word."""
+    model, words = make_latent_token("left_to_right", max_position_embeddings=256), make_words(61)
+    model.generation_config.eos_token_id = None
+
+    def written(**knobs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            ((solved,),) = solve(model, words, ["w1 w2"], lambda number, text: True, layout=Layout(), **knobs)
+        return solved.tokens
+
+    assert written() == 128
+    assert written(max_new_tokens=3) == 3
+    model.generation_config.max_new_tokens = 5
+    assert written() == 5
