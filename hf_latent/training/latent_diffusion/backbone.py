@@ -26,9 +26,15 @@ from transformers import (
 
 from hf_latent.training.common.sources import read_mapping
 from hf_latent.training.common.token_ids import check_token_ids
-from hf_latent.training.latent_diffusion.data import TextCollator, tokenize_pairs
+from hf_latent.training.latent_diffusion.data import TextCollator
 from hf_latent.training.latent_diffusion.run import load_tokenizer
-from hf_latent.training.latent_diffusion.sources import PairArguments, judge_outputs, load_pairs, write_outputs
+from hf_latent.training.latent_diffusion.sources import (
+    PairArguments,
+    judge_outputs,
+    load_pairs,
+    tokenize_sides,
+    write_outputs,
+)
 from hf_latent.training.run import TaskEvaluation
 from hf_latent.training.runs.finishing import going_on, last_loss
 from hf_latent.training.runs.loss_log import TrueLossMixin
@@ -162,11 +168,7 @@ def make_trainer(
         model = build_bart(model_config, tokenizer)
     else:
         model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model_name_or_path)
-    columns = {"input_column": arguments.input_column, "target_column": arguments.target_column}
-    tokenized = [
-        None if pairs is None else tokenize_pairs(pairs, tokenizer, max_length=arguments.max_length, **columns)
-        for pairs in (train, test)
-    ]
+    tokenized = tokenize_sides(train, test, tokenizer, arguments)
     if arguments.objective == "denoise":
         tokenized = [
             None if pairs is None else corrupted_texts(pairs, arguments, tokenizer, training_args.seed)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from hf_latent.data.identity import digest_weights, without_incidental
+from hf_latent.data.vocabulary import naming_rows
 from hf_latent.modeling.atomic import replacing
 from hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder import LatentAutoencoder
 from hf_latent.modeling.mode import in_evaluation_mode
@@ -27,15 +28,17 @@ def tokenize_pairs(
     max_length: int,
     input_column: str = "prompt",
     target_column: str = "completion",
+    name: str = "dataset",
 ) -> Dataset:
     """
     Columns `input_ids` and `labels`, with the tokenizer's special tokens, of two columns of text.
 
-    Texts longer than `max_length` tokens are cut. Raises `ValueError` for a column that is not there.
+    Texts longer than `max_length` tokens are cut. Raises `ValueError` for a column that is not there, and for a text
+    that the tokenizer has no token for, with its row in `name`, the file or argument that the pairs are from.
     """
-    for name, column in (("input_column", input_column), ("target_column", target_column)):
+    for argument, column in (("input_column", input_column), ("target_column", target_column)):
         if column not in dataset.column_names:
-            raise ValueError(f"`{name}` must be one of {dataset.column_names}, got {column!r}")
+            raise ValueError(f"`{argument}` must be one of {dataset.column_names}, got {column!r}")
 
     def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         inputs, targets = (
@@ -44,7 +47,9 @@ def tokenize_pairs(
         )
         return {"input_ids": inputs, "labels": targets}
 
-    return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names)
+    texts = dataset.select_columns(sorted({input_column, target_column}))
+    with naming_rows(name, tokenizer, texts):
+        return dataset.map(tokenize, batched=True, remove_columns=dataset.column_names)
 
 
 def texts_to_reconstruct(dataset: Dataset, reconstruct: str, with_context: bool) -> Dataset:

@@ -15,8 +15,13 @@ from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import Latent
 from hf_latent.tasks.answer_first import answer_first_tokenizer
 from hf_latent.training.common.sources import read_mapping
 from hf_latent.training.latent_diffusion.config import LatentDiffusionTrainingConfig
-from hf_latent.training.latent_diffusion.data import tokenize_pairs
-from hf_latent.training.latent_diffusion.sources import PairArguments, judge_outputs, load_pairs, write_outputs
+from hf_latent.training.latent_diffusion.sources import (
+    PairArguments,
+    judge_outputs,
+    load_pairs,
+    tokenize_sides,
+    write_outputs,
+)
 from hf_latent.training.latent_diffusion.trainer import LatentDiffusionTrainer, decoder_lora_config
 from hf_latent.training.run import TaskEvaluation
 from hf_latent.training.runs.finishing import going_on, last_loss
@@ -80,11 +85,7 @@ def make_trainer(
         if not is_autoencoder:
             raise ValueError(f"`model_name_or_path` must be what the stage 'autoencoder' has written, got {name}")
         model = LatentDiffusionForConditionalGeneration.from_autoencoder(name, **fields)
-    columns = {"input_column": script_args.input_column, "target_column": script_args.target_column}
-    tokenized = [
-        None if pairs is None else tokenize_pairs(pairs, tokenizer, max_length=script_args.max_length, **columns)
-        for pairs in (train, test)
-    ]
+    tokenized = tokenize_sides(train, test, tokenizer, script_args)
     trainer = LatentDiffusionTrainer(
         model,
         training_args,

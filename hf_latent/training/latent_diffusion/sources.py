@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation.solving.similarity import TEXT_METRICS, text_similarity
 from hf_latent.tasks.answer_first import KINDS, ORDERS, AnswerFirstTask, strip_special
-from hf_latent.training.latent_diffusion.data import TextCollator
+from hf_latent.training.latent_diffusion.data import TextCollator, tokenize_pairs
 
 
 @dataclass
@@ -96,6 +96,19 @@ def load_pairs(arguments: PairArguments) -> tuple[Dataset, Dataset | None]:
     return load_dataset(*source, split=arguments.dataset_train_split), test
 
 
+def tokenize_sides(
+    train: Dataset, test: Dataset | None, tokenizer: PreTrainedTokenizerBase, arguments: PairArguments
+) -> list[Dataset | None]:
+    """[`tokenize_pairs`] of the pairs of [`load_pairs`]; what is wrong with a text is said with its file."""
+    options: dict[str, Any] = {
+        "max_length": arguments.max_length,
+        "input_column": arguments.input_column,
+        "target_column": arguments.target_column,
+    }
+    sides = ((arguments.train_file or "the training set", train), (arguments.eval_file or "the held-out set", test))
+    return [None if pairs is None else tokenize_pairs(pairs, tokenizer, name=name, **options) for name, pairs in sides]
+
+
 def write_outputs(
     write: Callable[..., torch.Tensor],
     tokenizer: PreTrainedTokenizerBase,
@@ -157,4 +170,4 @@ def share(flags: list[bool]) -> float:
     return sum(flags) / max(len(flags), 1)
 
 
-__all__ = ["PairArguments", "judge_outputs", "load_pairs", "write_outputs"]
+__all__ = ["PairArguments", "judge_outputs", "load_pairs", "tokenize_sides", "write_outputs"]
