@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from hf_latent.checkpoints.adapters import BASE_FOLDER
+from hf_latent.data.output_folders import RUN_LOCK
 
 # Of transformers' Trainer, accelerate, DeepSpeed, FSDP, trackers and the machine; patterns of the name of a folder.
 TRAINING_FOLDERS = (
@@ -13,6 +14,7 @@ TRAINING_FOLDERS = (
 TRAINING_FILES = (
     *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler*.pt", "rng_state*.pth"),
     *("random_states_*.pkl", "custom_checkpoint_*.pkl", "sampler*.bin", "dl_state_dict*.bin", "training_args.bin"),
+    RUN_LOCK,
     *("trainer_state.json", "latest", "zero_to_fp32.py", "events.out.tfevents.*", "*.distcp", "*_optim_states.pt"),
 )
 FSDP, DEEPSPEED, CHECKPOINT = "pytorch_model_fsdp_*", "global_step[0-9]*", "checkpoint-[0-9]*"

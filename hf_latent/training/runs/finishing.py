@@ -5,12 +5,13 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_latent.data.output_folders import only_run_in
 from hf_latent.training.runs.checkpoints import find_newest
 
 INTERRUPTED = 130  # what shells give for ctrl-C
@@ -19,9 +20,13 @@ RESUME = "--resume_from_checkpoint"
 
 @contextmanager
 def going_on(args: TrainingArguments) -> Iterator[None]:
-    """On ctrl-C, say in one line what is kept and which command goes on, and leave with the exit status 130."""
+    """
+    Hold the run's folder against a second run, and on ctrl-C say in one line what is kept and which command goes on,
+    and leave with the exit status 130.
+    """
     try:
-        yield
+        with only_run_in(args.output_dir) if args.process_index == 0 else nullcontext():
+            yield
     except KeyboardInterrupt:
         if args.process_index == 0:
             found = find_newest(args.output_dir)
