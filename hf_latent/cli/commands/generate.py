@@ -52,9 +52,10 @@ def generate(
     """
     from transformers import TextDiffusionStreamer, TextStreamer
 
+    from hf_latent.checkpoints.default_length import default_length
     from hf_latent.checkpoints.loading import load
     from hf_latent.data.vocabulary import naming
-    from hf_latent.evaluation.knobs import default_length, parse_knobs
+    from hf_latent.evaluation.knobs import parse_knobs
     from hf_latent.generation.arguments.devices import find_device
 
     options = {"temperature": temperature, "block_length": block_length, "seed": seed, "decoding": decoding}

@@ -9,10 +9,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.checkpoints.default_length import default_length
 from hf_latent.data.embeddings import check_pair
 from hf_latent.data.numbers import takes_numbers
 from hf_latent.data.template import ReasoningTemplate
-from hf_latent.evaluation.knobs import default_length
 from hf_latent.evaluation.scoring.encoding import encode_context
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.output import DiffusionGenerateOutput
