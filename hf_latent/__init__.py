@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from hf_latent.data.traces.scoring import score_traces
     from hf_latent.generation.configuration_generation import DiffusionGenerationConfig
     from hf_latent.generation.output import DiffusionGenerateOutput
+    from hf_latent.modeling.block_diffusion.configuration_fast_dllm import FastDllmConfig
+    from hf_latent.modeling.block_diffusion.configuration_llada2 import Llada2Config
+    from hf_latent.modeling.block_diffusion.configuration_sdar import SdarConfig
+    from hf_latent.modeling.block_diffusion.configuration_sdar_moe import SdarMoeConfig
+    from hf_latent.modeling.block_diffusion.modeling_fast_dllm import FastDllmForMaskedDiffusion
+    from hf_latent.modeling.block_diffusion.modeling_llada2 import Llada2ForMaskedDiffusion
+    from hf_latent.modeling.block_diffusion.modeling_sdar import SdarForMaskedDiffusion
+    from hf_latent.modeling.block_diffusion.modeling_sdar_moe import SdarMoeForMaskedDiffusion
     from hf_latent.modeling.dream.configuration_dream import DreamConfig
     from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
     from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
@@ -22,8 +30,12 @@ if TYPE_CHECKING:
     from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
     from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
     from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
+    from hf_latent.modeling.llada.configuration_illada import IlladaConfig
     from hf_latent.modeling.llada.configuration_llada import LladaConfig
+    from hf_latent.modeling.llada.configuration_llada_moe import LladaMoeConfig
+    from hf_latent.modeling.llada.modeling_illada import IlladaForMaskedDiffusion
     from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+    from hf_latent.modeling.llada.modeling_llada_moe import LladaMoeForMaskedDiffusion
     from hf_latent.tasks import get_task, load_task
 
 __version__ = "0.1.0"
@@ -35,6 +47,10 @@ _DEFINED_IN = {
     "DiffusionGenerationConfig": "hf_latent.generation.configuration_generation",
     "DreamConfig": "hf_latent.modeling.dream.configuration_dream",
     "DreamForMaskedDiffusion": "hf_latent.modeling.dream.modeling_dream",
+    "FastDllmConfig": "hf_latent.modeling.block_diffusion.configuration_fast_dllm",
+    "FastDllmForMaskedDiffusion": "hf_latent.modeling.block_diffusion.modeling_fast_dllm",
+    "IlladaConfig": "hf_latent.modeling.llada.configuration_illada",
+    "IlladaForMaskedDiffusion": "hf_latent.modeling.llada.modeling_illada",
     "LatentAutoencoder": "hf_latent.modeling.latent_diffusion.modeling_latent_autoencoder",
     "LatentDenoiser": "hf_latent.modeling.latent_diffusion.modeling_latent_denoiser",
     "LatentDiffusionConfig": "hf_latent.modeling.latent_diffusion.configuration_latent_diffusion",
@@ -43,9 +59,17 @@ _DEFINED_IN = {
     "LatentTokenConfig": "hf_latent.modeling.latent_token.configuration_latent_token",
     "LatentTokenForCausalLM": "hf_latent.modeling.latent_token.modeling_latent_token_causal",
     "LatentTokenForMaskedDiffusion": "hf_latent.modeling.latent_token.modeling_latent_token",
+    "Llada2Config": "hf_latent.modeling.block_diffusion.configuration_llada2",
+    "Llada2ForMaskedDiffusion": "hf_latent.modeling.block_diffusion.modeling_llada2",
     "LladaConfig": "hf_latent.modeling.llada.configuration_llada",
     "LladaForMaskedDiffusion": "hf_latent.modeling.llada.modeling_llada",
+    "LladaMoeConfig": "hf_latent.modeling.llada.configuration_llada_moe",
+    "LladaMoeForMaskedDiffusion": "hf_latent.modeling.llada.modeling_llada_moe",
     "ReasoningTemplate": "hf_latent.data.template",
+    "SdarConfig": "hf_latent.modeling.block_diffusion.configuration_sdar",
+    "SdarForMaskedDiffusion": "hf_latent.modeling.block_diffusion.modeling_sdar",
+    "SdarMoeConfig": "hf_latent.modeling.block_diffusion.configuration_sdar_moe",
+    "SdarMoeForMaskedDiffusion": "hf_latent.modeling.block_diffusion.modeling_sdar_moe",
     "get_task": "hf_latent.tasks",
     "load_task": "hf_latent.tasks",
     "sample_posterior_traces": "hf_latent.data.traces.sampling",
@@ -77,6 +101,10 @@ __all__ = [
     "DiffusionGenerationConfig",
     "DreamConfig",
     "DreamForMaskedDiffusion",
+    "FastDllmConfig",
+    "FastDllmForMaskedDiffusion",
+    "IlladaConfig",
+    "IlladaForMaskedDiffusion",
     "LatentAutoencoder",
     "LatentDenoiser",
     "LatentDiffusionConfig",
@@ -85,9 +113,17 @@ __all__ = [
     "LatentTokenConfig",
     "LatentTokenForCausalLM",
     "LatentTokenForMaskedDiffusion",
+    "Llada2Config",
+    "Llada2ForMaskedDiffusion",
     "LladaConfig",
     "LladaForMaskedDiffusion",
+    "LladaMoeConfig",
+    "LladaMoeForMaskedDiffusion",
     "ReasoningTemplate",
+    "SdarConfig",
+    "SdarForMaskedDiffusion",
+    "SdarMoeConfig",
+    "SdarMoeForMaskedDiffusion",
     "sample_posterior_traces",
     "score_traces",
 ]

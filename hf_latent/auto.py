@@ -2,6 +2,14 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
+from hf_latent.modeling.block_diffusion.configuration_fast_dllm import FastDllmConfig
+from hf_latent.modeling.block_diffusion.configuration_llada2 import Llada2Config
+from hf_latent.modeling.block_diffusion.configuration_sdar import SdarConfig
+from hf_latent.modeling.block_diffusion.configuration_sdar_moe import SdarMoeConfig
+from hf_latent.modeling.block_diffusion.modeling_fast_dllm import FastDllmForMaskedDiffusion
+from hf_latent.modeling.block_diffusion.modeling_llada2 import Llada2ForMaskedDiffusion
+from hf_latent.modeling.block_diffusion.modeling_sdar import SdarForMaskedDiffusion
+from hf_latent.modeling.block_diffusion.modeling_sdar_moe import SdarMoeForMaskedDiffusion
 from hf_latent.modeling.dream.configuration_dream import DreamConfig
 from hf_latent.modeling.dream.modeling_dream import DreamForMaskedDiffusion
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
@@ -9,12 +17,22 @@ from hf_latent.modeling.latent_diffusion.modeling_latent_diffusion import Latent
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.modeling_latent_token import LatentTokenForMaskedDiffusion
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
+from hf_latent.modeling.llada.configuration_illada import IlladaConfig
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
+from hf_latent.modeling.llada.configuration_llada_moe import LladaMoeConfig
+from hf_latent.modeling.llada.modeling_illada import IlladaForMaskedDiffusion
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
+from hf_latent.modeling.llada.modeling_llada_moe import LladaMoeForMaskedDiffusion
 
 MODELS = (
     (LladaConfig, LladaForMaskedDiffusion),
     (DreamConfig, DreamForMaskedDiffusion),
+    (LladaMoeConfig, LladaMoeForMaskedDiffusion),  # whose checkpoints say "llada": LladaConfig hands them on
+    (IlladaConfig, IlladaForMaskedDiffusion),
+    (SdarConfig, SdarForMaskedDiffusion),
+    (SdarMoeConfig, SdarMoeForMaskedDiffusion),
+    (FastDllmConfig, FastDllmForMaskedDiffusion),
+    (Llada2Config, Llada2ForMaskedDiffusion),
     (LatentTokenConfig, LatentTokenForMaskedDiffusion),
 )
 

@@ -6,18 +6,23 @@ the `target_modules`, not the weights of other methods. What then finds no layer
 given its place where that is certain, and refused where it is not. peft need not be installed.
 """
 
+import copy
+import itertools
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+from hf_latent.modeling.complete_loading import CompleteLoadingMixin
 
 # Of a layer with DoRA; a parameter in peft's files, a module with a `weight` in memory.
 MAGNITUDES = "lora_magnitude_vector"
 
 
-class AdapterLoadingMixin:
+class AdapterLoadingMixin(CompleteLoadingMixin):
     """`load_adapter` that loses nothing. Comes before `PreTrainedModel` among the bases of a head class."""
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,19 +71,47 @@ def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: 
     this every key would be missing, and training would go on from whatever the model held.
     """
     own = {prefix + name for name in module.state_dict()}
-    renames = get_model_conversion_mapping(module, add_legacy=False)
+    transforms = get_model_conversion_mapping(module, add_legacy=False)
+    renames = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    converted: dict[str, _Converted] = {}  # by the name of what several weights become, or the first that one becomes
     markers = None
-    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
+    for key in sorted((key for key in state_dict if key.startswith(prefix) and key not in own), key=_natural_order):
         name = key.removeprefix(prefix)
         for rename in renames:
             name, _ = rename.rename_source_key(name)
+        for converter in converters:
+            target, pattern = converter.rename_source_key(name)
+            if pattern is not None:
+                part = converted.setdefault(target, _Converted(copy.deepcopy(converter), []))
+                part.converter.add_tensor(target, key, pattern, state_dict[key])
+                part.keys.append(key)
+                break
         if prefix + name not in own:
             markers = adapter_parts(module) if markers is None else markers
             if markers & set(name.split(".")):  # peft puts an adapter's name into names that it knows
                 name = _with_adapter(name, own, prefix)
         if prefix + name in own and prefix + name not in state_dict:
             state_dict[prefix + name] = state_dict.pop(key)
+    for target, part in converted.items():
+        weights = part.converter.convert(target, model=module, config=module.config)
+        if all(prefix + name in own and prefix + name not in state_dict for name in weights):
+            for key in part.keys:
+                del state_dict[key]
+            state_dict.update({prefix + name: weight for name, weight in weights.items()})
     refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own}, markers)
+
+
+class _Converted(NamedTuple):
+    """Weights of a checkpoint that become others together, experts for example, and how."""
+
+    converter: WeightConverter
+    keys: list[str]
+
+
+def _natural_order(key: str) -> list[tuple[int, str]]:
+    """Expert 10 after expert 9: they are stacked as they come."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]
 
 
 def _with_adapter(name: str, own: set[str], prefix: str) -> str:
@@ -137,7 +170,11 @@ def original_names(module: Any) -> dict[str, set[str]]:
     """What the original code calls a layer, to what it is called here; one name may stand for several."""
     names: dict[str, set[str]] = {}
     for rename in get_model_conversion_mapping(module, add_legacy=False):
-        for source, target in zip(rename.source_patterns, rename.target_patterns, strict=False):
+        sources, targets = rename.source_patterns, rename.target_patterns
+        # One matrix for several layers, or the other way about, has the names of them all.
+        is_one_to_one = len(sources) == len(targets)
+        pairs = zip(sources, targets, strict=True) if is_one_to_one else itertools.product(sources, targets)
+        for source, target in pairs:
             theirs, ours = (re.sub(r"^.*\.|[^\w.]", "", pattern) for pattern in (source, target))
             if theirs != ours:
                 names.setdefault(theirs, set()).add(ours)

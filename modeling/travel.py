@@ -30,11 +30,32 @@ class TravellingConfigMixin:
     Class attributes:
         travels_with: the modules, by their name in this package, that hold what `auto_classes` names.
         auto_classes: Auto class to model class, for `auto_map`; `AutoConfig` is added.
+        published_model_type: `model_type` in `config.json`, where it is another than that of the class.
     """
 
     travels_with: ClassVar[tuple[str, ...]] = ()
     auto_classes: dict[str, str] = {}  # of the class or, where it depends on a field, a property
+    published_model_type: ClassVar[str | None] = None
     name_or_path: str  # from `PreTrainedConfig`
+    model_type: str
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in transformers; but what is of another family is refused, and how the original code is to compute attention
+        (`attn_implementation`) is its own business: that is for whoever loads the model to say.
+
+        Raises:
+            ValueError: for another `model_type` than that of this class, which transformers only warns of.
+        """
+        given, own = config_dict.get("model_type"), (cls.model_type, cls.published_model_type)
+        if given is not None and given not in own:
+            raise ValueError(
+                f"`model_type` must be {own[1] or own[0]!r} for {cls.__name__}, got {given!r}: AutoConfig and "
+                "AutoModelForCausalLM find the classes of a checkpoint."
+            )
+        fields = {name: value for name, value in config_dict.items() if name != "attn_implementation"}
+        return super().from_dict(fields, **kwargs)  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; but where a part was loaded from on this machine is nobody else's business."""

@@ -4,9 +4,22 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config
-from transformers.activations import ACT2FN
 
+from hf_latent.modeling.published_config import (
+    refuse_partial_rotation,
+    refuse_unsupported,
+    write_published_rotation,
+)
 from hf_latent.modeling.travel import TravellingConfigMixin
+
+# What the original configuration can say and a Qwen2 block cannot do: the one value we honour, the rest is refused.
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+    "full_attn_mask": (True,),
+    "is_causal": (False,),
+    "use_mrope": (False,),
+    "use_sliding_window": (False,),
+    "num_experts": (None, 0),
+}
 
 
 @strict
@@ -47,27 +60,19 @@ class DreamConfig(TravellingConfigMixin, Qwen2Config):
 
     def validate_architecture(self) -> None:
         """Refuse by name what the original configuration can say and this implementation does not do."""
-        only = {"full_attn_mask": True, "is_causal": False, "use_mrope": False, "use_sliding_window": False}
-        for name, allowed in only.items():
-            value = getattr(self, name)
-            if value is not allowed:
-                raise ValueError(f"`{name}`={value!r} is not supported for Dream checkpoints; only {allowed} is.")
+        refuse_unsupported(self, SUPPORTED_VALUES)
+        refuse_partial_rotation(self)
         for name in ("num_attention_heads", "num_key_value_heads"):
             whole = self.hidden_size if name == "num_attention_heads" else self.num_attention_heads
             if getattr(self, name) < 1 or whole % getattr(self, name):
                 raise ValueError(f"`{name}` must divide {whole}, got {getattr(self, name)}.")
         if set(self.layer_types) - {"full_attention"}:
             raise ValueError(f"`layer_types`={self.layer_types!r} is not supported; only 'full_attention' is.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"`hidden_act`={self.hidden_act!r} is not one of the names of transformers' ACT2FN.")
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written to `config.json`: the original field names, so that the original code reads it too."""
         config = super().to_diff_dict()
-        rope_parameters = config.pop("rope_parameters", None) or {}
-        config["rope_theta"] = rope_parameters.get("rope_theta", self.default_theta)
-        scaling = {key: value for key, value in rope_parameters.items() if key != "rope_theta"}
-        config["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+        write_published_rotation(config, self.default_theta)
         config.pop("layer_types", None)
         config.pop("is_causal", None)
         return config

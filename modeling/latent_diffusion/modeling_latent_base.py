@@ -10,10 +10,11 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bart.modeling_bart import BartAttention
 
+from hf_latent.modeling.complete_loading import CompleteLoadingMixin
 from hf_latent.modeling.latent_diffusion.configuration_latent_diffusion import LatentDiffusionConfig
 
 
-class LatentDiffusionPreTrainedModel(PreTrainedModel):
+class LatentDiffusionPreTrainedModel(CompleteLoadingMixin, PreTrainedModel):
     """Base of the family. A checkpoint of the autoencoder alone loads into the whole model, and the other way."""
 
     config: LatentDiffusionConfig

@@ -11,7 +11,10 @@ from hf_latent.modeling.travel import TravellingConfigMixin
 ATTENTIONS = ("bidirectional", "block_causal", "semi_causal")
 ORDERS = ("any", "left_to_right")
 # Families that are masked diffusion models already: they load as they are.
-DIFFUSION_FAMILIES = ("llada", "dream", "latent_token")
+DIFFUSION_FAMILIES = (
+    *("llada", "llada_moe", "illada", "dream", "latent_token"),
+    *("sdar", "sdar_moe", "fast_dllm_qwen", "llada2_moe"),
+)
 
 
 @strict
@@ -122,6 +125,11 @@ class LatentTokenConfig(TravellingConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"`text_config` must be of an autoregressive decoder, got {family!r}, which is a masked diffusion "
                 "model already: load it with AutoModelForCausalLM."
+            )
+        if getattr(self.text_config, "output_router_logits", False):
+            raise ValueError(
+                "`output_router_logits` of `text_config` must be False, got True: the loss has no part that balances "
+                "experts."
             )
         if self.text_config.is_encoder_decoder:
             raise ValueError(f"`text_config` must be of a decoder-only model, got the encoder-decoder {family!r}.")

@@ -1,11 +1,14 @@
 """Configuration of LLaDA (arXiv 2502.09992): LLaDA's own field names on transformers' Llama configuration."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.activations import ACT2FN
 
+from hf_latent.modeling.llada.expert_fields import EXPERT_FIELDS, has_experts
+from hf_latent.modeling.published_config import refuse_partial_rotation
 from hf_latent.modeling.travel import TravellingConfigMixin
 
 # What the original configuration can say and a Llama block cannot do: the one value we honour, the rest is refused.
@@ -105,7 +108,25 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
     residual_dropout: float | int | None = 0.0
     embedding_dropout: float | int | None = 0.0
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; the fields of LLaDA-MoE, whose `model_type` is the same, make its configuration."""
+        if has_experts(config_dict) and "llada_moe" in CONFIG_MAPPING:
+            return CONFIG_MAPPING["llada_moe"].from_dict(config_dict, **kwargs)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; `ValueError` for a checkpoint of LLaDA-MoE, which `AutoConfig` reads."""
+        config = super().from_pretrained(*args, **kwargs)
+        found = config[0] if isinstance(config, tuple) else config
+        if not isinstance(found, LladaConfig):
+            raise ValueError(_experts_refusal(found.to_diff_dict()))
+        return config
+
     def __post_init__(self, **kwargs: Any) -> None:
+        if has_experts(kwargs):
+            raise ValueError(_experts_refusal(kwargs))
         for hub_name, name in self.attribute_map.items():
             value = kwargs.pop(hub_name, None)
             if hub_name == "embedding_size" and value is not None and value < self.vocab_size:
@@ -116,6 +137,11 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
             self.intermediate_size = int(self.mlp_ratio * self.hidden_size)
         self._resolve_key_value_heads()
         self._check_sizes()
+        for name in ("attention_bias", "mlp_bias"):  # Llama's; one switch for all in LLaDA
+            if getattr(self, name) and not self.include_bias:
+                raise ValueError(
+                    f"`{name}`=True is not supported without `include_bias`, which is all biases at once."
+                )
         self.attention_bias = self.mlp_bias = self.include_bias
         super().__post_init__(**kwargs)
         # Also run by `@strict`, which hides the ValueError in an error type of its own.
@@ -152,6 +178,7 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
         """Refuse by name what the original configuration can say and this implementation does not do."""
         self._check_sizes()
         super().validate_architecture()
+        refuse_partial_rotation(self)
         for name, allowed in SUPPORTED_VALUES.items():
             value = getattr(self, name, allowed[0])
             if value not in allowed:
@@ -182,6 +209,14 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
         if self.head_dim == self.hidden_size // self.num_attention_heads:
             config.pop("head_dim", None)
         return config
+
+
+def _experts_refusal(fields: Mapping[str, Any]) -> str:
+    given = ", ".join(f"`{name}`={fields[name]}" for name in EXPERT_FIELDS if fields.get(name))
+    return (
+        f"{given} is not supported by LladaConfig, which is dense: a checkpoint with experts is LLaDA-MoE. Load it "
+        "with AutoConfig and AutoModelForCausalLM, or LladaMoeConfig and LladaMoeForMaskedDiffusion."
+    )
 
 
 __all__ = ["LladaConfig"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
+import hf_latent
 
 VOCAB_SIZE, PAD, MASK = 64, 50, 51
 
@@ -72,6 +72,78 @@ DREAM: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
 }
 
+QWEN: dict[str, Any] = {
+    "attention_dropout": 0.0,
+    "bos_token_id": PAD,
+    "eos_token_id": PAD,
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "initializer_range": 0.02,
+    "intermediate_size": 48,
+    "mask_token_id": MASK,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": PAD,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 1000.0,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vocab_size": VOCAB_SIZE,
+}
+SDAR = QWEN | {"attention_bias": False, "block_size": 4, "head_dim": 16}
+EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "output_router_logits": False}
+SDAR_MOE = SDAR | EXPERTS | {"decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": 8}
+FAST_DLLM = QWEN | {"bd_size": 4, "conplemenrary_mask": True}
+LLADA2 = QWEN | EXPERTS
+LLADA2 |= {
+    "embedding_dropout": 0.0,
+    "first_k_dense_replace": 1,
+    "head_dim": 16,
+    "moe_intermediate_size": 8,
+    "moe_router_enable_expert_bias": True,
+    "n_group": 4,
+    "norm_head": False,
+    "norm_softmax": False,
+    "norm_topk_prob": True,
+    "num_shared_experts": 1,
+    "output_dropout": 0.0,
+    "partial_rotary_factor": 0.5,
+    "rotary_dim": 8,
+    "routed_scaling_factor": 2.5,
+    "router_dtype": "fp32",
+    "score_function": "sigmoid",
+    "topk_group": 2,
+    "use_bias": False,
+    "use_qk_norm": True,
+    "use_qkv_bias": False,
+    "use_rmsnorm": True,
+    "using_split_qkv_in_self_attention": False,
+    "block_size": 4,
+}
+LLADA_MOE = {name: value for name, value in QWEN.items() if name not in ("intermediate_size", "use_sliding_window")}
+LLADA_MOE |= EXPERTS
+LLADA_MOE |= {
+    "attention_bias": False,
+    "clip_qkv": None,
+    "dense_intermediate_size": 48,
+    "expert_intermediate_size": 8,
+    "moe_layer_freq": [0, 1],
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "norm_topk_prob": None,
+    "partial_rotary_factor": 1,
+    "qk_layernorm": True,
+    "routed_scaling_factor": 1,
+    "router_num_group": None,
+    "router_topk_group": None,
+    "shared_expert_intermediate_size": None,
+}
+ILLADA = {name: value for name, value in QWEN.items() if name != "use_sliding_window"}
+ILLADA |= {"attention_bias": False, "layer_norm_eps": None, "mlp_bias": False, "resid_pdrop": 0.0}
+
 # Name of the case to what its configuration says differently.
 LLADA_CASES: dict[str, dict[str, Any]] = {
     "llada": {},
@@ -89,7 +161,17 @@ LLADA_CASES: dict[str, dict[str, Any]] = {
     "llada-mlp-ratio": {"mlp_hidden_size": None, "mlp_ratio": 3},
     "llada-gelu": {"activation_type": "gelu"},
 }
-DREAM_CASES: dict[str, dict[str, Any]] = {"dream": {}, "dream-tied": {"tie_word_embeddings": True}}
+# Family to what begins the names of its classes, its fields and its cases.
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "llada": ("Llada", LLADA, LLADA_CASES),
+    "dream": ("Dream", DREAM, {"dream": {}, "dream-tied": {"tie_word_embeddings": True}}),
+    "sdar": ("Sdar", SDAR, {"sdar": {}}),
+    "sdar-moe": ("SdarMoe", SDAR_MOE, {"sdar-moe": {}}),
+    "fast-dllm": ("FastDllm", FAST_DLLM, {"fast-dllm": {}, "fast-dllm-tied": {"tie_word_embeddings": True}}),
+    "llada2": ("Llada2", LLADA2, {"llada2": {}, "llada2-qkv-bias": {"use_qkv_bias": True, "use_qk_norm": False}}),
+    "llada-moe": ("LladaMoe", LLADA_MOE, {"llada-moe": {}}),
+    "illada": ("Illada", ILLADA, {"illada": {"tie_word_embeddings": True}}),
+}
 
 
 @dataclass(frozen=True)
@@ -97,23 +179,24 @@ class Case:
     """One row of the table: `fields` is what the published `config.json` would say."""
 
     name: str
+    family: str
     fields: dict[str, Any]
 
     @property
     def is_dream(self) -> bool:
-        return self.name.startswith("dream")
+        return self.family == "dream"
 
     @property
     def is_tied(self) -> bool:
         return bool(self.fields.get("weight_tying") or self.fields.get("tie_word_embeddings"))
 
-    def config(self, **overrides: Any) -> LladaConfig | DreamConfig:
-        return (DreamConfig if self.is_dream else LladaConfig)(**(self.fields | overrides))
+    def config(self, **overrides: Any) -> PreTrainedConfig:
+        return getattr(hf_latent, f"{FAMILIES[self.family][0]}Config")(**(self.fields | overrides))
 
     def model(self, seed: int = 0, **overrides: Any) -> PreTrainedModel:
         """A model in which every parameter, biases and norms too, is random and matters."""
         torch.manual_seed(seed)
-        model_class = DreamForMaskedDiffusion if self.is_dream else LladaForMaskedDiffusion
+        model_class = getattr(hf_latent, f"{FAMILIES[self.family][0]}ForMaskedDiffusion")
         model = model_class(self.config(**overrides)).eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -124,8 +207,9 @@ class Case:
 
 
 CASES = [
-    *(Case(name, LLADA | fields) for name, fields in LLADA_CASES.items()),
-    *(Case(name, DREAM | fields) for name, fields in DREAM_CASES.items()),
+    Case(name, family, fields | differing)
+    for family, (_, fields, cases) in FAMILIES.items()
+    for name, differing in cases.items()
 ]
 BY_NAME = {case.name: case for case in CASES}
 

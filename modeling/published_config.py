@@ -1,0 +1,107 @@
+"""
+Configurations of published families: they read and write the field names of the original checkpoints, and refuse by
+name what those can say and a model here would not do.
+"""
+
+from typing import Any, ClassVar
+
+from transformers.activations import ACT2FN
+
+from hf_latent.modeling.travel import TravellingConfigMixin
+
+
+class PublishedConfigMixin(TravellingConfigMixin):
+    """
+    Configuration of a family as its checkpoints lie on the Hub. Comes first among the bases of a configuration class,
+    before the stock configuration of transformers.
+
+    Class attributes:
+        supported_values: field to the values that are honoured; a field that is not there counts as supported.
+        published_names: field of the original configuration to the one here, where they differ.
+        not_published: fields that the original configuration does not have, which are not written.
+        published_mask_token_id: that of the family, where its configurations do not say it. Taken where the
+            vocabulary holds it.
+        rotates_partly: whether the stock attention takes a `partial_rotary_factor`; the others would ignore it.
+    """
+
+    supported_values: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    published_names: ClassVar[dict[str, str]] = {}
+    not_published: ClassVar[tuple[str, ...]] = ()
+    published_mask_token_id: ClassVar[int | None] = None
+    rotates_partly: ClassVar[bool] = False
+    mask_token_id: int | None
+    vocab_size: int
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for theirs, ours in self.published_names.items():
+            if theirs != ours and (value := kwargs.pop(theirs, None)) is not None:
+                setattr(self, ours, value)
+        kwargs.pop("model_type", None)  # the class's, by which key names are found, whatever the file calls it
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        default = self.published_mask_token_id
+        if self.mask_token_id is None and default is not None and default < self.vocab_size:
+            self.mask_token_id = default
+        # Also run by `@strict`, which hides the ValueError in an error type of its own.
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Refuse by name what the original configuration can say and this implementation does not do."""
+        super().validate_architecture()  # type: ignore[misc]
+        refuse_unsupported(self, self.supported_values)
+        if not self.rotates_partly:
+            refuse_partial_rotation(self)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written to `config.json`: the original field names, so that the original code reads it too."""
+        fields = super().to_diff_dict()  # type: ignore[misc]
+        for theirs, ours in self.published_names.items():
+            fields.pop(ours, None)
+            fields[theirs] = getattr(self, ours)
+        write_published_rotation(fields, self.default_theta)
+        for name in self.not_published:
+            fields.pop(name, None)
+        fields["model_type"] = self.published_model_type or self.model_type
+        if fields.get("mask_token_id") is None:
+            fields.pop("mask_token_id", None)
+        return fields
+
+
+def refuse_unsupported(config: Any, supported: dict[str, tuple[Any, ...]]) -> None:
+    """Raise `ValueError` for a field of `config` with a value that is none of those `supported`, by name."""
+    for name, allowed in supported.items():
+        value = getattr(config, name, allowed[0])
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}`={value!r} is not supported for checkpoints of `model_type`={config.model_type!r}; allowed: "
+                f"{', '.join(map(repr, allowed))}."
+            )
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(
+            f"`hidden_act`={config.hidden_act!r} is not supported; allowed: the names of transformers' ACT2FN, e.g. "
+            "'silu', 'gelu', 'relu'."
+        )
+    block_size = getattr(config, "block_size", None)
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"`block_size` must be at least 1, got {block_size}.")
+
+
+def refuse_partial_rotation(config: Any) -> None:
+    """Raise `ValueError` for a rotation of a part of each head, which most stock attention ignores."""
+    factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1)
+    if factor != 1:
+        raise ValueError(
+            f"`partial_rotary_factor`={factor} is not supported for checkpoints of `model_type`="
+            f"{config.model_type!r}; allowed: 1."
+        )
+
+
+def write_published_rotation(fields: dict[str, Any], default_theta: float) -> None:
+    """Replace `rope_parameters` among the `fields` of a configuration by what was written before transformers 5."""
+    rotation = dict(fields.pop("rope_parameters", None) or {})
+    fields["rope_theta"] = rotation.pop("rope_theta", default_theta)
+    if "partial_rotary_factor" in rotation:
+        fields["partial_rotary_factor"] = rotation.pop("partial_rotary_factor")
+    fields["rope_scaling"] = None if rotation.get("rope_type", "default") == "default" else rotation
+
+
+__all__ = ["PublishedConfigMixin", "refuse_partial_rotation", "refuse_unsupported", "write_published_rotation"]
