@@ -1,5 +1,8 @@
 """Registration with transformers' Auto classes; importing `hf_latent` does it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from hf_latent.modeling.block_diffusion.configuration_fast_dllm import FastDllmConfig
@@ -20,6 +23,7 @@ from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentT
 from hf_latent.modeling.llada.configuration_illada import IlladaConfig
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.llada.configuration_llada_moe import LladaMoeConfig
+from hf_latent.modeling.llada.expert_fields import has_experts
 from hf_latent.modeling.llada.modeling_illada import IlladaForMaskedDiffusion
 from hf_latent.modeling.llada.modeling_llada import LladaForMaskedDiffusion
 from hf_latent.modeling.llada.modeling_llada_moe import LladaMoeForMaskedDiffusion
@@ -37,6 +41,15 @@ MODELS = (
 )
 
 
+def family_of(fields: Mapping[str, Any]) -> str | None:
+    """
+    The `model_type` of the class in [`MODELS`] that reads the `fields` of a `config.json`, if one does: LLaDA-MoE's
+    files say "llada", too.
+    """
+    model_type = fields.get("model_type")
+    return LladaMoeConfig.model_type if model_type == LladaConfig.model_type and has_experts(fields) else model_type
+
+
 def register() -> None:
     """Make the Auto classes return our models; `AutoModel` too gives the class whose `generate` works."""
     for config_class, model_class in MODELS:
@@ -50,4 +63,4 @@ def register() -> None:
         auto_class.register(LatentDiffusionConfig, LatentDiffusionForConditionalGeneration, exist_ok=True)
 
 
-__all__ = ["MODELS", "register"]
+__all__ = ["MODELS", "family_of", "register"]

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from hf_latent.auto import family_of
 from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundles.bundling import CODE_RECORD, write_code_record
 from hf_latent.hub.bundles.travelling_code import CONFIGS, auto_map_of, family_sources
@@ -20,7 +21,7 @@ def missing_code(folder: Path, files: dict[str, Path]) -> dict[str, str]:
     an `auto_map`, unless it is of somebody's code that is not there, as of a checkpoint in its authors' layout.
     """
     config = read_json_object(files[CONFIG])
-    model_type = config.get("model_type")
+    model_type = family_of(config)
     if model_type not in CONFIGS:
         return {}
     added = {name: text for name, text in family_sources(model_type).items() if name not in files}

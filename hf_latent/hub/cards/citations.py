@@ -43,13 +43,41 @@ PAPERS = {
         2025,
         "2502.02737",
     ),
+    "block_diffusion": Paper(
+        "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models",
+        "Arriola, Marianne and others",
+        2025,
+        "2503.09573",
+    ),
+    "sdar": Paper(
+        "SDAR: A Synergistic Diffusion-AutoRegression Paradigm for Scalable Sequence Generation",
+        "Cheng, Shuang and others",
+        2025,
+        "2510.06303",
+    ),
+    "fast_dllm_v2": Paper(
+        "Fast-dLLM v2: Efficient Block-Diffusion LLM", "Wu, Chengyue and others", 2025, "2509.26328"
+    ),
+    "llada2": Paper(
+        "LLaDA2.0: Scaling Up Diffusion Language Models to 100B", "Bie, Tiwei and others", 2025, "2512.15745"
+    ),
+    "llada_moe": Paper(
+        "LLaDA-MoE: A Sparse MoE Diffusion Language Model", "Zhu, Fengqi and others", 2025, "2509.24389"
+    ),
     "gsm8k": Paper("Training Verifiers to Solve Math Word Problems", "Cobbe, Karl and others", 2021, "2110.14168"),
 }
 MODEL_TYPES = {
     "llada": ("llada",),
+    "llada_moe": ("llada_moe",),
+    "illada": ("llada",),
     "Dream": ("dream",),
+    "sdar": ("sdar",),
+    "sdar_moe": ("sdar",),
+    "Fast_dLLM_Qwen": ("fast_dllm_v2",),
+    "llada2_moe": ("llada2",),
     "latent_token": ("latent_tokens",),
     "latent_diffusion": ("latent_diffusion",),
+    "block_causal": ("block_diffusion",),  # any decoder, as below
     "opened": (
         "llada",
         "dream",

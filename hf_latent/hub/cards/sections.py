@@ -154,6 +154,8 @@ def _adapter(fields: Mapping[str, Any]) -> str:
 
 def _attention(subject: Subject) -> str:
     config = subject.model.config if subject.model is not None else None
+    if getattr(subject.model, "is_block_causal", False):
+        return f"block-causal, in blocks of {config.block_size}"
     if not getattr(config, "is_semi_causal", False):
         return "bidirectional"
     return "causal, with groups that look ahead" if subject.kind is AHEAD else "semi-causal, in any order"
@@ -257,7 +259,8 @@ def citation(subject: Subject, rows: Sequence[Evaluation], text: str = "", names
     uses_lora = bool(subject.adapter) or bool((subject.run.get("model") or {}).get("use_peft"))
     config = subject.model.config if subject.model is not None else None
     opened = subject.model_type == "latent_token" and not getattr(config, "is_semi_causal", False)
-    keys = papers_of("opened" if opened else subject.model_type, names=known, decodings=rules, is_adapter=uses_lora)
+    kind = ("block_causal" if config.attention == "block_causal" else "opened") if opened else subject.model_type
+    keys = papers_of(kind, names=known, decodings=rules, is_adapter=uses_lora)
     shown = " ".join(text.split())
     keys += [key for key, paper in PAPERS.items() if (paper.arxiv or paper.title) in shown and key not in keys]
     entries = "\n\n".join(bibtex(key) for key in keys)

@@ -150,10 +150,10 @@ def _planned_adapter(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shape(fields: dict[str, Any], knobs: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a configuration, without weights."""
-    import hf_latent  # noqa: F401  (registers the model classes)
+    from hf_latent.auto import family_of  # registers the model classes, too
 
     kwargs = {name: value for name, value in fields.items() if name not in ("model_type", "auto_map")}
-    config = AutoConfig.for_model(fields["model_type"], **kwargs)
+    config = AutoConfig.for_model(family_of(fields), **kwargs)
     if fields.get("architectures"):  # which say which of two classes of a model type it is
         config.architectures = fields["architectures"]
     dtype = getattr(torch, str(fields.get("dtype") or "float32").removeprefix("torch."))

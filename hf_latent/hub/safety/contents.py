@@ -2,6 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
+from hf_latent.auto import family_of
 from hf_latent.checkpoints.adapters import BASE_FOLDER
 from hf_latent.data.json_files import read_json_object
 from hf_latent.hub.bundles.bundling import check_loads_without_us, is_checkpoint
@@ -70,7 +71,7 @@ def replaces(kind: str, path: str) -> bool:
 
 def _check_model(folder: Path, files: dict[str, Path]) -> None:
     config = read_json_object(files["config.json"])
-    model_type = config.get("model_type")
+    model_type = family_of(config)
     if model_type not in CONFIGS:
         raise ValueError(
             f"{folder} holds a model of type {model_type!r}, which is not one of hf-latent ({', '.join(CONFIGS)}): "
