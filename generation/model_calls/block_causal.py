@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_latent.generation.model_calls.block_causal_masks import block_causal_visibility
+from hf_latent.generation.model_calls.block_causal_masks import canvas_block_visibility
 from hf_latent.generation.model_calls.block_causal_spans import RowLayout, Span
 from hf_latent.generation.model_calls.exact_cache import BlockCausalCache, ColumnCache, TurnKeeper, resume
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
@@ -150,30 +150,31 @@ class BlockCausalPredictor(Predictor):
         """The columns of the spans, and who sees whom among them."""
         assert self._layout is not None
         offsets, device = self._layout.offsets, canvas.ids.device
-        firsts = [offset + span.start for offset, span in zip(offsets, spans, strict=True)]
-        length = max(offset + span.seen for offset, span in zip(offsets, spans, strict=True))
-        width = max(span.end - span.start + span.from_before for span in spans)
-        is_run = len(set(zip(firsts, spans, strict=True))) == 1 and not spans[0].from_before
+        ends = [(offset + span.seen, span.from_before) for offset, span in zip(offsets, spans, strict=True)]
         if not self.uses_cache:
             # All columns up to the last one that is read or predicted; those that are not there yet are not seen.
-            is_run, firsts = True, [0] * len(spans)
-            width = length = max(o + s.seen + s.from_before for o, s in zip(offsets, spans, strict=True))
-        first = torch.tensor(firsts, device=device)
-        columns = first[:, None] + torch.arange(width, device=device)
-        if not is_run:
-            # Rows with fewer read their last once more, which changes nothing; that again is the state behind which a
-            # token is predicted that is itself not read.
-            last = [offset + span.end - 1 for offset, span in zip(offsets, spans, strict=True)]
-            columns = columns.minimum(torch.tensor(last, device=device)[:, None])
-        return _Reading(
-            spans=spans,
-            start=firsts[0] if is_run else None,
-            columns=columns,
-            firsts=first,
-            position_ids=self._copy_for_guidance(canvas.position_ids.gather(1, columns)),
-            length=length,
-            masks=self._mask(canvas, spans, columns, length),
-        )
+            length = max(end + from_before for end, from_before in ends)
+            columns = torch.arange(length, device=device).expand(len(spans), -1)
+            return self._finish_reading(canvas, spans, 0, columns, length)
+        length = max(end for end, _ in ends)
+        firsts = [offset + span.start for offset, span in zip(offsets, spans, strict=True)]
+        widths = [span.end - span.start for span in spans]
+        if len({*zip(firsts, spans, strict=True)}) == 1 and not spans[0].from_before:
+            columns = torch.arange(firsts[0], firsts[0] + widths[0], device=device).expand(len(spans), -1)
+            return self._finish_reading(canvas, spans, firsts[0], columns, length)
+        # Rows with fewer read their last once more, which changes nothing; that again is the state behind which a
+        # token is predicted that is itself not read.
+        width = max(w + span.from_before for w, span in zip(widths, spans, strict=True))
+        first, last = torch.tensor([firsts, [f + w - 1 for f, w in zip(firsts, widths, strict=True)]], device=device)
+        columns = (first[:, None] + torch.arange(width, device=device)).minimum(last[:, None])
+        return self._finish_reading(canvas, spans, None, columns, length)
+
+    def _finish_reading(
+        self, canvas: Canvas, spans: list[Span], start: int | None, columns: torch.Tensor, length: int
+    ) -> "_Reading":
+        masks = self._mask(canvas, spans, columns, length)
+        reading = _Reading(spans, start, columns, columns[:, 0], canvas.position_ids, length, masks)
+        return replace(reading, position_ids=self._copy_for_guidance(reading.take(canvas.position_ids)))
 
     def _mask(self, canvas: Canvas, spans: list[Span], columns: torch.Tensor, length: int) -> Any:
         """Prepared masks of the queries at `columns` `(A, Q)`; None where all of them see all `length` keys."""
@@ -185,10 +186,11 @@ class BlockCausalPredictor(Predictor):
         if shared and in_one_block and (window is None or length <= window):
             return None
         rows = 1 if shared else len(spans)  # masks of equal rows are one
-        position_ids, valid, columns = (x[:rows] for x in (canvas.position_ids[:, :length], canvas.valid, columns))
-        seen = torch.tensor([each.seen for each in spans[:rows]], device=columns.device)
-        exists = valid[:, :length] & (position_ids < seen[:, None])
-        keys = block_causal_visibility(position_ids, exists, self.block_size)
+        position_ids, exists = canvas.position_ids[:rows, :length], canvas.valid[:rows, :length]
+        if not shared or not self.uses_cache:
+            seen = torch.tensor([each.seen for each in spans[:rows]], device=columns.device)
+            exists = exists & (position_ids < seen[:, None])
+        keys, columns = canvas_block_visibility(position_ids, exists, self.block_size), columns[:rows]
         if not shared and self.num_copies == 2:
             keys, columns = keys.select((torch.arange(rows, device=columns.device).repeat(2),)), columns.repeat(2, 1)
         every = torch.arange(len(columns), device=columns.device)
@@ -260,7 +262,7 @@ class _Reading:
     spans: list[Span]
     start: int | None  # the first, where all rows read one run of columns: a slice is quicker than an index
     columns: torch.Tensor  # (A, Q); a row's are a run, and its last again
-    firsts: torch.Tensor  # (A,): the first of each row
+    firsts: torch.Tensor  # (A,): the first of each row's
     position_ids: torch.Tensor  # (A, Q), or twice the rows with guidance
     length: int  # columns that are seen
     masks: Any

@@ -44,6 +44,22 @@ def block_causal_visibility(position_ids: torch.Tensor, exists: torch.Tensor, bl
     )
 
 
+def canvas_block_visibility(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int) -> Visibility:
+    """
+    What `block_causal_visibility` is where every row holds one document: its places are positions. A forward that
+    enters a block asks for it, where sorting would show.
+
+    Args: those of `block_causal_visibility`.
+    """
+    return Visibility(
+        order=torch.where(exists, position_ids, NOT_IN_STREAM),
+        visible_from=torch.zeros_like(position_ids),
+        visible_until=torch.where(exists, position_ids - position_ids % block_size + block_size, 0),
+        group=torch.full_like(position_ids, -1),
+        position=position_ids,
+    )
+
+
 def noisy_and_clean_visibility(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int) -> Visibility:
     """
     Visibility `(B, 2L)` of `[x_t | x_0]`, the noisy copy of rows and the clean one (arXiv 2503.09573, section 3.1):
@@ -79,4 +95,4 @@ def _find_places(position_ids: torch.Tensor, exists: torch.Tensor, block_size: i
     return _Places(order, *(torch.where(exists, places, 0) for places in found))
 
 
-__all__ = ["block_causal_visibility", "noisy_and_clean_visibility"]
+__all__ = ["block_causal_visibility", "canvas_block_visibility", "noisy_and_clean_visibility"]

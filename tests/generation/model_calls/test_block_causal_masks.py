@@ -5,7 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_latent.generation.model_calls.block_causal_masks import block_causal_visibility, noisy_and_clean_visibility
+from hf_latent.generation.model_calls.block_causal_masks import (
+    block_causal_visibility,
+    canvas_block_visibility,
+    noisy_and_clean_visibility,
+)
 from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, is_visible
 
 # Of a row: padding on the left, lengths of its documents, padding on the right.
@@ -89,3 +93,13 @@ def test_positions_need_not_begin_at_zero_or_stand_in_order(block_size: int) -> 
     assert torch.equal(is_visible(seen, seen)[0], expected[0])
     # The token at position 0 is the second column: what stands before it there is another document.
     assert torch.equal(is_visible(permuted, permuted)[0, 1:, 1:], expected[1, 1:, 1:])
+
+
+@given(batch=rows(), block_size=st.integers(1, 12))
+@settings(max_examples=40)
+def test_rows_of_one_document_need_no_sorting(batch: list[Row], block_size: int) -> None:
+    positions, exists, _ = tensors([(left, [sum(lengths)], right) for left, lengths, right in batch])
+    general = block_causal_visibility(positions, exists, block_size)
+    canvas = canvas_block_visibility(positions, exists, block_size)
+    seen, expected = is_visible(canvas, canvas), is_visible(general, general)
+    assert torch.equal(seen[exists], expected[exists])
