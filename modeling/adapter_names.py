@@ -74,12 +74,35 @@ def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: 
     transforms = get_model_conversion_mapping(module, add_legacy=False)
     renames = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    converted: dict[str, _Converted] = {}  # by the name of what several weights become, or the first that one becomes
-    markers = None
+    renamed = {}
     for key in sorted((key for key in state_dict if key.startswith(prefix) and key not in own), key=_natural_order):
-        name = key.removeprefix(prefix)
+        renamed[key] = key.removeprefix(prefix)
         for rename in renames:
-            name, _ = rename.rename_source_key(name)
+            renamed[key], _ = rename.rename_source_key(renamed[key])
+    strange = {name for name in renamed.values() if prefix + name not in own}
+    markers = adapter_parts(module) if strange else set()
+    if strange and converters:
+        weights = {key: name for key, name in renamed.items() if not markers & set(name.split("."))}
+        _convert_weights(module, state_dict, prefix, own, weights, converters)
+    for key, name in renamed.items():
+        if prefix + name not in own and markers & set(name.split(".")):
+            name = _with_adapter(name, own, prefix)  # peft puts an adapter's name into names that it knows
+        if key in state_dict and prefix + name in own and prefix + name not in state_dict:
+            state_dict[prefix + name] = state_dict.pop(key)
+    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own}, markers or None)
+
+
+def _convert_weights(
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    own: set[str],
+    names: dict[str, str],
+    converters: list[WeightConverter],
+) -> None:
+    """Split and stack what the original code holds otherwise, among the weights by their keys to their `names`."""
+    converted: dict[str, _Converted] = {}  # by the name of what several weights become, or the first that one becomes
+    for key, name in names.items():
         for converter in converters:
             target, pattern = converter.rename_source_key(name)
             if pattern is not None:
@@ -87,19 +110,12 @@ def rename_original_keys(module: nn.Module, state_dict: dict[str, Any], prefix: 
                 part.converter.add_tensor(target, key, pattern, state_dict[key])
                 part.keys.append(key)
                 break
-        if prefix + name not in own:
-            markers = adapter_parts(module) if markers is None else markers
-            if markers & set(name.split(".")):  # peft puts an adapter's name into names that it knows
-                name = _with_adapter(name, own, prefix)
-        if prefix + name in own and prefix + name not in state_dict:
-            state_dict[prefix + name] = state_dict.pop(key)
     for target, part in converted.items():
         weights = part.converter.convert(target, model=module, config=module.config)
         if all(prefix + name in own and prefix + name not in state_dict for name in weights):
             for key in part.keys:
                 del state_dict[key]
             state_dict.update({prefix + name: weight for name, weight in weights.items()})
-    refuse_lost_adapters(module, {key.removeprefix(prefix) for key in state_dict if key not in own}, markers)
 
 
 class _Converted(NamedTuple):

@@ -186,6 +186,11 @@ DECODERS: dict[str, dict[str, Any]] = {
     "mistral": _SIZES | {"sliding_window": 4},
     "gemma2": _SIZES | _WINDOWS,
     "gemma3_text": _SIZES | _WINDOWS,
+    "olmo2": _SIZES,
+    "phi3": _SIZES,
+    "cohere": _SIZES,
+    "granite": _SIZES | {"logits_scaling": 3.0},
+    "qwen3_moe": _SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
     "gpt2": _GPT2 | {"bos_token_id": 1, "eos_token_id": 61, "pad_token_id": 62},
 }
 

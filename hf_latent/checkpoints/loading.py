@@ -52,6 +52,8 @@ def load(
         with explained(adapter, "--adapter"):
             model, tokenizer = merge(model, tokenizer, adapter, trust_remote_code=trust_remote_code)
     check_vocabulary(tokenizer, model)
+    if getattr(model.config, "mask_token_id", None) is None and tokenizer.mask_token_id is not None:
+        model.config.mask_token_id = tokenizer.mask_token_id  # of a family whose configurations do not say it
     return model.eval(), tokenizer
 
 
