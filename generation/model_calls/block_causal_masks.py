@@ -24,7 +24,9 @@ class _Places(NamedTuple):
     block_end: torch.Tensor
 
 
-def block_causal_visibility(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int) -> Visibility:
+def block_causal_visibility(
+    position_ids: torch.Tensor, exists: torch.Tensor, block_size: int | torch.Tensor
+) -> Visibility:
     """
     Visibility `(B, L)` of rows of tokens, masked or not: the stream holds all, each sees it to the end of its block.
     Size 1 is causal attention, a size of the longest document is bidirectional attention within documents.
@@ -32,7 +34,7 @@ def block_causal_visibility(position_ids: torch.Tensor, exists: torch.Tensor, bl
     Args:
         position_ids: int64 `(B, L)`, positions within the document; a position 0 starts one.
         exists: bool `(B, L)`, what is not padding.
-        block_size: positions of a block, at least 1.
+        block_size: positions of a block, at least 1; or int64 `(B, 1)` or `(B, L)`, the same within a document.
     """
     places = _find_places(position_ids, exists, block_size)
     return Visibility(
@@ -60,7 +62,9 @@ def canvas_block_visibility(position_ids: torch.Tensor, exists: torch.Tensor, bl
     )
 
 
-def noisy_and_clean_visibility(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int) -> Visibility:
+def noisy_and_clean_visibility(
+    position_ids: torch.Tensor, exists: torch.Tensor, block_size: int | torch.Tensor
+) -> Visibility:
     """
     Visibility `(B, 2L)` of `[x_t | x_0]`, the noisy copy of rows and the clean one (arXiv 2503.09573, section 3.1):
     clean tokens as in `block_causal_visibility`; a noisy token sees the clean blocks before its own, and its own noisy
@@ -79,7 +83,7 @@ def noisy_and_clean_visibility(position_ids: torch.Tensor, exists: torch.Tensor,
     return noisy.join(block_causal_visibility(position_ids, exists, block_size))
 
 
-def _find_places(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int) -> _Places:
+def _find_places(position_ids: torch.Tensor, exists: torch.Tensor, block_size: int | torch.Tensor) -> _Places:
     document = (exists & (position_ids == 0)).long().cumsum(-1) * _STRIDE
     # Padding, which may lie on either side, is sorted behind everything else.
     keys = torch.where(exists, document + position_ids, NOT_IN_STREAM)

@@ -10,16 +10,18 @@ batch, padded left or right, on one device or on many, before and after a resume
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from hf_latent.generation.state.noise import GOLDEN, mix
 
-_SQRT2 = 0x6A09E667F3BCC909  # 2**64 times the fraction of the square root of two, odd
+# 2**64 times the fractions of the square roots of two and of three, odd; as int64.
+_SQRT2 = 0x6A09E667F3BCC909
+_SQRT3 = 0xBB67AE8584CAA73B - 2**64
 # What a hash is drawn for.
-_TIME_STREAM, _TOKEN_STREAM, _CUT_STREAM, _PROMPT_STREAM, _ATTENTION_STREAM = 1, 2, 3, 4, 5
+_TIME_STREAM, _TOKEN_STREAM, _CUT_STREAM, _PROMPT_STREAM, _ATTENTION_STREAM, _SIZE_STREAM = 1, 2, 3, 4, 5, 6
 
 
 class MaskSchedule(NamedTuple):
@@ -39,7 +41,7 @@ MASK_SCHEDULES: dict[str, MaskSchedule] = {
     ),
 }
 LOSS_WEIGHTINGS = ("uniform", "nelbo", "inverse_t")
-TIME_SAMPLINGS = ("low_discrepancy", "antithetic", "independent")
+TIME_SAMPLINGS = ("low_discrepancy", "antithetic", "independent", "bell")
 
 
 def _to_uniform(x: torch.Tensor) -> torch.Tensor:
@@ -67,15 +69,20 @@ def sample_times(
     epoch: int | torch.Tensor,
     sampling: str = "low_discrepancy",
     epsilon: float = 0.0,
+    largest: float = 1.0,
+    blocks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Time of each example in one epoch, uniform on [epsilon, 1).
+    Time of each example in one epoch, or of each of its blocks, uniform on [epsilon, largest) but for `"bell"`.
 
-    `"low_discrepancy"` spreads the times evenly: over the consecutive examples of an epoch and over the epochs of one
-    example they form a Kronecker sequence `offset + id phi + epoch sqrt(2) (mod 1)`, of which `n` consecutive points
-    leave no gap wider than `2.1 / n`. Stratifying inside a batch (as MDLM does) would spread them better there, but
-    make an example's noise depend on its neighbours. `"antithetic"` gives the examples `2 i` and `2 i + 1` the times
-    `t` and `1 - t` of one draw. `"independent"` hashes (seed, epoch, example).
+    `"low_discrepancy"` spreads the times evenly: over the consecutive examples of an epoch, over the epochs of one
+    example and over the blocks of one row they form a Kronecker sequence
+    `offset + id phi + epoch sqrt(2) + block sqrt(3) (mod 1)`, of which `n` consecutive points along id or epoch leave
+    no gap wider than `2.1 / n`, along block none wider than `3 / n`. Stratifying inside a batch (as MDLM and BD3LM
+    do) would spread them better there, but make an example's noise depend on its neighbours. `"antithetic"` gives the
+    examples `2 i` and `2 i + 1` the times `t` and `1 - t` of one draw. `"independent"` hashes (seed, epoch, example,
+    block). `"bell"` turns the times of `"low_discrepancy"` into those of a bell, see [`time_density`]: few tokens are
+    learnt from a row that is nearly whole or nearly empty.
 
     Args:
         example_ids (`torch.LongTensor` of shape `(B,)`): identity of each example in its dataset.
@@ -85,21 +92,61 @@ def sample_times(
         sampling (`str`): one of `TIME_SAMPLINGS`.
         epsilon (`float`): smallest time. Above 0 the estimated NELBO leaves out what lies below `epsilon`, about
             `epsilon` times the loss of one token alone masked, per token.
+        largest (`float`): no time is larger.
+        blocks (`torch.LongTensor` of shape `(B, L)`, *optional*): number of the block that each position is in. Block
+            0 has the time that the row would have without.
 
     Returns:
-        `torch.FloatTensor` of shape `(B,)`.
+        `torch.FloatTensor` of shape `(B,)`, or `(B, L)` with `blocks`, equal within a block.
     """
-    if sampling == "low_discrepancy":
-        offset = _hash(_TIME_STREAM, seed) + torch.as_tensor(epoch, dtype=torch.int64) * _SQRT2
-        state = offset + example_ids * GOLDEN
+    words = [torch.as_tensor(word, dtype=torch.int64) for word in (epoch, example_ids)]
+    if blocks is not None:
+        words = [word[:, None] if word.dim() else word for word in words]
+    number, ids = words
+    block: list[Any] = [] if blocks is None else [blocks]
+    if sampling in ("low_discrepancy", "bell"):
+        state = _hash(_TIME_STREAM, seed) + number * _SQRT2 + ids * GOLDEN
+        state = state if blocks is None else state + blocks * _SQRT3
     elif sampling == "independent":
-        state = _hash(_TIME_STREAM, seed, epoch, example_ids)
+        state = _hash(_TIME_STREAM, seed, number, ids, *block)
     elif sampling == "antithetic":
-        state = _hash(_TIME_STREAM, seed, epoch, example_ids // 2)
-        state = torch.where(example_ids % 2 == 0, state, ~state)  # 1 - t, to the last bit
+        state = _hash(_TIME_STREAM, seed, number, ids // 2, *block)
+        state = torch.where(ids % 2 == 0, state, ~state)  # 1 - t, to the last bit
     else:
         raise ValueError(f"`sampling` must be one of {TIME_SAMPLINGS}, got {sampling!r}")
-    return epsilon + (1 - epsilon) * _to_uniform(state)
+    uniform = _to_uniform(state)
+    if sampling == "bell":  # the inverse of the distribution function 3 x^2 - 2 x^3
+        uniform = (0.5 + torch.sin(torch.asin(2 * uniform - 1) / 3)).clamp(0, 1)
+    return epsilon + (largest - epsilon) * uniform
+
+
+def time_density(
+    times: torch.Tensor, *, sampling: str, epsilon: float = 0.0, largest: float = 1.0
+) -> torch.Tensor | float:
+    """
+    Density of the `times`, relative to that of uniform ones on [epsilon, largest): 1, or for `"bell"` that of
+    Beta(2, 2), `6 x (1 - x)` with `x` the place within the interval.
+
+    Bell-shaped times are those of arXiv 2605.13026; the choice of Beta(2, 2) is ours. A mean over such times weighs
+    each time by this density; divided by it, it is the mean over uniform ones.
+    """
+    if sampling != "bell":
+        return 1.0
+    x = ((times - epsilon) / (largest - epsilon)).clamp(2**-24, 1 - 2**-24)
+    return 6 * x * (1 - x)
+
+
+def sample_block_sizes(
+    choices: Sequence[int], *, seed: int, step: int, example_ids: torch.Tensor | None = None
+) -> int | torch.Tensor:
+    """
+    One of `choices`, equally often each: of an optimizer step, or with `example_ids` `(B,)` of every row of it,
+    int64 `(B,)`, a hash of (seed, step or pass, example).
+    """
+    sizes = torch.tensor(choices, device=None if example_ids is None else example_ids.device)
+    words = [] if example_ids is None else [example_ids]
+    picked = sizes[(draw_uniform(_SIZE_STREAM, seed, step, *words) * len(choices)).long()]
+    return int(picked) if example_ids is None else picked
 
 
 def sample_noise(
@@ -175,7 +222,7 @@ def corrupt(
     mask_token_id: int,
 ) -> Corruption:
     """
-    Replace each maskable token by the mask, independently with its row's probability: `q(x_t | x)`.
+    Replace each maskable token by the mask, independently with its row's probability, or its own: `q(x_t | x)`.
 
     No position is forced: a row of `S` maskable positions stays whole with probability `(1 - m)^S` and then adds zero
     to the loss, as the bound wants. Forcing one would bias short answers and small `t`, where the weight is largest.
@@ -183,11 +230,11 @@ def corrupt(
     Args:
         input_ids (`torch.LongTensor` of shape `(B, L)`): clean tokens.
         maskable (`torch.BoolTensor` of shape `(B, L)`): positions that may be masked.
-        mask_probability (`torch.FloatTensor` of shape `(B,)`): `m(t)`, in [0, 1].
+        mask_probability (`torch.FloatTensor` of shape `(B,)` or `(B, L)`): `m(t)`, in [0, 1].
         noise (`torch.FloatTensor` of shape `(B, L)`): uniform on [0, 1).
         mask_token_id (`int`): token of a masked position.
     """
-    masked = maskable & (noise < mask_probability[:, None])
+    masked = maskable & (noise < (mask_probability[:, None] if mask_probability.dim() == 1 else mask_probability))
     return Corruption(input_ids.masked_fill(masked, mask_token_id), masked)
 
 
@@ -199,10 +246,10 @@ def weigh(times: torch.Tensor, *, schedule: str = "linear", weighting: str = "ne
     token: no bound on the likelihood, but the gradient is not dominated by the few rows with small `t`.
 
     Args:
-        times (`torch.FloatTensor` of shape `(B,)`): in (0, 1].
+        times (`torch.FloatTensor` of shape `(B,)` or `(B, L)`): in (0, 1].
 
     Returns:
-        `torch.FloatTensor` of shape `(B,)`.
+        `torch.FloatTensor` of the shape of `times`.
     """
     if weighting == "uniform":
         return torch.ones_like(times)
@@ -223,10 +270,12 @@ __all__ = [
     "MaskSchedule",
     "corrupt",
     "draw_uniform",
+    "sample_block_sizes",
     "sample_lengths",
     "sample_noise",
     "sample_opening",
     "sample_prompt_dropout",
     "sample_times",
+    "time_density",
     "weigh",
 ]

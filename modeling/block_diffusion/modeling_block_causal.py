@@ -47,7 +47,7 @@ class BlockCausalHead(MaskedDiffusionHead):
         logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
         targets: torch.LongTensor | None = None,
         clean_ids: torch.LongTensor | None = None,
-        block_size: int | None = None,
+        block_size: int | torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
@@ -65,8 +65,8 @@ class BlockCausalHead(MaskedDiffusionHead):
                 The tokens without noise. A noisy token then sees its own block of `input_ids` and the blocks before
                 it of `clean_ids`, so that one call predicts all blocks as decoding would, one after another. Logits,
                 labels and positions to keep are those of `input_ids`.
-            block_size (`int`, *optional*):
-                Positions of a block; the configuration's if not given.
+            block_size (`int` or `torch.LongTensor` of shape `(B, 1)` or `(B, L)`, *optional*):
+                Positions of a block, of each row or of each document of it; the configuration's if not given.
 
         Raises:
             ValueError: for a block size below 1, or none at all; for `clean_ids` of another shape; for any of the two
@@ -94,7 +94,7 @@ class BlockCausalHead(MaskedDiffusionHead):
         position_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         clean_ids: torch.Tensor | None = None,
-        block_size: int | None = None,
+        block_size: int | torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Outputs of the base model for the `L` positions of the input, under block-causal masks."""
@@ -129,7 +129,11 @@ class BlockCausalHead(MaskedDiffusionHead):
         return _first_positions(outputs, shape[1])
 
     def _prepare_masks(
-        self, position_ids: torch.Tensor, exists: torch.Tensor, has_clean_copy: bool, block_size: int | None
+        self,
+        position_ids: torch.Tensor,
+        exists: torch.Tensor,
+        has_clean_copy: bool,
+        block_size: int | torch.Tensor | None,
     ) -> Any:
         """Masks of a forward of all of the rows `(B, L)`, in the form the decoder takes."""
         block_size = self.config.block_size if block_size is None else block_size
@@ -144,7 +148,7 @@ class BlockCausalHead(MaskedDiffusionHead):
         inputs_embeds: torch.Tensor | None,
         attention_mask: Any,
         clean_ids: torch.Tensor | None,
-        block_size: int | None,
+        block_size: int | torch.Tensor | None,
         kwargs: Any,
     ) -> None:
         if not self.is_block_causal:
@@ -152,7 +156,15 @@ class BlockCausalHead(MaskedDiffusionHead):
                 "`clean_ids` and `block_size` are for block-causal attention, got either with `attention`="
                 f"{getattr(self.config, 'attention', 'bidirectional')!r}."
             )
-        if block_size is not None and (isinstance(block_size, bool) or block_size < 1):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if isinstance(block_size, torch.Tensor) and given is not None:
+            rows, length = given.shape[:2]
+            if tuple(block_size.shape) not in ((rows, 1), (rows, length)):
+                raise ValueError(
+                    f"`block_size` must be an integer or have the shape ({rows}, 1) or ({rows}, {length}), got "
+                    f"{tuple(block_size.shape)}."
+                )
+        elif block_size is not None and (isinstance(block_size, bool) or block_size < 1):
             raise ValueError(f"`block_size` must be at least 1, got {block_size}.")
         if block_size is not None and is_prepared_mask(attention_mask):
             raise ValueError(
@@ -160,7 +172,6 @@ class BlockCausalHead(MaskedDiffusionHead):
             )
         if find_cache(kwargs) is not None:
             raise ValueError("`clean_ids` and `block_size` are for a forward of all positions, got a cache.")
-        given = input_ids if inputs_embeds is None else inputs_embeds
         if clean_ids is not None and given is not None and clean_ids.shape != given.shape[:2]:
             raise ValueError(
                 f"`clean_ids` must have the shape of the noisy rows, {tuple(given.shape[:2])}, got "

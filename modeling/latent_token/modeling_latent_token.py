@@ -109,7 +109,7 @@ class LatentTokenForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, L
         reveal_order: torch.Tensor | None = None,
         query_group: torch.LongTensor | None = None,
         clean_ids: torch.LongTensor | None = None,
-        block_size: int | None = None,
+        block_size: int | torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""

@@ -25,7 +25,8 @@ class LatentTokenTrainingConfig(MaskedDiffusionConfig):
             which makes rows `num_latent_tokens + 2` times as long. Left to right.
 
     `mask_schedule`, `loss_weighting`, `time_sampling`, `time_epsilon` and `prompt_dropout` are of models that write in
-    any order. `packing` and `attention_annealing_steps` cannot be used.
+    any order. `packing`, `attention_annealing_steps`, `complementary_masks`, `time_per` and `block_sizes` cannot be
+    used.
     """
 
     num_latent_tokens: list[int] = field(
@@ -51,7 +52,7 @@ class LatentTokenTrainingConfig(MaskedDiffusionConfig):
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
         if self.num_states is not None and self.num_states < 1:
             raise ValueError(f"`num_states` must be at least 1, got {self.num_states}")
-        for name in ("packing", "attention_annealing_steps"):
+        for name in ("packing", "attention_annealing_steps", "complementary_masks", "time_per", "block_sizes"):
             if getattr(self, name):
                 raise ValueError(f"`{name}` cannot be used with latent tokens, got {getattr(self, name)}")
 

@@ -76,7 +76,7 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
             )
         if not config.is_semi_causal:
             raise ValueError(
-                "`model` must have `attention`='semi_causal', got 'bidirectional': use MaskedDiffusionTrainer"
+                f"`model` must have `attention`='semi_causal', got {config.attention!r}: use MaskedDiffusionTrainer"
             )
         if config.mask_token_id is None:
             raise ValueError("`mask_token_id` of the model's configuration must be a token id, got None")
@@ -105,10 +105,15 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         return supervised
 
     def _model_inputs(
-        self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+        self,
+        inputs: dict[str, torch.Tensor],
+        noisy: torch.Tensor,
+        clean: torch.Tensor,
+        attended: torch.Tensor,
+        masked: torch.Tensor,
+    ) -> tuple[dict[str, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """In any order: who enters the text when, and who is predicted together."""
-        given, at = super()._model_inputs(inputs, noisy, attended, masked)
+        given, at = super()._model_inputs(inputs, noisy, clean, attended, masked)
         ids, draw = inputs["example_id"], self._draw(inputs)
         given["reveal_order"] = sample_reveal_order(ids, self._supervised(inputs), **draw)
         hidden = (noisy == self.model.config.mask_token_id) & attended & ~masked

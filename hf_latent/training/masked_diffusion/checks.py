@@ -62,12 +62,40 @@ def check_model(model: nn.Module, *, needs_mask: bool = False, max_length: int |
         )
     if getattr(base.config, "mask_token_id", None) is None:
         raise ValueError(f"`mask_token_id` of {name}'s configuration must be a token id, got None")
+    if is_block_causal(base):
+        base.block_causal_masks()  # refuses an attention implementation that takes no mask of ours
+        if base.config.block_size == 1:
+            return  # causal, as it should be
     if any(p.is_meta or p.numel() == 0 for p in base.parameters()):
         return  # spread over processes: it cannot be asked here
     if not _sees(base, None):
         raise ValueError(f"{name} stays causal: its first token does not see the others")
     if needs_mask:
         _check_masks(base, max_length)
+
+
+def is_block_causal(model: nn.Module) -> bool:
+    """Whether positions of a model see the blocks up to their own, under an adapter or not."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    return bool(getattr(base, "is_block_causal", False))
+
+
+def check_block_options(model: nn.Module, args: MaskedDiffusionConfig) -> None:
+    """Raise `ValueError` for options of blocks where there are none, and for those that blocks leave no meaning."""
+    base = model.get_base_model() if is_peft_model(model) else model
+    if is_block_causal(base):
+        if args.attention_annealing_steps:
+            raise ValueError(
+                "`attention_annealing_steps` opens attention to both sides and must be 0 with block-causal attention, "
+                f"got {args.attention_annealing_steps}; `block_sizes` trains for several block sizes"
+            )
+        return
+    for name, value in (("time_per", "block"), ("block_sizes", args.block_sizes)):
+        if value is not None and getattr(args, name) == value:
+            raise ValueError(
+                f"`{name}`={value!r} needs a model with block-causal attention, whose blocks have one size or "
+                f"another, got {type(base).__name__}"
+            )
 
 
 def _check_masks(base: nn.Module, max_length: int | None) -> None:
@@ -141,9 +169,11 @@ def add_example_ids(dataset: AnyDataset) -> AnyDataset:
 __all__ = [
     "AnyDataset",
     "add_example_ids",
+    "check_block_options",
     "check_model",
     "check_tokenizer",
     "has_prompts_in_evaluation_only",
+    "is_block_causal",
     "load_model",
     "load_processing_class",
 ]

@@ -8,6 +8,8 @@ from trl import SFTConfig
 from hf_latent.training.common.objectives import LOSS_NORMALIZATIONS, LOSS_WEIGHTINGS, MASK_SCHEDULES, TIME_SAMPLINGS
 
 EOS_PADDINGS = ("none", "batch", "max_length")
+TIMES_PER = ("sequence", "block")
+BLOCK_SIZES_PER = ("step", "row")
 
 
 @dataclass
@@ -34,12 +36,29 @@ class MaskedDiffusionConfig(SFTConfig):
             What the summed loss is averaged over: supervised tokens of the optimizer step (`"token"`), rows of nats
             per token (`"sequence"`, LLaDA's SFT), or rows of nats per row (`"batch"`).
         time_sampling (`str`, *optional*, defaults to `"low_discrepancy"`):
-            `"low_discrepancy"` (times evenly spread over examples and epochs), `"antithetic"` (t and 1 - t for two
-            neighbours of the data set) or `"independent"`.
+            `"low_discrepancy"` (times evenly spread over examples, epochs and blocks), `"antithetic"` (t and 1 - t
+            for two neighbours of the data set), `"independent"`, or `"bell"` (times of density 6 t (1 - t), so that
+            the loss weighs the middle more; arXiv 2605.13026 for the idea). Evaluation spreads the times of `"bell"`
+            evenly, and the logged `nll` of training is the bound all the same.
         time_epsilon (`float`, *optional*, defaults to `1e-3`):
             Smallest time, in [0, 1).
+        time_max (`float`, *optional*, defaults to 1.0):
+            Largest time. A narrower interval lowers the gradient's variance (BD3LM, arXiv 2503.09573); LLaDA2's is
+            0.3 to 0.8. The loss and `nll` then are those of the times that are left.
+        time_per (`str`, *optional*):
+            Whether a row has one time (`"sequence"`, as SDAR) or each of its blocks one (`"block"`, as BD3LM).
+            Defaults to `"block"` for block-causal models; others have no blocks.
+        complementary_masks (`bool`, *optional*, defaults to `False`):
+            Whether every row comes twice in a step, with a mask and with its complement, at the times t and 1 - t, so
+            that each supervised token is learnt once (Fast-dLLM v2, arXiv 2509.26328). The loss is then the mean over
+            supervised tokens with `loss_weighting="uniform"`, and the mean of two bounds with `"nelbo"`.
         noise_seed (`int`, *optional*):
-            Seed of times and masks; defaults to `seed`.
+            Seed of times, masks and block sizes; defaults to `seed`.
+        block_sizes (`list[int]`, *optional*):
+            Block sizes to draw from in training, for block-causal models; the configuration's alone if not given,
+            and in evaluation.
+        block_size_per (`str`, *optional*, defaults to `"step"`):
+            Whether an optimizer step draws one block size, or every row.
 
         attention_annealing_steps (`int`, *optional*, defaults to 0):
             Steps over which attention is opened: at step s each pair of a position and a later one is seen with
@@ -82,7 +101,27 @@ class MaskedDiffusionConfig(SFTConfig):
         metadata={"help": "How the times of examples and epochs are spread.", "choices": list(TIME_SAMPLINGS)},
     )
     time_epsilon: float = field(default=1e-3, metadata={"help": "Smallest time, in [0, 1)."})
-    noise_seed: int | None = field(default=None, metadata={"help": "Seed of times and masks. Defaults to `seed`."})
+    time_max: float = field(default=1.0, metadata={"help": "Largest time, above the smallest and at most 1."})
+    time_per: str | None = field(
+        default=None,
+        metadata={
+            "help": "What has a time of its own. Unset: a block of block-causal models, a row of others.",
+            "choices": list(TIMES_PER),
+        },
+    )
+    complementary_masks: bool = field(
+        default=False, metadata={"help": "Every row twice in a step, with a mask and with its complement."}
+    )
+    noise_seed: int | None = field(
+        default=None, metadata={"help": "Seed of times, masks and block sizes. Defaults to `seed`."}
+    )
+    block_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Block sizes to draw from in training. Unset: the configuration's."}
+    )
+    block_size_per: str = field(
+        default="step",
+        metadata={"help": "What draws one of `block_sizes`.", "choices": list(BLOCK_SIZES_PER)},
+    )
     attention_annealing_steps: int = field(
         default=0, metadata={"help": "Steps over which attention is opened from causal to bidirectional. 0: open."}
     )
@@ -115,6 +154,8 @@ class MaskedDiffusionConfig(SFTConfig):
             ("loss_weighting", LOSS_WEIGHTINGS),
             ("loss_normalization", LOSS_NORMALIZATIONS),
             ("time_sampling", TIME_SAMPLINGS),
+            ("time_per", (None, *TIMES_PER)),
+            ("block_size_per", BLOCK_SIZES_PER),
             ("pad_completion_with_eos", EOS_PADDINGS),
         ):
             if getattr(self, name) not in allowed:
@@ -126,6 +167,12 @@ class MaskedDiffusionConfig(SFTConfig):
             )
         if not 0 <= self.time_epsilon < 1:
             raise ValueError(f"`time_epsilon` must be in [0, 1), got {self.time_epsilon}")
+        if not self.time_epsilon < self.time_max <= 1:
+            raise ValueError(
+                f"`time_max` must be above `time_epsilon` ({self.time_epsilon}) and at most 1, got {self.time_max}"
+            )
+        self._check_complement()
+        self._check_block_sizes()
         for name in ("prompt_dropout", "random_length_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
@@ -135,6 +182,34 @@ class MaskedDiffusionConfig(SFTConfig):
             raise ValueError(f"`noise_seed` must be in [0, 2**63), got {self.noise_seed}")
         if self.pad_completion_with_eos == "max_length" and self.max_length is None:
             raise ValueError("`pad_completion_with_eos='max_length'` needs `max_length`, got None")
+
+    def _check_complement(self) -> None:
+        if not self.complementary_masks:
+            return
+        if self.mask_schedule != "linear":
+            raise ValueError(
+                "`complementary_masks` needs `mask_schedule='linear'`, whose complement has the time 1 - t, got "
+                f"{self.mask_schedule!r}"
+            )
+        low, high = self.time_interval
+        if low >= high:
+            raise ValueError(
+                "`complementary_masks` needs times t such that 1 - t is one, too, which `time_epsilon` "
+                f"{self.time_epsilon} and `time_max` {self.time_max} leave none of"
+            )
+
+    def _check_block_sizes(self) -> None:
+        sizes = self.block_sizes
+        if sizes is not None and (not sizes or any(size < 1 for size in sizes)):
+            raise ValueError(f"`block_sizes` must be numbers of at least 1, got {sizes}")
+        if sizes is None and self.block_size_per != "step":
+            raise ValueError(f"`block_size_per` is for `block_sizes`, got {self.block_size_per!r} without")
+
+    @property
+    def time_interval(self) -> tuple[float, float]:
+        """Smallest and largest time; with complementary masks of those t for which 1 - t is within both, too."""
+        low, high = self.time_epsilon, self.time_max
+        return (max(low, 1 - high), min(high, 1 - low)) if self.complementary_masks else (low, high)
 
     def _check_inherited(self) -> None:
         if self.padding_free:
@@ -167,4 +242,4 @@ class MaskedDiffusionConfig(SFTConfig):
             )
 
 
-__all__ = ["EOS_PADDINGS", "MaskedDiffusionConfig"]
+__all__ = ["BLOCK_SIZES_PER", "EOS_PADDINGS", "TIMES_PER", "MaskedDiffusionConfig"]

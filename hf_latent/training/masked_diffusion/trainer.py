@@ -20,16 +20,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from hf_latent.data.corruption import (
-    MASK_SCHEDULES,
-    corrupt,
-    sample_lengths,
-    sample_noise,
-    sample_opening,
-    sample_prompt_dropout,
-    sample_times,
-    weigh,
-)
+from hf_latent.data.corruption import sample_opening, sample_prompt_dropout
 from hf_latent.data.embeddings import embedding_rows
 from hf_latent.data.vocabulary import naming_rows
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, ScoredOutput
@@ -37,35 +28,38 @@ from hf_latent.training.common import supervision
 from hf_latent.training.common.adapters import check_adapters, check_peft_config
 from hf_latent.training.common.bases import keep_base
 from hf_latent.training.common.endings import check_endings
-from hf_latent.training.common.objectives import IGNORE_INDEX, count_items, normalize_rows, reduce_loss
+from hf_latent.training.common.objectives import count_items, normalize_rows, reduce_loss
 from hf_latent.training.common.publishing import SelfContainedPushMixin
 from hf_latent.training.common.token_ids import check_token_ids
+from hf_latent.training.masked_diffusion.batch_noise import BatchNoiseMixin
+from hf_latent.training.masked_diffusion.block_inputs import BlockRows, block_causal_inputs
 from hf_latent.training.masked_diffusion.checks import (
     AnyDataset,
     add_example_ids,
+    check_block_options,
     check_model,
     check_tokenizer,
     has_prompts_in_evaluation_only,
+    is_block_causal,
     load_model,
     load_processing_class,
 )
 from hf_latent.training.masked_diffusion.collator import MaskedDiffusionCollator
 from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
+from hf_latent.training.masked_diffusion.noising import twice
 from hf_latent.training.masked_diffusion.packing import attention_bias, lay_out, pack_documents
 from hf_latent.training.runs.loss_log import ratio, without_empty
-from hf_latent.training.runs.passes import PASS
 from hf_latent.training.runs.resuming import ResumableMixin
 from hf_latent.training.runs.summed_metrics import SummedMetricsMixin
 
 logger = logging.getLogger(__name__)
 
-EVAL_EPOCH = -1  # evaluation meets the same noise after every epoch, and never that of training
 # What is summed for the log: weighted nats and what they are divided by; nats of the bound; nats and hits of masked
 # tokens; masked, supervised and attended tokens.
 PARTS = ("loss", "items", "bound", "nll", "correct", "masked", "supervised", "tokens")
 
 
-class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetricsMixin, SFTTrainer):
+class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableMixin, SummedMetricsMixin, SFTTrainer):
     """
     Fine-tune a masked diffusion language model on anything `SFTTrainer` accepts: text, prompt-completion,
     conversations, or `input_ids` with `labels`. Supervised tokens are masked at random and predicted from all others;
@@ -164,7 +158,9 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetri
 
     def _check_model(self, model: nn.Module, args: MaskedDiffusionConfig) -> None:
         """Raise `ValueError` for a model that the objective cannot train."""
-        check_model(model, needs_mask=args.packing or args.attention_annealing_steps > 0, max_length=args.max_length)
+        needs_mask = args.packing or args.attention_annealing_steps > 0
+        check_model(model, needs_mask=needs_mask and not is_block_causal(model), max_length=args.max_length)
+        check_block_options(model, args)
 
     # Data
 
@@ -215,24 +211,6 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetri
     def _count_items(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return count_items(self._supervised(inputs), self.args.loss_normalization).sum()
 
-    def _draw(self, inputs: dict[str, Any]) -> dict[str, int]:
-        """Seed and pass over the data, of what is drawn for a batch."""
-        epoch = inputs.get(PASS, self.passes.current) if self.model.training else EVAL_EPOCH
-        return {"seed": self.args.noise_seed, "epoch": epoch}
-
-    def _attended(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Tokens `[B, L]` that exist: not padding, not behind the end of a row that is cut at random."""
-        attended = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-        if not self.model.training or self.args.random_length_share == 0:
-            return attended
-        share = self.args.random_length_share
-        lengths = sample_lengths(inputs["example_id"], attended.sum(-1), share, **self._draw(inputs))  # [B]
-        return attended & (attended.cumsum(-1) <= lengths[:, None])
-
-    def _supervised(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Tokens `[B, L]` that may be masked and are predicted then."""
-        return (inputs["labels"] != IGNORE_INDEX) & self._attended(inputs)
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -241,55 +219,65 @@ class MaskedDiffusionTrainer(SelfContainedPushMixin, ResumableMixin, SummedMetri
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """
-        Masked diffusion loss of a batch; with `return_outputs` also its `PARTS`, `[B, 8]`.
+        Masked diffusion loss of a batch; with `return_outputs` also its `PARTS`, of every example.
 
-        1. Draw each example's time and noise. 2. Mask supervised tokens. 3. Predict those. 4. Weigh and score.
+        1. Draw times and noise, and mask supervised tokens. 2. Predict those. 3. Weigh and score.
         """
-        args, training, draw = self.args, self.model.training, self._draw(inputs)
+        args, training = self.args, self.model.training
         if "example_id" not in inputs:
             raise ValueError("the batch has no `example_id`, which seeds its noise: use MaskedDiffusionCollator")
+        num_examples = len(inputs["example_id"])
+        if args.complementary_masks:
+            inputs = twice(inputs)  # B is then twice the number of examples
+        draw = self._draw(inputs)
         attended, supervised = self._attended(inputs), self._supervised(inputs)  # [B, L]
 
-        # 1. Time and noise
-        ids = inputs["example_id"]  # [B]
-        times = sample_times(ids, sampling=args.time_sampling, epsilon=args.time_epsilon, **draw)  # [B]
-        noise = sample_noise(ids, supervised, **draw)  # [B, L]
-
-        # 2. Corruption
-        probability = MASK_SCHEDULES[args.mask_schedule].mask_probability(times)  # [B]
-        mask_token_id = self.model.config.mask_token_id
-        noisy, masked = corrupt(inputs["input_ids"], supervised, probability, noise, mask_token_id)  # [B, L]
+        # 1. Time, noise, corruption
+        noise = self._add_noise(inputs, attended, supervised)
+        noisy, masked = noise.input_ids, noise.masked
+        clean = inputs["input_ids"]
         if training and args.prompt_dropout > 0:
-            hidden = sample_prompt_dropout(ids, args.prompt_dropout, **draw)  # [B]
-            noisy = noisy.masked_fill(hidden[:, None] & attended & ~supervised, mask_token_id)
+            hidden = sample_prompt_dropout(inputs["example_id"], args.prompt_dropout, **draw)  # [B]
+            hidden = hidden[:, None] & attended & ~supervised
+            noisy, clean = (each.masked_fill(hidden, self.model.config.mask_token_id) for each in (noisy, clean))
 
-        # 3. Prediction
-        given, at = self._model_inputs(inputs, noisy, attended, masked)
+        # 2. Prediction
+        given, at = self._model_inputs(inputs, noisy, clean, attended, masked)
         score = self._score(model, given, at, inputs["labels"][masked])
 
-        # 4. Score
-        weights = weigh(times, schedule=args.mask_schedule, weighting=args.loss_weighting)
-        weights = normalize_rows(weights, supervised, args.loss_normalization)  # [B]
-        items = count_items(supervised, args.loss_normalization)  # [B]
+        # 3. Score
         row = masked.nonzero()[:, 0]  # [N]
-        num_items = items.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = reduce_loss(score.nll, weights[row], num_items)
+        items = count_items(supervised, args.loss_normalization)  # [B]
+        share = normalize_rows(torch.ones_like(items, dtype=torch.float32), supervised, args.loss_normalization)
+        weights = noise.weights[masked] * share[row]  # [N]
+        num_items = items[:num_examples].sum() if num_items_in_batch is None else num_items_in_batch
+        loss = reduce_loss(score.nll, weights, num_items)
         loss = self._undo_averaging(loss, num_items_in_batch)
 
-        # 5. Sums for the log
-        nll = torch.zeros_like(times).index_add_(0, row, score.nll.detach())  # [B]
-        correct = torch.zeros_like(times).index_add_(0, row, score.correct.float())
-        bound = weigh(times, schedule=args.mask_schedule, weighting="nelbo")
-        counts = [masked.sum(-1), supervised.sum(-1), attended.sum(-1)]
-        parts = [weights * nll, items, bound * nll, nll, correct, *counts]
-        parts = torch.stack([part.float() for part in parts], -1)  # [B, len(PARTS)]
+        # 4. Sums for the log
+        nll = score.nll.detach()
+        values = torch.stack([weights * nll, noise.bound[masked] * nll, nll, score.correct.float()], -1).float()
+        sums = values.new_zeros(num_examples, 4).index_add_(0, row % num_examples, values)
+        weighted, bound, nll, correct = sums.unbind(-1)
+        counts = [masked.sum(-1).view(-1, num_examples).sum(0)]
+        counts += [mask.sum(-1)[:num_examples] for mask in (supervised, attended)]
+        parts = [weighted, items[:num_examples], bound, nll, correct, *counts]
+        parts = torch.stack([part.float() for part in parts], -1)  # [examples, len(PARTS)]
         self._note_parts(parts, loss)
         return (loss, parts) if return_outputs else loss
 
     def _model_inputs(
-        self, inputs: dict[str, torch.Tensor], noisy: torch.Tensor, attended: torch.Tensor, masked: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+        self,
+        inputs: dict[str, torch.Tensor],
+        noisy: torch.Tensor,
+        clean: torch.Tensor,
+        attended: torch.Tensor,
+        masked: torch.Tensor,
+    ) -> tuple[dict[str, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
+        if self._is_block_causal:
+            rows = BlockRows(noisy, clean, attended, self._block_size(inputs))
+            return block_causal_inputs(inputs, rows, masked, padding=self._tokenizer.pad_token_id)
         dtype = unwrap(self.model).dtype
         if "pack_row" in inputs:
             row, start = inputs["pack_row"], inputs["pack_start"]

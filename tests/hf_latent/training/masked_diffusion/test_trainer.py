@@ -105,6 +105,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "time_sampling": {"time_sampling": "independent"},
     "time_sampling in pairs": {"time_sampling": "antithetic"},
     "time_epsilon": {"time_epsilon": 0.5},
+    "time_max": {"time_max": 0.5},
+    "complementary_masks": {"complementary_masks": True},
     "noise_seed": {"noise_seed": 1},
     "pad_completion_with_eos": {"pad_completion_with_eos": "batch"},
     "pad_completion_with_eos to max_length": {"pad_completion_with_eos": "max_length", "max_length": 40},
@@ -112,6 +114,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # Options without a meaning in evaluation.
 OF_TRAINING = {"attention_annealing_steps": 4, "prompt_dropout": 0.7, "random_length_share": 0.7}
+OF_TRAINING |= {"time_sampling": "bell"}
+OF_BLOCKS = {"time_per", "block_sizes", "block_size_per"}  # see test_block_diffusion.py
 
 
 def test_every_option_of_training_is_read(make_trainer: Any) -> None:
@@ -128,7 +132,7 @@ def test_every_option_is_read(make_trainer: Any, ragged_dataset: Dataset) -> Non
     added = {f.name for f in dataclasses.fields(MaskedDiffusionConfig)} - {
         f.name for f in dataclasses.fields(SFTConfig)
     }
-    assert added == {name.split(" ")[0] for name in OPTIONS} | set(OF_TRAINING)
+    assert added == {name.split(" ")[0] for name in OPTIONS} | set(OF_TRAINING) | OF_BLOCKS
     losses = {
         name: make_trainer(eval_dataset=ragged_dataset, **option).evaluate()["eval_loss"]
         for name, option in {"defaults": {}, **OPTIONS}.items()
