@@ -1,12 +1,20 @@
 """Training of block-causal models on `[x_t | x_0]`: the objective by enumeration, its two ends, its options."""
 
 import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hf_latent.data.corruption import Corruption
+from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
 ONE_STEP = {"max_steps": 1, "logging_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
 ONE_STEP |= {"lr_scheduler_type": "constant", "per_device_train_batch_size": 24, "max_length": 32}
@@ -219,3 +227,68 @@ def test_logits_exist_at_masked_positions_only(make_trainer: Any, make_block_mod
     batch = next(iter(trainer.get_train_dataloader()))
     _, parts = trainer.compute_loss(model, dict(batch), return_outputs=True)
     assert seen[-1] == (parts[:, trainer.parts.index("masked")].sum(), model.config.vocab_size)
+
+
+# The families' own training
+
+
+@pytest.fixture
+def recorded_step(
+    fixtures_dir: Path, tmp_path: Path, make_words: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[float, torch.Tensor, dict[str, torch.Tensor]]]:
+    """`step(family)`: loss of a trainer's batch under the recorded noise, the decoder's mask, and the record."""
+
+    def step(family: str, **options: Any) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+        folder = fixtures_dir / f"{family}-tiny"
+        record = load_file(folder / "expected_logits.safetensors")
+        record = {name.removeprefix("training."): value for name, value in record.items() if "training." in name}
+        clean = record["clean_ids"]
+        noisy = record.get("noisy_ids", record.get("noisy_ids_0"))
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        model.config.mask_token_id = int(noisy[noisy != clean][0])
+        supervised = (noisy != clean) | (record.get("noisy_ids_1", clean) != clean)
+        labels = clean.masked_fill(~supervised, -100)
+        tokenizer = make_words(model.config.vocab_size - 3, special=("eos", "pad"))
+        arguments = MaskedDiffusionConfig(
+            str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, loss_weighting="uniform", **options
+        )
+        row = {"input_ids": clean[0].tolist(), "labels": labels[0].tolist()}
+        data = Dataset.from_list([row])
+        trainer = MaskedDiffusionTrainer(model, arguments, train_dataset=data, processing_class=tokenizer)
+        masks: list[torch.Tensor] = []
+        model.model.register_forward_pre_hook(
+            lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+
+        def corrupt(ids: torch.Tensor, *args: Any) -> Corruption:
+            rows = noisy.expand(ids.shape)
+            return Corruption(rows, rows != ids)
+
+        monkeypatch.setattr("hf_latent.training.masked_diffusion.noising.corrupt", corrupt)
+        batch = {"input_ids": clean, "labels": labels, "example_id": torch.tensor([0])}
+        trainer.model.train()  # for `block_sizes`
+        loss = trainer.compute_loss(model, batch).item()
+        return loss, masks[-1], record
+
+    return step
+
+
+def test_fast_dllm_v2_has_the_loss_that_its_own_code_computes(recorded_step: Any, fixtures_dir: Path) -> None:
+    """A mask and its complement, labels shifted by one, plain mean over the masked of both."""
+    loss, mask, record = recorded_step("fast-dllm-v2", complementary_masks=True)
+    info = json.loads((fixtures_dir / "fast-dllm-v2-tiny" / "expected.json").read_text())["logits_info"]
+    assert loss == pytest.approx(info["training_loss"], abs=5e-5)
+    assert torch.equal(mask[0, 0].bool(), record["attention_mask"].bool())
+
+
+@pytest.mark.parametrize(("family", "options"), [("sdar", {}), ("llada2", {"block_sizes": [8]})])
+def test_noisy_and_clean_rows_see_what_they_see_in_the_families_own_training(
+    recorded_step: Any, family: str, options: dict[str, Any]
+) -> None:
+    """LLaDA2's record has blocks of 8, its configuration of 32."""
+    loss, mask, record = recorded_step(family, **options)
+    assert torch.equal(mask[0, 0].bool(), record["attention_mask"].view(mask.shape[-2:]).bool())
+    masked = record["noisy_ids"] != record["clean_ids"]
+    log_p = record["noisy_logits"][masked].log_softmax(-1)
+    expected = -log_p.gather(-1, record["clean_ids"][masked][:, None]).mean().item()
+    assert loss == pytest.approx(expected, abs=5e-5)
