@@ -1,6 +1,6 @@
 """`generate` and `infill` as functions of any masked diffusion model: from what a user passes to what is returned."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
@@ -61,10 +61,8 @@ def run_generate(
     num_masks = num_new_tokens if extra is None else num_new_tokens + extra
     ids, valid, masked = append_masks(input_ids, valid, num_masks, mask_token_id, fill_token_id)
     surplus = None if extra is None else masked & (valid.cumsum(-1) > num_tokens)
-    length = input_ids.shape[1] + num_new_tokens
-    return _denoise_canvas(
-        model, ids, valid, masked, None, surplus, length, config, logits_processor, streamer, row_indices, True, past
-    )
+    text = _Text(ids, valid, masked, None, surplus, input_ids.shape[1] + num_new_tokens)
+    return _denoise_text(model, text, config, logits_processor, streamer, row_indices, True, past)
 
 
 def run_infill(
@@ -93,22 +91,9 @@ def run_infill(
     answer = check_answer_mask(kwargs.get("answer_mask"), masked)
     if answer is not None and is_block_causal(model):
         check_answer_is_last(masked, answer)
-    past, length = kwargs.get("past_key_values"), input_ids.shape[1]
-    return _denoise_canvas(
-        model,
-        input_ids,
-        valid,
-        masked,
-        answer,
-        None,
-        length,
-        config,
-        logits_processor,
-        streamer,
-        row_indices,
-        False,
-        past,
-    )
+    text = _Text(input_ids, valid, masked, answer, None, input_ids.shape[1])
+    past = kwargs.get("past_key_values")
+    return _denoise_text(model, text, config, logits_processor, streamer, row_indices, False, past)
 
 
 def _refuse_early_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
@@ -121,14 +106,20 @@ def _refuse_early_exit(generation_config: GenerationConfig | None, kwargs: dict[
         )
 
 
-def _denoise_canvas(
+class _Text(NamedTuple):
+    """What is given and what is to be written, `(B, L)` each, before it is a canvas."""
+
+    ids: torch.Tensor
+    valid: torch.Tensor
+    masked: torch.Tensor
+    answer: torch.Tensor | None
+    surplus: torch.Tensor | None  # masks that complete a row's last block, beyond what is asked for
+    length: int  # columns that are returned at most
+
+
+def _denoise_text(
     model: PreTrainedModel,
-    ids: torch.Tensor,
-    valid: torch.Tensor,
-    masked: torch.Tensor,
-    answer: torch.Tensor | None,
-    surplus: torch.Tensor | None,
-    length: int,
+    text: _Text,
     config: DiffusionGenerationConfig,
     logits_processor: LogitsProcessorList | None,
     streamer: BaseStreamer | None,
@@ -136,6 +127,7 @@ def _denoise_canvas(
     ends: bool,
     past: ExactCache | None,
 ) -> torch.LongTensor | DiffusionGenerateOutput:
+    ids, valid, masked, answer, surplus, length = text
     copies = config.num_return_sequences or 1
     if copies > 1:
         ids, valid, masked = (x.repeat_interleave(copies, dim=0) for x in (ids, valid, masked))
@@ -168,6 +160,7 @@ def _denoise_canvas(
     )
     if surplus is not None:
         progress.clear(surplus, settings.fill_token_id)
+        history = [_clear_step(step, surplus.cpu(), settings.fill_token_id) for step in history]
     if config.append_blocks:
         # Blocks that no row has come to were never appended.
         written = (progress.commit_step >= 0) | (valid & ~masked)
@@ -194,6 +187,12 @@ def _make_callback(history: list[tuple[torch.Tensor, ...]] | None, stream: Draft
             stream(progress)
 
     return on_step
+
+
+def _clear_step(step: tuple[torch.Tensor, ...], surplus: torch.Tensor, fill_token_id: int) -> tuple[torch.Tensor, ...]:
+    """A step of the history without what is not returned."""
+    fills = fill_token_id, -1, float("nan")
+    return tuple(values.masked_fill(surplus, fill) for values, fill in zip(step, fills, strict=True))
 
 
 def _make_output(

@@ -72,7 +72,7 @@ def denoise(
         logits = predictor(
             canvas,
             ForwardRequest(
-                indices, plan.to_predict, rows.blocks, plan.num_to_predict, plan.input_lengths, refinement_state
+                indices, plan.to_predict, rows.blocks, plan.num_to_predict, plan.host_values, refinement_state
             ),
         )
         # 3.

@@ -18,12 +18,12 @@ class StepPlan(NamedTuple):
     editable: torch.Tensor | None  # (A, L) bool: written positions of the rows' blocks that may be revised, if any may
     num_masked: list[int]  # open positions of the block
     num_to_predict: list[int]  # how many positions are predicted
-    input_lengths: list[list[int]]  # those of `Predictor.input_lengths`, if it gives any
+    host_values: list[list[int]]  # those of `Predictor.host_values`, if it gives any
 
     def select(self, numbers: list[int], rows: torch.Tensor) -> "StepPlan":
         """These rows, given on the host and on the device."""
-        num_masked, num_to_predict, *input_lengths = (
-            [values[i] for i in numbers] for values in (self.num_masked, self.num_to_predict, *self.input_lengths)
+        num_masked, num_to_predict, *host_values = (
+            [values[i] for i in numbers] for values in (self.num_masked, self.num_to_predict, *self.host_values)
         )
         selected = self.selected[rows]
         return StepPlan(
@@ -32,7 +32,7 @@ class StepPlan(NamedTuple):
             None if self.editable is None else self.editable[rows],
             num_masked,
             num_to_predict,
-            input_lengths,
+            host_values,
         )
 
 
@@ -71,7 +71,7 @@ def _find_positions(canvas: Canvas, rows: ActiveRows, predictor: Predictor, sett
     if to_predict is not in_block:
         numbers.append(to_predict.sum(-1))
     pending = rows.pending_tensors()
-    numbers += pending + predictor.input_lengths(canvas, to_predict)
+    numbers += pending + predictor.host_values(canvas, to_predict)
     on_host: list[list[int]] = [numbers[0].tolist()] if len(numbers) == 1 else torch.stack(numbers).tolist()
     num_masked = on_host.pop(0)
     num_to_predict = num_masked if to_predict is in_block else on_host.pop(0)

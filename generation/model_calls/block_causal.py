@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_latent.generation.model_calls.block_causal_masks import canvas_block_visibility
 from hf_latent.generation.model_calls.block_causal_spans import RowLayout, Span
-from hf_latent.generation.model_calls.exact_cache import BlockCausalCache, ColumnCache, TurnKeeper, resume
+from hf_latent.generation.model_calls.exact_cache import BlockCausalCache, ColumnCache, ExactCache, TurnKeeper, resume
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
 from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM
 from hf_latent.generation.model_calls.sliding_windows import smallest_window
@@ -45,10 +45,10 @@ class BlockCausalPredictor(Predictor):
         block_size: int,
         sub_block_length: int | None = None,
         uses_cache: bool = True,
-        past: BlockCausalCache | None = None,
+        past: ExactCache | None = None,
         keeps_past: bool = False,
     ) -> None:
-        check_cache_arguments(settings, block_size, sub_block_length, uses_cache, past)
+        _check_cache_arguments(settings, block_size, sub_block_length, uses_cache, past)
         super().__init__(model, replace(settings, block_cache=None))
         self.masks = model.block_causal_masks()
         self.block_size, self.sub_block_length = block_size, sub_block_length
@@ -109,7 +109,7 @@ class BlockCausalPredictor(Predictor):
         position = canvas.position_ids
         return written & ((position % self.block_size > 0) | (position == 0))
 
-    def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
+    def host_values(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """
         What the host has to know `(A,)`, bool: whether the first position of each row's part of a block is open, and
         whether it is the block's and read from the block before. Nothing once they are known to be written.
@@ -135,8 +135,8 @@ class BlockCausalPredictor(Predictor):
     def _find_spans(self, request: ForwardRequest) -> list[Span]:
         layout = self._layout
         assert layout is not None
-        flags = [*request.input_lengths, *[[0] * len(request.blocks)] * 2][:2]
-        if request.input_lengths:
+        flags = [*request.host_values, *[[0] * len(request.blocks)] * 2][:2]
+        if request.host_values:
             layout.record_firsts(request.blocks, flags[0])
         part_open, from_before = flags
         return [
@@ -172,11 +172,11 @@ class BlockCausalPredictor(Predictor):
     def _finish_reading(
         self, canvas: Canvas, spans: list[Span], start: int | None, columns: torch.Tensor, length: int
     ) -> "_Reading":
-        masks = self._mask(canvas, spans, columns, length)
+        masks = self._prepare_masks(canvas, spans, columns, length)
         reading = _Reading(spans, start, columns, columns[:, 0], canvas.position_ids, length, masks)
         return replace(reading, position_ids=self._copy_for_guidance(reading.take(canvas.position_ids)))
 
-    def _mask(self, canvas: Canvas, spans: list[Span], columns: torch.Tensor, length: int) -> Any:
+    def _prepare_masks(self, canvas: Canvas, spans: list[Span], columns: torch.Tensor, length: int) -> Any:
         """Prepared masks of the queries at `columns` `(A, Q)`; None where all of them see all `length` keys."""
         assert self._layout is not None
         span = spans[0]
@@ -274,7 +274,7 @@ class _Reading:
         return values.gather(1, self.columns)
 
 
-def check_cache_arguments(
+def _check_cache_arguments(
     settings: PredictorSettings,
     block_size: int,
     sub_block_length: int | None,
@@ -314,4 +314,4 @@ def check_cache_arguments(
         )
 
 
-__all__ = ["BlockCausalPredictor", "check_cache_arguments"]
+__all__ = ["BlockCausalPredictor"]

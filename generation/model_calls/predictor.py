@@ -49,7 +49,7 @@ class ForwardRequest(NamedTuple):
         to_predict: the same as `(A, L)` bool.
         blocks: the block each row is at.
         num_to_predict: how many positions are predicted of each row.
-        input_lengths: those of `Predictor.input_lengths`, if it gives any.
+        host_values: those of `Predictor.host_values`, if it gives any.
         refinement_state: latent refinement's, if it is on.
     """
 
@@ -57,7 +57,7 @@ class ForwardRequest(NamedTuple):
     to_predict: torch.Tensor
     blocks: list[int]
     num_to_predict: list[int]
-    input_lengths: Sequence[list[int]] = ()
+    host_values: Sequence[list[int]] = ()
     refinement_state: RefinementState | None = None
 
 
@@ -115,10 +115,11 @@ class Predictor:
         """Those of the written positions `(A, L)` of the rows' blocks that are read again to be revised: here all."""
         return written
 
-    def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
+    def host_values(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """
-        How many columns of each row a forward reads `(A,)`, int64, where the host has to be told: here nothing, `[]`.
-        `to_predict` `(A, L)` bool. May be called more than once for a forward.
+        What the host has to know of each row before a forward, `(A,)` each: here nothing, `[]`. It is read with the
+        one sync of a step and comes back in the request. `to_predict` `(A, L)` bool. May be called more than once for
+        a forward.
         """
         return []
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_latent.generation.model_calls.block_cache import true_columns
-from hf_latent.generation.model_calls.exact_cache import ColumnCache, SemiCausalCache, TurnKeeper, resume
+from hf_latent.generation.model_calls.exact_cache import ColumnCache, ExactCache, SemiCausalCache, TurnKeeper, resume
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor, PredictorSettings
 from hf_latent.generation.model_calls.semi_causal_masks import NOT_IN_STREAM, canvas_visibility
 from hf_latent.generation.state.canvas import Canvas
@@ -38,7 +38,7 @@ class SemiCausalPredictor(Predictor):
         num_latent_tokens: int,
         num_candidates: int | None,
         seed: int,
-        past: SemiCausalCache | None = None,
+        past: ExactCache | None = None,
         keeps_past: bool = False,
     ) -> None:
         if settings.cfg_scale != 0 or settings.block_cache is not None:
@@ -83,7 +83,7 @@ class SemiCausalPredictor(Predictor):
             torch.where(torch.tensor(last, device=selected.device)[:, None], selected, drawn) if any(last) else drawn
         )
 
-    def input_lengths(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
+    def host_values(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """Columns that each row reads `(A,)`."""
         if self._order is None:
             self._order, self._ids = torch.full_like(canvas.ids, NOT_IN_STREAM), canvas.ids
@@ -110,7 +110,7 @@ class SemiCausalPredictor(Predictor):
     def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:
         """Logits `(N, V)`."""
         assert self._order is not None and self._new_tokens is not None and self._to_predict is not None
-        (widths,) = request.input_lengths
+        (widths,) = request.host_values
         if max(widths) == 0:  # an idle step of a schedule with more steps than tokens
             return torch.zeros(0, self.model.config.vocab_size, device=canvas.ids.device)
         entered = (self._order < NOT_IN_STREAM).sum(-1, keepdim=True)

@@ -42,7 +42,7 @@ def run_script(
         def select_candidates(self, canvas: Canvas, rows: ActiveRows, selected: torch.Tensor) -> torch.Tensor:
             return selected
 
-        def input_lengths(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
+        def host_values(self, canvas: Canvas, read: torch.Tensor) -> list[torch.Tensor]:
             return []
 
         def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:

@@ -230,8 +230,9 @@ def test_whole_blocks_are_decoded_and_cut_off(model: Any, padded: Callable) -> N
             model.generate(ids[i : i + 1, :n], max_new_tokens=11 + i, **KNOBS, **rule) for i, n in ((0, 5), (1, 2))
         ]
         for number in (1, 4, 6):
-            out = model.generate(ids, attention_mask=mask, max_new_tokens=number, **KNOBS, **rule)
+            out = model.generate(ids, attention_mask=mask, max_new_tokens=number, output_history=True, **KNOBS, **rule)
             assert out.sequences.shape == (2, 5 + number)
+            assert torch.equal(out.history[-1], out.sequences)
             for i, length in ((0, 5), (1, 2)):
                 asked = slice(length, length + number)
                 assert out.sequences[i, :length].tolist() == ids[i, :length].tolist()
