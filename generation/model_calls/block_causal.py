@@ -84,7 +84,7 @@ class BlockCausalPredictor(Predictor):
         self._open_flags = []
         if not (self.reads_previous_state or self.reads_sub_blocks):
             return selected
-        if rows.blocks != self._blocks or len(self._first_columns[0]) != len(selected):
+        if rows.blocks != self._blocks:
             self._blocks = rows.blocks
             self._first_columns = [
                 torch.tensor(columns, device=selected.device)[:, None] for columns in layout.first_columns(rows.blocks)
@@ -103,11 +103,14 @@ class BlockCausalPredictor(Predictor):
         return selected & (~is_open | (columns == block_first))
 
     def select_editable(self, canvas: Canvas, rows: ActiveRows, written: torch.Tensor) -> torch.Tensor:
-        """The `written` positions `(A, L)`, but for those that nothing of their block can change the belief of."""
+        """
+        The `written` positions `(A, L)`, but for those whose state is that of a block before, which is final, or of a
+        part before, which is not read again.
+        """
         if not self.reads_previous_state:
             return written
-        position = canvas.position_ids
-        return written & ((position % self.block_size > 0) | (position == 0))
+        length = self.sub_block_length if self.reads_sub_blocks and self.sub_block_length else self.block_size
+        return written & ((canvas.position_ids % length > 0) | (canvas.position_ids == 0))
 
     def host_values(self, canvas: Canvas, to_predict: torch.Tensor) -> list[torch.Tensor]:
         """

@@ -88,6 +88,17 @@ def test_the_cache_is_exact_and_rows_are_their_own(
     check_rows_alone(model, rows, PAD, **knobs)
 
 
+@pytest.mark.parametrize("extra", EXTRAS[:8], ids=str)
+def test_rows_are_their_own_with_the_block_cache(
+    model: Any, check_rows_alone: Callable, extra: dict[str, Any]
+) -> None:
+    """It is no exact one; Fast-dLLM v2's own reads whole blocks when any row of the batch needs it."""
+    knobs = KNOBS | extra | {"block_cache": "dual", "sub_block_length": 2, "seed": 1, "max_new_tokens": 10}
+    check_rows_alone(
+        model, [[5, 6, 7, 8, 9], [10], [11, 12, 13, 14]], PAD, decoding="med", entropy_threshold=2, **knobs
+    )
+
+
 def decode_plainly(model: Any, prompt: list[int], number: int, threshold: float | None) -> tuple[list[int], list[int]]:
     """
     One row by the model's own masks: each forward reads everything up to its block's end. Returns the ids and the
@@ -271,6 +282,19 @@ def read_widths(model: Any) -> tuple[list[tuple[int, int, bool]], Any]:
         found.append((kwargs["input_ids"].shape[1], cache.target.length, kwargs["attention_mask"] is not None))
 
     return found, model.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def test_the_block_cache_reads_a_part_alone_once_its_first_token_is_written(
+    make_block_causal: Callable[..., Any],
+) -> None:
+    model = make_block_causal(True, **SMALL)
+    found, hook = read_widths(model)
+    knobs = KNOBS | {"decoding": "left_to_right", "block_cache": "dual", "sub_block_length": 2}
+    model.generate(torch.tensor([[5, 6, 7, 8]]), max_new_tokens=4, **knobs)
+    hook.remove()
+    # The finished block and its last again; the whole block, as its second token is the first that is read in it; the
+    # whole block while the second part's first token is open; that part.
+    assert found == [(5, 4, False), (4, 8, False), (4, 8, False), (2, 8, False)]
 
 
 def test_a_step_reads_its_block_alone(make_block_causal: Callable[..., Any]) -> None:
