@@ -1,6 +1,6 @@
 """
-Three ways to the likelihood of text under a masked diffusion model, and their draws. `B` rows (one draw of one text
-each), `L` positions, `S` scored tokens of a text, `K` draws, `N` predicted positions.
+Three ways to the likelihood of text under a masked diffusion model. `B` rows (one draw of one text each), `L`
+positions, `S` scored tokens of a text, `K` draws, `N` predicted positions.
 
 `"masked_count"`: the bound by the number of masked tokens, with which LLaDA (arXiv 2502.09992) is evaluated:
 
@@ -23,85 +23,30 @@ would be infinite, and the spread of the draws would not show it. The first stra
 least one token is masked, of which the probability `1 - (1 - t)^S` is known: the same expectation, with a weight
 `(1 - (1 - t)^S) / t` of at most `S`.
 
+A model with block-causal attention (arXiv 2503.09573) writes a text block by block, each given those before it, so
+that log p is a sum over the blocks, and exactly so:
+
+    log p(x | c) = sum_b log p(x_b | c, x_<b)
+
+Each of the three is then that of every block by itself, given the blocks before it without noise. One forward reads
+all blocks, as `[x_t | x_0]`; for families whose state predicts the next token two do, of every other block each, since
+a block's first token is read from the block before, which has to be as it is when it is written: finished.
+
 Probabilities are those of decoding: the mask token, which is never written, has none (in the losses of training it has
 its share, as published).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from hf_latent.data.corruption import MASK_SCHEDULES, corrupt, sample_noise, sample_times, weigh
+from hf_latent.evaluation.scoring.draws import ESTIMATORS, draw, draw_in_blocks
 from hf_latent.evaluation.scoring.encoding import ScoredText
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.modeling.mode import in_evaluation_mode
-
-ESTIMATORS = ("masked_count", "continuous_time", "chain")
-
-
-class Draw(NamedTuple):
-    """What is masked and what of it is predicted, bool `[B, L]` each, and the weight `[B]` of its cross entropy."""
-
-    masked: torch.Tensor
-    read: torch.Tensor
-    weights: torch.Tensor
-
-
-def draw(
-    estimator: str, keys: torch.Tensor, scored: torch.Tensor, number: torch.Tensor, *, num_samples: int, seed: int
-) -> Draw:
-    """
-    The `number`-th draw of each row: a function of (seed, key, number, rank among the scored tokens), whatever the
-    batch.
-
-    Args:
-        keys (`torch.LongTensor` of shape `(B,)`): identities of the texts.
-        scored (`torch.BoolTensor` of shape `(B, L)`): tokens that may be masked.
-        number (`torch.LongTensor` of shape `(B,)`): from 0 to `num_samples - 1`, or, for `"chain"`, to `S - 1`.
-    """
-    rank = scored.cumsum(-1) - 1  # [B, L]
-    if estimator == "chain":
-        at = number[:, None]
-        return Draw(scored & (rank >= at), scored & (rank == at), torch.ones(len(keys), dtype=torch.float64))
-    epoch = -1 - number  # below 0: never the noise of training
-    u = sample_times(keys, seed=seed, epoch=epoch, sampling="independent").double()  # [B]
-    u = (number + u) / num_samples
-    noise = sample_noise(keys, scored, seed=seed, epoch=epoch)  # [B, L]
-    if estimator == "continuous_time":
-        first = number == 0
-        noise = torch.where(first[:, None], given_a_mask(noise, scored, u), noise.double())
-        probability = MASK_SCHEDULES["linear"].mask_probability(u)
-        masked = corrupt(torch.zeros_like(rank), scored, probability, noise, mask_token_id=1).masked
-        return Draw(masked, masked, weigh(u) * torch.where(first, any_below(u, scored.sum(-1)), 1.0))
-    length = scored.sum(-1)  # [B]
-    count = ((u * length).floor().long() + 1).minimum(length)
-    order = noise.masked_fill(~scored, float("inf")).argsort(dim=-1, stable=True).argsort(dim=-1)
-    masked = scored & (order < count[:, None])
-    return Draw(masked, masked, length / count.double())
-
-
-def any_below(x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Probability `[B]` that the least of `count` uniform numbers is below `x`, both `[B]`: 1 - (1 - x)^count."""
-    return -torch.expm1(count * torch.log1p(-x))
-
-
-def given_a_mask(noise: torch.Tensor, scored: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """
-    Uniform `noise` `[B, L]` made such that at least one of the `scored` is below the time `[B]`, as if those rows were
-    all that had been drawn: float64.
-
-    The least is moved by its distribution function to where it is, given that; the others, uniform above it, follow.
-    """
-    noise, count = noise.double().masked_fill(~scored, 1.0), scored.sum(-1)
-    least, place = noise.min(-1, keepdim=True)  # [B, 1]
-    share = any_below(least.squeeze(-1), count) * any_below(times, count)
-    moved = -torch.expm1(torch.log1p(-share) / count)[:, None]  # [B, 1]
-    others = moved + (1 - moved) * (noise - least) / (1 - least)
-    return others.scatter(-1, place, moved)
 
 
 def check_estimator(estimator: str, num_samples: int) -> None:
@@ -152,8 +97,32 @@ def predict(
     model: PreTrainedModel, ids: torch.Tensor, exists: torch.Tensor, masked: torch.Tensor, read: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy `[N]` (float32, nats) of `ids` at `read`, with masks at `masked`, and whether it is the argmax."""
+    size = block_size_of(model)
+    if size is None:
+        return _predict(model, ids, exists, masked, read)
+    if not getattr(model, "reads_previous_state", False):
+        return _predict(model, ids, exists, masked, read, clean=True)
+    nll, right = torch.zeros(read.shape), torch.zeros_like(read)
+    is_odd = torch.arange(ids.shape[1]) // size % 2 == 1
+    for half in (is_odd, ~is_odd):
+        if (read & half).any():
+            nll[read & half], right[read & half] = _predict(model, ids, exists, masked & half, read & half, clean=True)
+    return nll[read], right[read]
+
+
+def _predict(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    exists: torch.Tensor,
+    masked: torch.Tensor,
+    read: torch.Tensor,
+    clean: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`predict`], in one forward; with `clean`, of `[x_t | x_0]`."""
     device = find_device(model)
     inputs = {"input_ids": ids.masked_fill(masked, mask_token_id(model)).to(device)}
+    if clean:
+        inputs["clean_ids"] = ids.to(device)
     if not exists.all():
         inputs["attention_mask"] = exists.long().to(device)
     at = tuple(index.to(device) for index in read.nonzero(as_tuple=True))
@@ -163,6 +132,17 @@ def predict(
     targets = ids[read].to(logits.device)
     nll = F.cross_entropy(logits, targets, reduction="none")
     return nll.cpu(), (logits.argmax(-1) == targets).cpu()
+
+
+def block_size_of(model: PreTrainedModel) -> int | None:
+    """Positions of a block of a model with block-causal attention; None for others."""
+    return int(model.config.block_size) if getattr(model, "is_block_causal", False) else None
+
+
+def chain_length(text: ScoredText, block_size: int | None) -> int:
+    """Forwards in which a chain reads all scored tokens of `text`: one each, or one of every block in each."""
+    size = len(text.ids) if block_size is None else block_size
+    return max(sum(text.scored[start : start + size]) for start in range(0, len(text.ids), size))
 
 
 def chunks(rows: Sequence[tuple[int, int]], texts: Sequence[ScoredText], size: int) -> Iterator[list[tuple[int, int]]]:
@@ -185,7 +165,8 @@ def estimate(
 ) -> list[torch.Tensor]:
     """
     The draws of -log p of each text, in nats: float64 `[K]` for the bounds, whose mean is the estimate; `[S]` for
-    `"chain"`, whose sum is it. Logits exist for predicted positions only.
+    `"chain"`, whose sum is it, or of block-causal models one for each token of a block. Logits exist for predicted
+    positions only.
 
     Args:
         batch_size (`int`): rows of a forward; changes no result beyond float reordering.
@@ -193,18 +174,24 @@ def estimate(
     """
     check_estimator(estimator, num_samples)
     check_texts(model, texts)
-    counts = [sum(text.scored) if estimator == "chain" else num_samples for text in texts]
+    size = block_size_of(model)
+    counts = [chain_length(text, size) if estimator == "chain" else num_samples for text in texts]
     nats = [torch.zeros(count, dtype=torch.float64) for count in counts]
     rows = [(i, k) for i, count in enumerate(counts) for k in range(count)]
     for batch in chunks(rows, texts, batch_size):
         ids, exists, scored, keys, number = batch_rows(texts, batch)
-        drawn = draw(estimator, keys, scored, number, num_samples=num_samples, seed=seed)
+        sampling = {"num_samples": num_samples, "seed": seed}
+        if size is None:
+            drawn = draw(estimator, keys, scored, number, **sampling)
+        else:
+            drawn = draw_in_blocks(estimator, keys, scored, number, block_size=size, **sampling)
         open_ = drawn.read.any(-1)  # a draw without masks is worth 0 and needs no forward
         if open_.any():
             nll, _ = predict(model, ids[open_], exists[open_], drawn.masked[open_], drawn.read[open_])
             row = drawn.read.nonzero()[:, 0]
-            sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, nll.double())
-            for (i, k), value in zip(batch, (sums * drawn.weights).tolist(), strict=True):
+            weighted = nll.double() * drawn.weights.expand(drawn.read.shape)[drawn.read]
+            sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row, weighted)
+            for (i, k), value in zip(batch, sums.tolist(), strict=True):
                 nats[i][k] = value
         if on_batch is not None:
             on_batch(len(batch))
@@ -216,20 +203,23 @@ def would_write(model: PreTrainedModel, texts: Sequence[ScoredText], *, batch_si
     """
     Whether greedy decoding from left to right, one token a forward, writes exactly the scored tokens of each text.
 
-    A text is given up at the first token that is another.
+    A text is given up at the first token that is another; of block-causal models all blocks are read at once.
     """
     check_texts(model, texts)
-    lengths = [sum(text.scored) for text in texts]
+    size = block_size_of(model)
+    lengths = [chain_length(text, size) for text in texts]
     alive = [True] * len(texts)
     for step in range(max(lengths, default=0)):
         rows = [(i, step) for i, length in enumerate(lengths) if alive[i] and step < length]
         for batch in chunks(rows, texts, batch_size):
             ids, exists, scored, keys, number = batch_rows(texts, batch)
-            drawn = draw("chain", keys, scored, number, num_samples=1, seed=0)
+            drawn = draw_in_blocks(
+                "chain", keys, scored, number, block_size=size or ids.shape[1], num_samples=1, seed=0
+            )
             _, right = predict(model, ids, exists, drawn.masked, drawn.read)
-            for (i, _), is_right in zip(batch, right.tolist(), strict=True):
-                alive[i] = is_right
+            for place, is_right in zip(drawn.read.nonzero()[:, 0].tolist(), right.tolist(), strict=True):
+                alive[batch[place][0]] &= is_right
     return alive
 
 
-__all__ = ["ESTIMATORS", "Draw", "check_estimator", "draw", "estimate", "would_write"]
+__all__ = ["ESTIMATORS", "block_size_of", "chain_length", "check_estimator", "estimate", "would_write"]

@@ -10,8 +10,9 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaForMaskedDiffusion
 from hf_latent.evaluation import LikelihoodResult, LogLikelihood, evaluate_likelihood, log_likelihood
+from hf_latent.evaluation.scoring.draws import given_a_mask
 from hf_latent.evaluation.scoring.encoding import ScoredText, context_key, encode_example, encode_pair
-from hf_latent.evaluation.scoring.estimators import estimate, given_a_mask, would_write
+from hf_latent.evaluation.scoring.estimators import estimate, would_write
 from hf_latent.evaluation.scoring.likelihood import error_of_stratified_mean
 
 VOCABULARY, MASK = 5, 4
