@@ -29,8 +29,10 @@ class PublishedConfigMixin(TravellingConfigMixin):
     not_published: ClassVar[tuple[str, ...]] = ()
     published_mask_token_id: ClassVar[int | None] = None
     rotates_partly: ClassVar[bool] = False
+    # From the stock configuration:
     mask_token_id: int | None
     vocab_size: int
+    default_theta: float
 
     def __post_init__(self, **kwargs: Any) -> None:
         for theirs, ours in self.published_names.items():

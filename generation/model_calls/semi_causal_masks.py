@@ -6,12 +6,18 @@ in which they were revealed, and groups of queries, which see the stream up to t
 """
 
 from dataclasses import dataclass, fields
+from types import EllipsisType
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from hf_latent.generation.model_calls.sliding_windows import MASKED_IMPLEMENTATIONS, build_masks, sliding_windows_of
+from hf_latent.generation.model_calls.sliding_windows import (
+    MASKED_IMPLEMENTATIONS,
+    Windows,
+    build_masks,
+    sliding_windows_of,
+)
 
 # Place in the stream of what is not in it: queries and padding. Nobody sees as far.
 NOT_IN_STREAM = torch.iinfo(torch.int64).max
@@ -100,22 +106,22 @@ class SemiCausalMasks:
     Args:
         config: the decoder's. Layers with a sliding window get a mask of their own.
         decoder: its class; see `sliding_windows_of`.
+        windows: as `find_windows` found them before; looked for if not given.
 
     Raises:
         ValueError: for an attention implementation that takes no mask of ours.
     """
 
-    def __init__(self, config: PreTrainedConfig, decoder: type | None = None) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, decoder: type | None = None, windows: Windows | EllipsisType = ...
+    ) -> None:
         self.attention = config._attn_implementation
         if self.attention not in MASKED_IMPLEMENTATIONS:
             raise ValueError(
                 "`attn_implementation` must be 'sdpa', 'eager' or 'flex_attention' for semi-causal and block-causal "
                 f"attention, got {self.attention!r}."
             )
-        try:
-            self.windows = sliding_windows_of(config, decoder)
-        except ValueError as error:
-            raise ValueError(f"the decoder must have attention layers only: {error}") from error
+        self.windows = find_windows(config, decoder) if windows is ... else windows
 
     def __call__(
         self, queries: Visibility, keys: Visibility, self_index: torch.Tensor, dtype: torch.dtype
@@ -140,6 +146,14 @@ class SemiCausalMasks:
         )
 
 
+def find_windows(config: PreTrainedConfig, decoder: type | None = None) -> Windows:
+    """`sliding_windows_of` a decoder; `ValueError` for one with layers that are no attention."""
+    try:
+        return sliding_windows_of(config, decoder)
+    except ValueError as error:
+        raise ValueError(f"the decoder must have attention layers only: {error}") from error
+
+
 def _block_mask(queries: Visibility, keys: Visibility, self_index: torch.Tensor, window: int | None) -> Any:
     """For flex attention, which skips the blocks that nobody sees."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -158,4 +172,12 @@ def _block_mask(queries: Visibility, keys: Visibility, self_index: torch.Tensor,
     return create_block_mask(visible_until, batch, None, num_queries, keys.order.shape[1], device=queries.order.device)
 
 
-__all__ = ["NOT_IN_STREAM", "SemiCausalMasks", "Visibility", "canvas_visibility", "is_visible", "stream_order"]
+__all__ = [
+    "NOT_IN_STREAM",
+    "SemiCausalMasks",
+    "Visibility",
+    "canvas_visibility",
+    "find_windows",
+    "is_visible",
+    "stream_order",
+]

@@ -6,13 +6,12 @@ positions, causal to the blocks before it.
 from typing import Any, Unpack
 
 import torch
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
 from transformers.utils.generic import TransformersKwargs
 
 from hf_latent.generation.arguments.inputs import find_cache
 from hf_latent.generation.model_calls.block_causal_masks import block_causal_visibility, noisy_and_clean_visibility
-from hf_latent.generation.model_calls.semi_causal_masks import SemiCausalMasks
+from hf_latent.generation.model_calls.semi_causal_masks import SemiCausalMasks, find_windows
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead, is_prepared_mask, position_ids_from_mask
 
 
@@ -28,10 +27,14 @@ class BlockCausalHead(MaskedDiffusionHead):
     # From the family's `PreTrainedModel`:
     dtype: torch.dtype
 
+    def prepare_head(self) -> None:
+        """As for all heads; and find the windows of the layers, once: a compiler cannot look for them."""
+        super().prepare_head()
+        self.attention_windows = find_windows(self.model.config, type(self.model)) if self.is_block_causal else None
+
     def block_causal_masks(self) -> SemiCausalMasks:
         """What makes masks for the decoder; read anew, as the attention implementation may be set at any time."""
-        decoder: PreTrainedModel = self.model
-        return SemiCausalMasks(decoder.config, type(decoder))
+        return SemiCausalMasks(self.model.config, windows=self.attention_windows)
 
     def default_position_ids(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Positions `[B, L]` that padding on the left does not move: blocks are counted from a row's first token."""
@@ -122,7 +125,7 @@ class BlockCausalHead(MaskedDiffusionHead):
         if inputs_embeds is None:
             input_ids = torch.cat([input_ids, clean_ids], 1)
         else:
-            clean = self.get_input_embeddings()(clean_ids)
+            clean = self.get_input_embeddings()(clean_ids)  # type: ignore[attr-defined]
             inputs_embeds = torch.cat([inputs_embeds, clean.to(inputs_embeds.dtype)], 1)
         position_ids = torch.cat([position_ids, position_ids], 1)
         outputs = super().run_decoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)

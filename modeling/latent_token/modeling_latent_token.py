@@ -106,10 +106,10 @@ class LatentTokenForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, L
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor | tuple[torch.Tensor, torch.Tensor] = 0,
         targets: torch.LongTensor | None = None,
-        reveal_order: torch.Tensor | None = None,
-        query_group: torch.LongTensor | None = None,
         clean_ids: torch.LongTensor | None = None,
         block_size: int | torch.LongTensor | None = None,
+        reveal_order: torch.Tensor | None = None,
+        query_group: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""

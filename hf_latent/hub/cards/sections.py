@@ -154,7 +154,7 @@ def _adapter(fields: Mapping[str, Any]) -> str:
 
 def _attention(subject: Subject) -> str:
     config = subject.model.config if subject.model is not None else None
-    if getattr(subject.model, "is_block_causal", False):
+    if config is not None and getattr(subject.model, "is_block_causal", False):
         return f"block-causal, in blocks of {config.block_size}"
     if not getattr(config, "is_semi_causal", False):
         return "bidirectional"
@@ -259,7 +259,8 @@ def citation(subject: Subject, rows: Sequence[Evaluation], text: str = "", names
     uses_lora = bool(subject.adapter) or bool((subject.run.get("model") or {}).get("use_peft"))
     config = subject.model.config if subject.model is not None else None
     opened = subject.model_type == "latent_token" and not getattr(config, "is_semi_causal", False)
-    kind = ("block_causal" if config.attention == "block_causal" else "opened") if opened else subject.model_type
+    is_block_causal = opened and getattr(config, "attention", None) == "block_causal"
+    kind = "block_causal" if is_block_causal else "opened" if opened else subject.model_type
     keys = papers_of(kind, names=known, decodings=rules, is_adapter=uses_lora)
     shown = " ".join(text.split())
     keys += [key for key, paper in PAPERS.items() if (paper.arxiv or paper.title) in shown and key not in keys]
