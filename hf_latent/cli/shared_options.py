@@ -19,7 +19,10 @@ Suffix = Annotated[str | None, typer.Option(help="Text behind the answer.")]
 
 # The decoder
 MaxNewTokens = Annotated[int | None, typer.Option(help="Tokens to write; the checkpoint's own, or 128.")]
-BlockLength = Annotated[int | None, typer.Option(help="Tokens of a block; all at once if not given.")]
+BlockLength = Annotated[
+    int | None,
+    typer.Option(help="Tokens of a block; the model's own if it has blocks, else all at once, if not given."),
+]
 Decoding = Annotated[
     str | None, typer.Option(help="Commit rule, e.g. low_confidence, confidence_threshold, entropy_bound, med.")
 ]

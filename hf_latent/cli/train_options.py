@@ -23,7 +23,7 @@ SOURCES = (
 GROUPS = (
     (
         "Model",
-        r"model_name_or_path|backbone|shift_logits|order|model_config|tokenizer_name|model_revision|dtype"
+        r"model_name_or_path|backbone|attention|block_size|shift_logits|order|model_config|tokenizer_name|model_revision|dtype"
         r"|attn_implementation|trust_remote_code|model_init_kwargs|chat_template_path|eos_token|pad_token",
     ),
     (
@@ -36,8 +36,8 @@ GROUPS = (
     ),
     (
         "Objective",
-        r"mask_schedule|loss_.*|time_.*|noise_seed|attention_annealing_steps|prompt_dropout|label_smoothing_factor"
-        r"|router_aux_loss_coef|neftune_noise_alpha",
+        r"mask_schedule|loss_.*|time_.*|complementary_masks|block_sizes|block_size_per|noise_seed"
+        r"|attention_annealing_steps|prompt_dropout|label_smoothing_factor|router_aux_loss_coef|neftune_noise_alpha",
     ),
     ("Latent tokens", r"num_latent_tokens|latent_loss_weight|text_loss_weight|num_states"),
     ("Adapters and quantized weights", r"use_peft|lora_.*|use_rslora|use_dora|load_in_.*|bnb_.*|use_bnb_.*"),

@@ -108,6 +108,7 @@ def load_start(
         chosen["quantization_config"] = quantization_config
     chosen["trust_remote_code"] = training_args.trust_remote_code
     if not isinstance(training_args, LatentTokenTrainingConfig):
+        chosen |= {"attention": script_args.attention, "block_size": script_args.block_size}
         return LatentTokenForMaskedDiffusion.from_backbone(
             script_args.backbone, tokenizer, shift_logits=script_args.shift_logits, **chosen
         )
@@ -117,6 +118,21 @@ def load_start(
     return LatentTokenForMaskedDiffusion.from_backbone(
         script_args.backbone, tokenizer, attention="semi_causal", **chosen
     )
+
+
+def check_blocks(script_args: TrainArguments, training_args: MaskedDiffusionConfig) -> None:
+    """Raise `ValueError` for blocks that nothing would be made of, and for block-causal attention without a size."""
+    is_latent = isinstance(training_args, LatentTokenTrainingConfig)
+    if script_args.attention == "block_causal" and (script_args.backbone is None or is_latent):
+        raise ValueError(
+            "`attention` 'block_causal' is for a `backbone` that is turned into a model without `num_latent_tokens`: "
+            f"a loaded model has its attention, and `model_config` says its own; got `backbone` {script_args.backbone}"
+        )
+    if (script_args.attention == "block_causal") != (script_args.block_size is not None):
+        raise ValueError(
+            f"`block_size` goes with `attention` 'block_causal', got {script_args.block_size} with "
+            f"{script_args.attention!r}"
+        )
 
 
 def check_targets(model_args: ModelConfig) -> None:
@@ -174,6 +190,7 @@ def make_trainer(
             "give exactly one of `model_config` (from scratch), `backbone` (an autoregressive model to turn into a "
             f"masked diffusion model) and `model_name_or_path`, got {sources}"
         )
+    check_blocks(script_args, training_args)
     if script_args.backbone is not None:
         script_args.backbone = resolve_backbone(script_args.backbone, training_args)
     if model_args.model_name_or_path is not None:

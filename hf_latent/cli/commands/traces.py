@@ -157,7 +157,8 @@ def traces(
     commit = getattr(loaded.config, "_commit_hash", None)
     about = {"model": model, "commit": commit, "revision": revision, "adapter": adapter, "data": data or task}
     template = ReasoningTemplate(**parts)
-    check_questions(loaded, tokenizer, found.questions, found.answers, template, chat=sampling["chat"])
+    chosen = {"chat": sampling["chat"], "block_length": sampling.get("block_length")}
+    check_questions(loaded, tokenizer, found.questions, found.answers, template, **chosen)
     folder = TraceFolder(output, settings, len(found.questions), shard_size, about)
     share_work(folder, state, make_sampler(loaded, tokenizer, found, template, batch_size, sampling), num_traces)
     if state.is_main_process:

@@ -171,6 +171,7 @@ def iterate_traces(
         texts, known = ([values[i] for i, _ in chosen] for values in (questions, answers))
         batches.append((chosen, fill_template(tokenizer, texts, known, template, **options)))
     check_room(model, [filled for _, filled in batches])
+    check_answer_is_seen(model, [filled for _, filled in batches], generation_kwargs.get("block_length"))
     origin = {
         "estimator": estimator,
         "hide_answer": hide_answer,
@@ -218,12 +219,32 @@ def check_questions(
     template: ReasoningTemplate,
     *,
     chat: bool | None = None,
+    block_length: int | None = None,
 ) -> None:
     """Raise what sampling would raise for one of the questions or answers: for a large set, before its first part."""
     check_lengths(questions, answers=answers)
     options: dict[str, Any] = {"mask_token_id": mask_token_of(model), "chat": chat}
     for part in chunks(len(questions), 256):
-        check_room(model, [fill_template(tokenizer, questions[part], answers[part], template, **options)])
+        filled = [fill_template(tokenizer, questions[part], answers[part], template, **options)]
+        check_room(model, filled)
+        check_answer_is_seen(model, filled, block_length)
+
+
+def check_answer_is_seen(model: PreTrainedModel, filled: Sequence[FilledTemplate], block_length: int | None) -> None:
+    """Raise `ValueError` where block-causal attention hides the answer from the reasoning before it."""
+    if not getattr(model, "is_block_causal", False):
+        return
+    size = model.config.block_size if block_length is None else block_length
+    for part in filled:
+        position = part.valid.long().cumsum(-1) - 1
+        first = position.masked_fill(~part.reasoning, position.shape[1]).amin(-1)
+        last = position.masked_fill(~part.answer, 0).amax(-1)
+        if (first // size != last // size).any():
+            raise ValueError(
+                f"`model` sees blocks of {size} positions and those before: it would write reasoning without the "
+                "known answer, which stands in a later block. Use a bidirectional model, or a `block_length` whose "
+                "blocks hold question, reasoning and answer"
+            )
 
 
 @in_evaluation_mode

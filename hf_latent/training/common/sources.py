@@ -86,6 +86,17 @@ class TrainArguments:
     shift_logits: bool = field(
         default=True, metadata={"help": "Keep the alignment of the backbone's head: a state predicts the next token."}
     )
+    attention: str = field(
+        default="bidirectional",
+        metadata={
+            "help": "How the attention of a `backbone` is opened: to all positions, or within blocks and to those "
+            "before (needs `block_size`).",
+            "choices": ["bidirectional", "block_causal"],
+        },
+    )
+    block_size: int | None = field(
+        default=None, metadata={"help": "Positions of a block of a `backbone` with `attention` block_causal."}
+    )
     order: str = field(
         default="left_to_right",
         metadata={

@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers.modeling_outputs import MaskedLMOutput
 
-from hf_latent import ReasoningTemplate, sample_posterior_traces, score_traces
+from hf_latent import (
+    LatentTokenConfig,
+    LatentTokenForMaskedDiffusion,
+    ReasoningTemplate,
+    sample_posterior_traces,
+    score_traces,
+)
 
 EOS, PAD, MASK = 9, 10, 11
 QUESTIONS, ANSWERS = ["w1 w2", "w3", "w5 w5 w0", "w4"], ["w4", "w4 w5", "w2", "w1"]
@@ -125,3 +131,18 @@ def test_misuse_is_refused_before_any_forward(tiny, words, layout, monkeypatch, 
     monkeypatch.setattr(tiny, "forward", forward)
     with pytest.raises(ValueError, match=message):
         sample(tiny, words, layout, **changes)
+
+
+def test_a_model_that_does_not_see_the_answer_writes_no_posterior_trace(tiny, words, layout):
+    """Block-causal attention hides later blocks: traces were drawn without the answer, in silence."""
+    text = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "vocab_size": 12}
+    kind = {"attention": "block_causal", "block_size": 4, "mask_token_id": MASK, "pad_token_id": PAD}
+    blocks = LatentTokenForMaskedDiffusion(LatentTokenConfig(text_config=text, eos_token_id=EOS, **kind)).eval()
+    with pytest.raises(
+        ValueError, match=r"blocks of 4 positions.*without the known answer.*Use a bidirectional model"
+    ):
+        sample(blocks, words, layout)
+    assert len(sample(blocks, words, layout, block_length=32)) == len(QUESTIONS)  # all in one block
+    scores = score_traces(blocks, words, QUESTIONS, ["w1"] * 4, ANSWERS, layout, num_cuts=1)
+    assert all(score.score < 0 for score in scores)
