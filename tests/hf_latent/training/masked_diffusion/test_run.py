@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from hf_latent import LladaForMaskedDiffusion
-from hf_latent.tasks import SudokuTask
+from hf_latent.tasks import ArithmeticTask, SudokuTask
 from hf_latent.training.run import TrainArguments, build_model, load_data, main, parse
 
 RECIPES = Path(__file__).resolve().parents[4] / "recipes"
@@ -79,6 +80,26 @@ def test_a_task_is_trained_on_with_its_options(tmp_path: Path, task: str, option
     assert (len(train), len(test)) == (9, 3)
     assert not set(train["prompt"]) & set(test["prompt"])
     assert json.loads((tmp_path / "run.json").read_text())["script"]["task_options"] == options
+
+
+def test_the_block_diffusion_recipe_differs_in_blocks_alone(tmp_path: Path) -> None:
+    """Else the two models of word problems could not be compared."""
+    fields = {}
+    for kind in ("masked_diffusion", "block_diffusion"):
+        fields[kind] = yaml.safe_load((RECIPES / kind / "arithmetic.yaml").read_text())
+    model = fields["block_diffusion"]["model_config"]
+    names = {name for both in fields.values() for name in both}
+    differing = {name for name in names if len({json.dumps(both.get(name)) for both in fields.values()}) > 1}
+    assert differing == {"model_config", "time_per", "generation_kwargs", "output_dir"}
+    tokenizer = ArithmeticTask().tokenizer()
+    sizes = {kind: build_model(both["model_config"], tokenizer, ModelConfig()) for kind, both in fields.items()}
+    assert len({model.num_parameters() for model in sizes.values()}) == 1
+    decoders = [model.config.get_text_config().to_dict() for model in sizes.values()]
+    for name in ("hidden_size", "rms_norm_eps", "rope_parameters", "max_position_embeddings", "initializer_range"):
+        assert decoders[0][name] == decoders[1][name], name
+    tiny = json.dumps(model | {"text_config": TINY_MODEL | {"max_position_embeddings": 160}})
+    results = run(tmp_path, "--model_config", tiny, recipe="block_diffusion/arithmetic.yaml")
+    assert results["generation"]["num_examples"] == 4
 
 
 def test_a_run_goes_on_from_its_last_checkpoint_with_the_same_losses(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from hf_latent import (
     DreamConfig,
@@ -19,6 +26,8 @@ from hf_latent import (
     LatentTokenForMaskedDiffusion,
     LladaConfig,
     LladaForMaskedDiffusion,
+    SdarConfig,
+    SdarForMaskedDiffusion,
 )
 from hf_latent.training.run import main, parse
 
@@ -123,6 +132,30 @@ def test_an_autoregressive_model_becomes_a_masked_diffusion_model(
         assert type(model) is LatentTokenForMaskedDiffusion and model.config.shift_logits
         assert model.lm_head.weight is model.get_input_embeddings().weight
         assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=4).shape == (1, 6)
+
+
+@pytest.mark.parametrize("recipe", ["sdar_gsm8k_lora", "qwen2_gsm8k"])
+def test_block_diffusion_recipes_train_a_checkpoint_of_the_family_or_a_decoder(
+    recipe: str, tmp_path: Path, questions: list[str]
+) -> None:
+    """LoRA on a model whose attention is block-causal already, and an autoregressive one that becomes such."""
+    torch.manual_seed(0)
+    base, out = tmp_path / "base", tmp_path / "out"
+    special = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": EOS, "num_key_value_heads": 2}
+    if recipe.startswith("sdar"):
+        config = SdarConfig(mask_token_id=MASK, head_dim=8, **special, **SIZES)
+        SdarForMaskedDiffusion(config).save_pretrained(base)
+        byte_tokenizer(EOS, mask_token=f"<unused{MASK}>").save_pretrained(base)
+        run(f"block_diffusion/{recipe}.yaml", out, "--model_name_or_path", str(base), *questions)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out).get_base_model()
+        assert model.config.block_size == 4
+    else:
+        Qwen2ForCausalLM(Qwen2Config(**special, **SIZES)).save_pretrained(base)
+        byte_tokenizer(EOS).save_pretrained(base)
+        run(f"block_diffusion/{recipe}.yaml", out, "--backbone", str(base), *questions)
+        model = AutoModelForCausalLM.from_pretrained(out)
+        assert (model.config.attention, model.config.block_size) == ("block_causal", 32)
+    assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=4).shape == (1, 6)
 
 
 def test_columns_that_are_not_there_are_named(tmp_path: Path, questions: list[str]) -> None:

@@ -1,0 +1,142 @@
+"""
+Time of a training step on `[x_t | x_0]`: `MaskedDiffusionTrainer`, and the bare computation.
+
+Bare: forward of the decoder over the noisy and the clean rows under a mask made beforehand, logits of the masked
+positions in one matrix, cross entropy, backward and optimizer. Beside both a step of the bidirectional model of the
+same size on the same rows, which reads each once. All take turns in one process, on one model's weights and batch.
+
+    python benchmarks/block_training.py --repeats 7 --json benchmarks/block_training.json
+
+Prints a table, then the same content as one JSON line. Times are medians of wall seconds over the repeats.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from report import describe_run, timed, write_result
+
+from hf_latent import LatentTokenConfig, LatentTokenForMaskedDiffusion
+from hf_latent.tasks import sudoku_tokenizer
+from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+
+BATCH_SIZE, LENGTH, PROMPT_LENGTH, VOCAB_SIZE = 8, 256, 64, 49_152
+KINDS = ("trainer", "bare", "bidirectional")
+
+
+def build_model(attention: str, block_size: int | None) -> LatentTokenForMaskedDiffusion:
+    torch.manual_seed(0)
+    text = {"model_type": "llama", "vocab_size": VOCAB_SIZE, "hidden_size": 256, "intermediate_size": 1024}
+    text |= {"num_hidden_layers": 8, "num_attention_heads": 8}
+    special = {"mask_token_id": VOCAB_SIZE - 1, "eos_token_id": VOCAB_SIZE - 2, "pad_token_id": VOCAB_SIZE - 2}
+    kind = {"attention": attention, "block_size": block_size}
+    return LatentTokenForMaskedDiffusion(LatentTokenConfig(text_config=text, **special, **kind)).train()
+
+
+def build_steps(block_size: int) -> dict[str, Callable[[], None]]:
+    """A step of each kind."""
+    ids = torch.randint(0, VOCAB_SIZE - 2, (BATCH_SIZE, LENGTH), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :PROMPT_LENGTH] = -100
+    rows = [{"input_ids": i, "labels": k} for i, k in zip(ids.tolist(), labels.tolist(), strict=True)]
+    steps: dict[str, Callable[[], None]] = {}
+    for kind, model in (
+        ("trainer", build_model("block_causal", block_size)),
+        ("bidirectional", build_model("bidirectional", None)),
+    ):
+        steps[kind] = trainer_step(model, rows)
+    steps["bare"] = bare_step(build_model("block_causal", block_size), ids, labels)
+    return {kind: steps[kind] for kind in KINDS}
+
+
+def trainer_step(model: LatentTokenForMaskedDiffusion, rows: list[dict[str, Any]]) -> Callable[[], None]:
+    tokenizer = sudoku_tokenizer(4)  # for padding, of which there is none
+    tokenizer.mask_token = None
+    with tempfile.TemporaryDirectory() as folder:
+        args = MaskedDiffusionConfig(folder, use_cpu=True, report_to="none", max_length=LENGTH, disable_tqdm=True)
+        trainer = MaskedDiffusionTrainer(
+            model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        )
+    trainer.model.train()
+    batch = trainer.data_collator([{**row, "example_id": i} for i, row in enumerate(rows)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def step() -> None:
+        trainer.compute_loss(model, dict(batch)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def bare_step(model: LatentTokenForMaskedDiffusion, ids: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """On half of the supervised tokens, as the trainer masks on average, under a mask that is there already."""
+    masked = (labels != -100) & (torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5)
+    both = torch.cat([ids.masked_fill(masked, VOCAB_SIZE - 1), ids], 1)
+    positions = torch.arange(LENGTH).expand_as(ids)
+    mask = model._prepare_masks(positions, torch.ones_like(ids, dtype=torch.bool), True, None)
+    at, targets = torch.cat([masked, torch.zeros_like(masked)], 1), ids[masked]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def step() -> None:
+        states = model.model(input_ids=both, attention_mask=mask, position_ids=positions.repeat(1, 2), use_cache=False)
+        F.cross_entropy(model.lm_head(states.last_hidden_state[at]), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def compare(block_size: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of each kind, in turns, and the ratios of turns."""
+    steps = build_steps(block_size)
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for repeat in range(repeats + 1):
+        for kind in list(KINDS)[:: 1 if repeat % 2 else -1]:
+            seconds = timed(steps[kind])
+            if repeat:  # the first turn warms up
+                times[kind].append(seconds)
+    ratios = {
+        other: statistics.median(a / b for a, b in zip(times["trainer"], times[other], strict=True))
+        for other in ("bare", "bidirectional")
+    }
+    return {
+        "block_size": block_size,
+        "seconds": {kind: round(statistics.median(values), 4) for kind, values in times.items()},
+        **{f"trainer_over_{other}": round(ratio, 3) for other, ratio in ratios.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--block_sizes", type=int, nargs="+", default=[4, 32])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", help="file for the results")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = []
+    for block_size in args.block_sizes:
+        rows.append(row := compare(block_size, args.repeats))
+        print(
+            f"blocks of {block_size:>3}: trainer {row['seconds']['trainer']:.2f} s, {row['trainer_over_bare']:.3f} of "
+            f"bare, {row['trainer_over_bidirectional']:.2f} of the bidirectional model",
+            flush=True,
+        )
+    command = f"python benchmarks/block_training.py --repeats {args.repeats}"
+    result = {
+        **describe_run(command, args.threads),
+        "shape": f"8 layers of width 256, vocabulary {VOCAB_SIZE:,}, batch {BATCH_SIZE} x {LENGTH}, of which "
+        f"{PROMPT_LENGTH} are prompt",
+        "rows": rows,
+    }
+    write_result(result, args.json)
+
+
+if __name__ == "__main__":
+    main()
