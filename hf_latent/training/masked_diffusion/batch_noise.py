@@ -50,9 +50,7 @@ class BatchNoiseMixin:
         """The noise of a batch; of block-causal models every block has a time of its own unless told otherwise."""
         blocks = None
         if self._is_block_causal and self.args.time_per != "sequence":
-            size = self._block_size(inputs)
-            size = self.model.config.block_size if size is None else size
-            blocks = blocks_of(self._positions(inputs, attended), size)
+            blocks = blocks_of(self._positions(inputs, attended), self._block_size(inputs))
         return add_noise(
             inputs["input_ids"],
             supervised,
@@ -70,11 +68,11 @@ class BatchNoiseMixin:
             return inputs["position_ids"].expand(attended.shape)
         return (attended.long().cumsum(-1) - 1).clamp(min=0)
 
-    def _block_size(self, inputs: dict[str, torch.Tensor]) -> int | torch.Tensor | None:
-        """Block size of this step, or of every row `[B]`; None for the configuration's."""
+    def _block_size(self, inputs: dict[str, torch.Tensor]) -> int | torch.Tensor:
+        """Block size of this step, or of every row `[B]`: the configuration's, or one that is drawn."""
         args = self.args
         if args.block_sizes is None or not self.model.training:
-            return None
+            return self.model.config.block_size
         if args.block_size_per == "step":
             return sample_block_sizes(args.block_sizes, seed=args.noise_seed, step=self.state.global_step)
         draw = self._draw(inputs)

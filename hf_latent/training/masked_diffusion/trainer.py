@@ -32,7 +32,7 @@ from hf_latent.training.common.objectives import count_items, normalize_rows, re
 from hf_latent.training.common.publishing import SelfContainedPushMixin
 from hf_latent.training.common.token_ids import check_token_ids
 from hf_latent.training.masked_diffusion.batch_noise import BatchNoiseMixin
-from hf_latent.training.masked_diffusion.block_inputs import BlockRows, block_causal_inputs
+from hf_latent.training.masked_diffusion.block_inputs import BlockRows, block_causal_inputs, pack
 from hf_latent.training.masked_diffusion.checks import (
     AnyDataset,
     add_example_ids,
@@ -276,8 +276,7 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
     ) -> tuple[dict[str, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
         if self._is_block_causal:
-            rows = BlockRows(noisy, clean, attended, self._block_size(inputs))
-            return block_causal_inputs(inputs, rows, masked, padding=self._tokenizer.pad_token_id)
+            return self._block_causal_inputs(inputs, noisy, clean, attended, masked)
         dtype = unwrap(self.model).dtype
         if "pack_row" in inputs:
             row, start = inputs["pack_row"], inputs["pack_start"]
@@ -296,6 +295,25 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
             opening = sample_opening(inputs["example_id"], noisy.shape[1], share, **self._draw(inputs))  # [B, L, L]
             given["attention_mask"] = attention_bias(opening & attended[:, None], dtype)
         return given, masked
+
+    def _block_causal_inputs(
+        self,
+        inputs: dict[str, torch.Tensor],
+        noisy: torch.Tensor,
+        clean: torch.Tensor,
+        attended: torch.Tensor,
+        masked: torch.Tensor,
+    ) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
+        """As [`_model_inputs`], for models that read the clean rows beside the noisy ones."""
+        size = self._block_size(inputs)
+        if isinstance(size, torch.Tensor):
+            size = size[:, None].expand(noisy.shape)
+        rows = BlockRows(noisy, clean, self._positions(inputs, attended), attended, masked, size)
+        row, column = masked.nonzero(as_tuple=True)
+        if "pack_row" in inputs:
+            rows = pack(rows, inputs["pack_row"], inputs["pack_start"], padding=self._tokenizer.pad_token_id)
+            row, column = inputs["pack_row"][row], inputs["pack_start"][row] + column
+        return block_causal_inputs(unwrap(self.model), rows, (row, column))
 
     def _score(
         self,

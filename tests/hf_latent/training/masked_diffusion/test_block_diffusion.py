@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_latent.data.corruption import Corruption
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
+from hf_latent.training.masked_diffusion.block_inputs import BlockRows, block_causal_inputs
 
 ONE_STEP = {"max_steps": 1, "logging_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
 ONE_STEP |= {"lr_scheduler_type": "constant", "per_device_train_batch_size": 24, "max_length": 32}
@@ -122,31 +123,74 @@ def test_every_option_of_blocks_is_read(make_trainer: Any, make_block_model: Any
     assert len({round(loss, 6) for loss in losses.values()}) == len(losses), losses
 
 
-def test_a_pair_of_masks_learns_every_supervised_token_once(make_trainer: Any, make_block_model: Any) -> None:
-    model, seen = make_block_model(), []
-    model.register_forward_hook(lambda _, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
-    trainer = make_trainer(model=model, complementary_masks=True, per_device_train_batch_size=24)
+@pytest.fixture
+def rows_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., BlockRows]:
+    """`rows_of(trainer, batch)`: the noisy and clean rows of a training batch."""
+
+    def rows(trainer: Any, batch: dict[str, Any]) -> BlockRows:
+        seen: list[BlockRows] = []
+
+        def spy(model: Any, rows: BlockRows, at: Any) -> Any:
+            seen.append(rows)
+            return block_causal_inputs(model, rows, at)
+
+        monkeypatch.setattr("hf_latent.training.masked_diffusion.trainer.block_causal_inputs", spy)
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, dict(batch))
+        return seen[-1]
+
+    return rows
+
+
+def test_a_pair_of_masks_learns_every_supervised_token_once(
+    make_trainer: Any, make_block_model: Any, rows_of: Any
+) -> None:
+    trainer = make_trainer(model=make_block_model(), complementary_masks=True, per_device_train_batch_size=24)
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    trainer.compute_loss(model, dict(batch))
-    noisy, clean = seen[-1]["input_ids"], seen[-1]["clean_ids"]
-    masked = (noisy == model.config.mask_token_id).view(2, *batch["labels"].shape)
+    rows = rows_of(trainer, batch)
+    masked = (rows.noisy == trainer.model.config.mask_token_id).view(2, *batch["labels"].shape)
     assert torch.equal(masked[0] ^ masked[1], batch["labels"] != -100)
     assert not (masked[0] & masked[1]).any()
-    assert torch.equal(clean, batch["input_ids"].repeat(2, 1))
+    assert torch.equal(rows.clean, batch["input_ids"].repeat(2, 1))
 
 
-def test_a_hidden_prompt_is_hidden_in_the_clean_copy_too(make_trainer: Any, make_block_model: Any) -> None:
+def test_a_hidden_prompt_is_hidden_in_the_clean_copy_too(
+    make_trainer: Any, make_block_model: Any, rows_of: Any
+) -> None:
     """Else every block but the first would read it there, and the unconditional half of guidance were none."""
-    model, seen = make_block_model(), []
-    model.register_forward_hook(lambda _, args, kwargs, out: seen.append(kwargs.get("clean_ids")), with_kwargs=True)
-    trainer = make_trainer(model=model, prompt_dropout=1.0, per_device_train_batch_size=24)
+    trainer = make_trainer(model=make_block_model(), prompt_dropout=1.0, per_device_train_batch_size=24)
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
-    trainer.compute_loss(model, dict(batch))
+    rows = rows_of(trainer, batch)
     prompt = (batch["labels"] == -100) & batch["attention_mask"].bool()
     assert prompt.any()
-    assert torch.equal(seen[-1] == model.config.mask_token_id, prompt)
+    assert torch.equal(rows.clean == trainer.model.config.mask_token_id, prompt)
+
+
+@pytest.mark.parametrize("shift_logits", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_columns_that_no_masked_token_depends_on_are_left_out(
+    make_block_model: Any, attention: str, shift_logits: bool
+) -> None:
+    """Scores are those of a forward of all of `[x_t | x_0]`, with padding, packed documents and sizes of their own."""
+    model = make_block_model(4, shift_logits=shift_logits)
+    model.set_attn_implementation(attention)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(3, 15, (3, 18), generator=generator)
+    position_ids = torch.tensor([[*range(18)], [*range(7), *range(11)], [*range(13), 0, 0, 0, 0, 0]])
+    exists = torch.ones(3, 18, dtype=torch.bool)
+    exists[2, 13:] = False
+    masked = (torch.rand(3, 18, generator=generator) < 0.3) & exists
+    masked[0, :8] = masked[1, 12:] = False
+    noisy = clean.masked_fill(masked, model.config.mask_token_id)
+    sizes = torch.tensor([[4] * 18, [3] * 7 + [5] * 11, [4] * 18])
+    rows = BlockRows(noisy, clean, position_ids, exists, masked, sizes)
+    given, at = block_causal_inputs(model, rows, masked.nonzero(as_tuple=True))
+    assert given["input_ids"].shape[1] <= 30 < 2 * 18
+    targets = clean[masked]
+    found = model(**given, logits_to_keep=at, targets=targets).nll
+    whole = {"attention_mask": exists.long(), "position_ids": position_ids, "block_size": sizes}
+    expected = model(noisy, clean_ids=clean, **whole, logits_to_keep=masked, targets=targets).nll
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +317,22 @@ def recorded_step(
     return step
 
 
+def recorded_mask(record: dict[str, torch.Tensor], size: int, reads_previous_state: bool = False) -> torch.Tensor:
+    """What the record says of the columns that are read: noisy blocks with a mask, and the clean ones before them."""
+    masked = (record.get("noisy_ids", record.get("noisy_ids_0")) != record["clean_ids"])[0].nonzero()[:, 0].tolist()
+    blocks = {(i - reads_previous_state) // size for i in masked} | {i // size for i in masked}
+    length = record["clean_ids"].shape[1]
+    noisy = [i for i in range(length) if i // size in blocks]
+    columns = noisy + [length + i for i in range(length) if i // size < max(blocks)]
+    return record["attention_mask"].view(2 * length, 2 * length).bool()[columns][:, columns]
+
+
 def test_fast_dllm_v2_has_the_loss_that_its_own_code_computes(recorded_step: Any, fixtures_dir: Path) -> None:
     """A mask and its complement, labels shifted by one, plain mean over the masked of both."""
     loss, mask, record = recorded_step("fast-dllm-v2", complementary_masks=True)
     info = json.loads((fixtures_dir / "fast-dllm-v2-tiny" / "expected.json").read_text())["logits_info"]
     assert loss == pytest.approx(info["training_loss"], abs=5e-5)
-    assert torch.equal(mask[0, 0].bool(), record["attention_mask"].bool())
+    assert torch.equal(mask[0, 0].bool(), recorded_mask(record, 8, reads_previous_state=True))
 
 
 @pytest.mark.parametrize(("family", "options"), [("sdar", {}), ("llada2", {"block_sizes": [8]})])
@@ -287,7 +341,7 @@ def test_noisy_and_clean_rows_see_what_they_see_in_the_families_own_training(
 ) -> None:
     """LLaDA2's record has blocks of 8, its configuration of 32."""
     loss, mask, record = recorded_step(family, **options)
-    assert torch.equal(mask[0, 0].bool(), record["attention_mask"].view(mask.shape[-2:]).bool())
+    assert torch.equal(mask[0, 0].bool(), recorded_mask(record, options.get("block_sizes", [4])[0]))
     masked = record["noisy_ids"] != record["clean_ids"]
     log_p = record["noisy_logits"][masked].log_softmax(-1)
     expected = -log_p.gather(-1, record["clean_ids"][masked][:, None]).mean().item()
