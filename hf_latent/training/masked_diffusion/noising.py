@@ -57,9 +57,8 @@ def add_noise(
     sampling = args.time_sampling
     if sampling == "bell" and not is_training:
         sampling = "low_discrepancy"
-    interval = {"epsilon": epsilon, "largest": largest}
-    times = sample_times(example_ids, sampling=sampling, blocks=blocks, **interval, **draw)
-    density = time_density(times, sampling=sampling, **interval)
+    times = sample_times(example_ids, sampling=sampling, blocks=blocks, epsilon=epsilon, largest=largest, **draw)
+    density = time_density(times, sampling=sampling, epsilon=epsilon, largest=largest)
     probability = MASK_SCHEDULES[args.mask_schedule].mask_probability(times)
     noise = sample_noise(example_ids, supervised, **draw)  # [B, L]
     noisy, masked = corrupt(input_ids, supervised, probability, noise, mask_token_id)

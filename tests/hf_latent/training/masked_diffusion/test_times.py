@@ -1,9 +1,13 @@
 """Times of rows and of blocks, bells of them, and block sizes: their laws, and what they are a function of."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from hf_latent.data.corruption import TIME_SAMPLINGS, sample_block_sizes, sample_times, time_density
+from hf_latent.training import MaskedDiffusionConfig
+from hf_latent.training.masked_diffusion.noising import add_noise
 
 DRAW = {"seed": 3, "epoch": 2}
 
@@ -58,3 +62,35 @@ def test_block_sizes_are_drawn_equally_often_and_again_the_same() -> None:
         assert (steps == size).float().mean().item() == pytest.approx(1 / 3, abs=0.1)
     assert torch.equal(rows[40:50], sample_block_sizes(choices, seed=1, step=0, example_ids=torch.arange(40, 50)))
     assert not torch.equal(rows, sample_block_sizes(choices, seed=2, step=0, example_ids=torch.arange(6000)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"time_sampling": "bell"},
+        {"time_sampling": "independent", "time_epsilon": 0.3, "time_max": 0.8},
+        {"complementary_masks": True},
+        {"complementary_masks": True, "time_sampling": "bell", "loss_weighting": "uniform"},
+    ],
+)
+@pytest.mark.parametrize("has_blocks", [False, True])
+def test_a_token_weighs_one_in_the_bound_on_average(options: dict, has_blocks: bool, tmp_path: Path) -> None:
+    """
+    E[w(t) m(t)] is 1 at every time, over the times drawn, whatever their density: 0.06 is three standard errors of
+    the bell, whose density vanishes at both ends, and many of the others. In a pair of masks every token has its turn, so that the loss weighs it once.
+    """
+    args = MaskedDiffusionConfig(str(tmp_path), use_cpu=True, **({"time_epsilon": 0.05} | options))
+    number = 16_000
+    example_ids = torch.arange(number).repeat(2 if args.complementary_masks else 1)
+    ids = torch.ones(len(example_ids), 6, dtype=torch.int64)
+    blocks = torch.arange(6).expand_as(ids) // 2 if has_blocks else None
+    supervised = torch.ones_like(ids, dtype=torch.bool)
+    rows = add_noise(ids, supervised, example_ids, args, mask_token_id=9, blocks=blocks, **DRAW)
+    assert torch.equal(rows.input_ids == 9, rows.masked)
+    assert (rows.bound * rows.masked).sum().item() / number == pytest.approx(6, abs=6 * 0.06)
+    if args.complementary_masks:
+        first, second = rows.masked.chunk(2)
+        assert (first ^ second).all()
+    if args.complementary_masks and args.loss_weighting == "uniform":
+        assert (rows.weights * rows.masked).sum() == 6 * number
