@@ -78,7 +78,8 @@ def test_block_sizes_are_drawn_equally_often_and_again_the_same() -> None:
 def test_a_token_weighs_one_in_the_bound_on_average(options: dict, has_blocks: bool, tmp_path: Path) -> None:
     """
     E[w(t) m(t)] is 1 at every time, over the times drawn, whatever their density: 0.06 is three standard errors of
-    the bell, whose density vanishes at both ends, and many of the others. In a pair of masks every token has its turn, so that the loss weighs it once.
+    the bell, whose density vanishes at both ends, and many of the others. In a pair of masks every token has its
+    turn, so that the loss weighs it once.
     """
     args = MaskedDiffusionConfig(str(tmp_path), use_cpu=True, **({"time_epsilon": 0.05} | options))
     number = 16_000
