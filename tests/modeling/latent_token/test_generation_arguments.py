@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.generation import BaseStreamer
 
 IDS = torch.tensor([[5, 9, 2, 30, 7]])
 KNOBS = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -36,6 +37,23 @@ def test_stop_strings_end_drafts_where_they_end_plain_decoding(
     assert plain.shape[1] < IDS.shape[1] + 12
     found = model.generate(IDS, num_latent_tokens=2, self_speculative=drafts, **options)
     assert found.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("drafts", [False, True, "plain"])
+def test_a_streamer_gets_what_ends_at_a_stop_string(make_latent_token: Callable[..., Any], drafts: bool | str) -> None:
+    """Drafts behind the stop are checked in the same forward, and are no text."""
+    model = make_latent_token("left_to_right")
+    count = 0 if drafts == "plain" else 2
+    text = model.generate(IDS, num_latent_tokens=count, **KNOBS)[0, IDS.shape[1] :].tolist()
+    options = KNOBS | {"stop_strings": [chr(65 + text[4]) + chr(65 + text[5])], "tokenizer": make_tokenizer()}
+    got: list[int] = []
+    streamer = BaseStreamer()
+    streamer.put = lambda value: got.extend(value.flatten().tolist())
+    streamer.end = lambda: got.append(-1)
+    drafting = {"self_speculative": drafts} if drafts else {}
+    out = model.generate(IDS, num_latent_tokens=2, streamer=streamer, **drafting, **options)
+    assert out.shape[1] < IDS.shape[1] + 12
+    assert got == [*out[0].tolist(), -1]
 
 
 def test_stop_strings_need_a_tokenizer(make_latent_token: Callable[..., Any]) -> None:
