@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_latent.tasks.drawing import draw_splits, inclusive_range
+from hf_latent.tasks.drawing import draw_from, draw_splits, inclusive_range
 from hf_latent.tasks.symbols import before_eos, symbol_tokenizer
-from hf_latent.tasks.zebra_clues import CLUES, Clue, ZebraSolver, holds, house_key, true_clues
+from hf_latent.tasks.zebra_clues import CLUES, Clue, CluePools, ZebraSolver, holds, house_key
 from hf_latent.tasks.zebra_minimal import ClueReducer
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class ZebraTask:
         self.num_guesses = None if num_guesses is None else inclusive_range("num_guesses", num_guesses)
         self._solver = ZebraSolver(num_houses, num_attributes)
         self._reducer = ClueReducer(self._solver)
+        self._pools = CluePools(num_houses, num_attributes, clues)
+        self._known: dict[str, Clue] = {}  # clues by their text
 
     @property
     def completion_length(self) -> int:
@@ -120,11 +122,9 @@ class ZebraTask:
     def _draw(self, rng: random.Random) -> dict[str, Any] | None:
         size = self.num_houses
         houses = [rng.sample(range(size), size) for _ in range(self.num_attributes)]
-        pools = [pool for kind in self.clues if (pool := true_clues(houses, kind))]
-        drawn: dict[Clue, None] = {}
-        for _ in range(MAX_CLUES):
-            drawn[rng.choice(rng.choice(pools))] = None
-        clues = self._reducer.minimal(list(drawn), houses)
+        pools = [pool for pool in self._pools.true_of(houses) if pool]
+        drawn = dict.fromkeys(draw_from(rng, pools, MAX_CLUES))
+        clues = self._reducer.minimal([self._pools.clues[number] for number in drawn], houses)
         if clues is None or (self.num_guesses is not None and not self._is_wanted(clues)):
             return None
         rng.shuffle(clues)
@@ -171,22 +171,25 @@ class ZebraTask:
         Raises:
             ValueError: for what is no clue, or one of more houses or attributes than the task's.
         """
-        clues = []
-        for text in puzzle.split(";"):
-            match = _CLUE.fullmatch(text)
-            letters, digits = re.findall("[A-F]", text), re.findall("[1-6]", text)
-            if (
-                match is None
-                or any(LETTERS.index(letter) >= self.num_attributes for letter in letters)
-                or any(int(digit) > self.num_houses for digit in digits)
-            ):
-                raise ValueError(
-                    f"A clue of {self.num_houses} houses and {self.num_attributes} attributes is like =A1B2 or @A12, "
-                    f"got {text!r}."
-                )
-            items = [(LETTERS.index(a), int(v) - 1) for a, v in zip(letters, digits, strict=False)]
-            clues.append(Clue(text[0], items[0], int(digits[1]) - 1 if text[0] == "@" else items[1]))
-        return clues
+        return [self._known.get(text) or self._parse(text) for text in puzzle.split(";")]
+
+    def _parse(self, text: str) -> Clue:
+        """One clue; right ones are remembered, there are few."""
+        match = _CLUE.fullmatch(text)
+        letters, digits = re.findall("[A-F]", text), re.findall("[1-6]", text)
+        if (
+            match is None
+            or any(LETTERS.index(letter) >= self.num_attributes for letter in letters)
+            or any(int(digit) > self.num_houses for digit in digits)
+        ):
+            raise ValueError(
+                f"A clue of {self.num_houses} houses and {self.num_attributes} attributes is like =A1B2 or @A12, "
+                f"got {text!r}."
+            )
+        items = [(LETTERS.index(a), int(v) - 1) for a, v in zip(letters, digits, strict=False)]
+        clue = Clue(text[0], items[0], int(digits[1]) - 1 if text[0] == "@" else items[1])
+        self._known[text] = clue
+        return clue
 
     # Verifier
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
-__all__ = ["CLUES", "Clue", "Houses", "ZebraSolver", "holds", "house_key", "true_clues"]
+import numpy as np
+
+__all__ = ["CLUES", "Clue", "CluePools", "Houses", "ZebraSolver", "holds", "house_key"]
 
 
 class Clue(NamedTuple):
@@ -44,25 +45,55 @@ def holds(clue: Clue, houses: Houses) -> bool:
     return CLUES[clue.kind](houses[attribute][value], second)
 
 
-def true_clues(houses: Houses, kind: str) -> list[Clue]:
-    """All clues of a kind that are true of an assignment, symmetric ones once, none that is always true."""
-    if kind == "@":
-        return [Clue(kind, (a, v), house) for a, row in enumerate(houses) for v, house in enumerate(row)]
-    at = [house for row in houses for house in row]
-    agree = [[CLUES[kind](a, b) for b in range(len(houses[0]))] for a in range(len(houses[0]))]
-    return [clue for clue, i, j in _pairs(kind, len(houses), len(houses[0])) if agree[at[i]][at[j]]]
+class CluePools:
+    """
+    All clues that may be drawn, by kind, and which of them are true.
+
+    Args:
+        num_houses, num_attributes (`int`): sizes.
+        kinds (`str`): of `CLUES`.
+    """
+
+    def __init__(self, num_houses: int, num_attributes: int, kinds: str) -> None:
+        items = [(a, v) for a in range(num_attributes) for v in range(num_houses)]
+        self.num_houses = num_houses
+        self.clues: list[Clue] = []
+        self._ends: list[int] = []  # of the kinds, among all clues
+        first, second, table = [], [], []
+        says = [CLUES[kind](a, b) for kind in kinds for a in range(num_houses) for b in range(num_houses)]
+        for number, kind in enumerate(kinds):
+            for clue, i, j in _possible(kind, items, num_houses):
+                self.clues.append(clue)
+                first.append(i)
+                second.append(j)
+                table.append(number * num_houses**2)
+            self._ends.append(len(self.clues))
+        self._says = np.array(says)
+        self._first, self._second, self._table = (np.array(x, dtype=np.int64) for x in (first, second, table))
+
+    def true_of(self, houses: Houses) -> list[list[int]]:
+        """For each kind, the numbers of its `clues` that are true of an assignment, in order."""
+        at = np.array([*(house for row in houses for house in row), *range(self.num_houses)])
+        says = self._says[self._table + at[self._first] * self.num_houses + at[self._second]]
+        (true,) = says.nonzero()
+        ends = np.searchsorted(true, self._ends).tolist()
+        numbers = true.tolist()
+        return [numbers[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-@cache
-def _pairs(kind: str, num_attributes: int, num_houses: int) -> list[tuple[Clue, int, int]]:
-    """All clues of a kind about two values, with the numbers of the two among all values."""
-    items = [(a, v) for a in range(num_attributes) for v in range(num_houses)]
-    return [
-        (Clue(kind, x, y), i, j)
-        for i, x in enumerate(items)
-        for j, y in enumerate(items)
-        if i != j and (i < j or kind not in SYMMETRIC) and (x[0] != y[0] or kind not in "=!")
-    ]
+def _possible(kind: str, items: list[tuple[int, int]], num_houses: int) -> Iterator[tuple[Clue, int, int]]:
+    """
+    Clues of a kind, symmetric ones once, none that is always true, with the numbers of what they compare: values, and
+    behind them the houses themselves.
+    """
+    for i, x in enumerate(items):
+        if kind == "@":
+            for house in range(num_houses):
+                yield Clue(kind, x, house), i, len(items) + house
+            continue
+        for j, y in enumerate(items):
+            if i != j and (i < j or kind not in SYMMETRIC) and (x[0] != y[0] or kind not in "=!"):
+                yield Clue(kind, x, y), i, j
 
 
 def house_key(clues: Sequence[Clue], houses: Houses) -> str:

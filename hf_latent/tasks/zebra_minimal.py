@@ -31,12 +31,11 @@ class ClueReducer:
         self.num_houses, self.num_attributes = solver.num_houses, solver.num_attributes
         self.orders = math.factorial(self.num_houses)
         self.is_small = self.orders**self.num_attributes <= MOST_ASSIGNMENTS
-        self.part = self.orders ** (self.num_attributes - 1)  # bits of a part of a set
-        self._allowed: dict[Clue, list[int]] = {}
+        self._allowed: dict[Clue, int] = {}
         if self.is_small:
-            # [value][house] -> orders of one attribute's values, as bits; and the place of each order.
+            # [value][house] -> orders of one attribute's values, as bits; the first has every value in its house.
             places = list(itertools.permutations(range(self.num_houses)))
-            self._rank = {order: number for number, order in enumerate(places)}
+            self.everything = (1 << self.orders**self.num_attributes) - 1
             self._at = [[self._spread(a, places, v, h) for v, h in self._cells()] for a in range(self.num_attributes)]
 
     def minimal(self, clues: Sequence[Clue], houses: Houses) -> list[Clue] | None:
@@ -52,31 +51,34 @@ class ClueReducer:
     # By sets
 
     def _by_sets(self, clues: Sequence[Clue], houses: Houses) -> list[Clue] | None:
-        ranks = [self._rank[tuple(order)] for order in houses]
-        top, only = ranks.pop(), 1 << sum(rank * self.orders**a for a, rank in enumerate(ranks))
-        allowed = [self._allowed.get(clue) or self._allow(clue) for clue in clues]
-        # The shortest front that has one solution, and what is allowed before each of its clues. Sets are kept apart
-        # by the last attribute's order: most of the parts are soon empty.
-        everything = [(1 << self.part) - 1] * self.orders
-        front = [dict(enumerate(everything))]
-        for masks in allowed:
-            front.append({part: both for part, bits in front[-1].items() if (both := bits & masks[part])})
-            if front[-1] == {top: only}:
+        # With every value renamed to its house, all puzzles have one solution and share few sets, which stay cached.
+        only = 1
+        # The shortest front that has one solution, and what is allowed before each of its clues.
+        allowed: list[int] = []
+        front: list[int] = []
+        left = self.everything
+        for clue in clues:
+            kind, (attribute, value), second = clue
+            if not isinstance(second, int):
+                second = second[0], houses[second[0]][second[1]]
+            renamed = Clue(kind, (attribute, houses[attribute][value]), second)
+            mask = self._allowed.get(renamed) or self._allow(renamed)
+            allowed.append(mask)
+            front.append(left)
+            left &= mask
+            if left == only:
                 break
         else:
             return None
-        kept, behind = [], everything
-        for number in range(len(front) - 2, -1, -1):
-            for part, bits in front[number].items():
-                both = bits & behind[part]
-                if both and (part != top or both != only):
-                    kept.append(clues[number])
-                    behind = [a & b for a, b in zip(behind, allowed[number], strict=True)]
-                    break
+        kept, behind = [], self.everything
+        for number in range(len(front) - 1, -1, -1):
+            if front[number] & behind != only:
+                kept.append(clues[number])
+                behind &= allowed[number]
         return kept[::-1]
 
-    def _allow(self, clue: Clue) -> list[int]:
-        """Assignments that a clue allows, a part for each order of the last attribute's values."""
+    def _allow(self, clue: Clue) -> int:
+        """Assignments that a clue allows."""
         (attribute, value), second = clue.first, clue.second
         first = self._at[attribute][value * self.num_houses : (value + 1) * self.num_houses]
         if isinstance(second, int):
@@ -90,9 +92,8 @@ class ClueReducer:
                     if CLUES[clue.kind](house, other):
                         agreeing |= its_bits
                 found |= bits & agreeing
-        parts = [found >> number * self.part & ((1 << self.part) - 1) for number in range(self.orders)]
-        self._allowed[clue] = parts
-        return parts
+        self._allowed[clue] = found
+        return found
 
     def _cells(self) -> itertools.product[tuple[int, ...]]:
         return itertools.product(range(self.num_houses), repeat=2)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from hf_latent.tasks import ZebraTask, zebra_tokenizer
-from hf_latent.tasks.zebra_clues import CLUES, Clue, ZebraSolver, holds, house_key, true_clues
+from hf_latent.tasks.zebra_clues import CLUES, Clue, CluePools, ZebraSolver, holds, house_key
 from hf_latent.tasks.zebra_minimal import ClueReducer
 
 PUZZLE, SOLUTION = "=A2B1;@B23;@A32", "231\n132"  # the instance of the docstring
@@ -18,6 +19,12 @@ SIZES = [(2, 3), (3, 2), (3, 3), (4, 2)]
 def assignments(num_houses: int, num_attributes: int) -> list[tuple]:
     """Every `[attribute][value] -> house`."""
     return list(itertools.product(itertools.permutations(range(num_houses)), repeat=num_attributes))
+
+
+def true_clues(houses: Sequence[Sequence[int]], kind: str) -> list[Clue]:
+    """All clues of a kind that are true of an assignment."""
+    pools = CluePools(len(houses[0]), len(houses), kind)
+    return [pools.clues[number] for number in pools.true_of(houses)[0]]
 
 
 def says(text: str, rows: list[str]) -> bool:
