@@ -158,7 +158,8 @@ def evaluate_likelihood(
             `datasets.Dataset`. A column `example_id` (int) seeds the noise of an example; by default its place does.
         tokenizer: not needed for `input_ids`.
         estimator: `"masked_count"`, `"continuous_time"` or `"chain"`; see `hf_latent.evaluation.scoring.estimators`.
-        num_samples: stratified draws of an example, a forward of a row each; "chain" takes one forward a token.
+        num_samples: stratified draws of an example, a forward of a row each; "chain" takes one forward a token, or for
+            block-causal models one for each token of a block.
         seed: of the draws, which are a function of it and of the example alone.
         batch_size: rows of a forward; changes nothing but the speed.
         chat: whether a prompt given as text goes through the chat template.

@@ -90,11 +90,12 @@ def check_block_options(model: nn.Module, args: MaskedDiffusionConfig) -> None:
                 f"got {args.attention_annealing_steps}; `block_sizes` trains for several block sizes"
             )
         return
-    for name, value in (("time_per", "block"), ("block_sizes", args.block_sizes)):
-        if value is not None and getattr(args, name) == value:
+    wanted = {"time_per": "block" if args.time_per == "block" else None, "block_sizes": args.block_sizes}
+    for name, value in wanted.items():
+        if value is not None:
             raise ValueError(
-                f"`{name}`={value!r} needs a model with block-causal attention, whose blocks have one size or "
-                f"another, got {type(base).__name__}"
+                f"`{name}`={value!r} needs a model with block-causal attention, which alone has blocks, got "
+                f"{type(base).__name__}"
             )
 
 

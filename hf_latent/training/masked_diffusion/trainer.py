@@ -66,6 +66,8 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
     the rest (prompts, user turns) is given and never masked.
 
     - Logits exist for masked positions only.
+    - Models with block-causal attention read noisy and clean rows in one forward, `[x_t | x_0]` (arXiv 2503.09573):
+      each block is predicted from the clean blocks before it.
     - Noise is a function of (`noise_seed`, example, epoch): batches 8x1 and 1x8 give the same gradient, evaluation
       does not depend on the batch size, and a resumed run meets the noise of the uninterrupted one.
     - Logged: `loss` (what is minimised), `nll` (estimated bound on -log p, nats per supervised token, whatever the
@@ -326,7 +328,8 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
         if isinstance(unwrap(self.model), MaskedDiffusionHead):
             return model(**given, logits_to_keep=at, targets=targets)
         if isinstance(at, tuple):
-            raise ValueError(f"`packing` needs a model of hf-latent, got {type(unwrap(self.model)).__name__}")
+            name = type(unwrap(self.model)).__name__
+            raise ValueError(f"`packing` and block-causal attention need a model of hf-latent, got {name}")
         logits = model(**given, logits_to_keep=at).logits  # [N, V]
         nll = F.cross_entropy(logits.float(), targets, reduction="none")
         return ScoredOutput(nll=nll, correct=logits.detach().argmax(-1) == targets)
