@@ -221,3 +221,20 @@ def test_quantized_weights_are_asked_for_where_the_model_is_loaded(
         assert asked["quantization_config"].load_in_4bit is True, source
     with pytest.raises(ValueError, match="`load_in_4bit` and `load_in_8bit` need `use_peft`"):
         main(*parse([*flags, "--model_name_or_path", str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--backbone x --attention block_causal", "`block_size` goes with `attention` 'block_causal', got None"),
+        ("--backbone x --block_size 8", "`block_size` goes with `attention` 'block_causal', got 8 with 'bidirect"),
+        ("--model_name_or_path x --attention block_causal --block_size 8", "is for a `backbone`.*got `backbone` None"),
+        ("--backbone x --attention block_causal --block_size 8 --num_latent_tokens 2", "without `num_latent_tokens`"),
+    ],
+)
+def test_blocks_that_nothing_is_made_of_are_refused_before_anything_is_loaded(
+    tmp_path: Path, arguments: str, message: str
+) -> None:
+    words = f"--task sudoku --output_dir {tmp_path} --use_cpu --report_to none {arguments}"
+    with pytest.raises(ValueError, match=message):
+        main(*parse(words.split()))
