@@ -42,7 +42,7 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
     """
     Forward of a masked diffusion model. Comes first among the bases of a head class, before
     `DiffusionGenerationMixin` and the family's `PreTrainedModel`; the class sets `self.model` (a bidirectional base
-    model) and `self.lm_head`, then calls `prepare_head` and `post_init`.
+    model) and `self.lm_head`, then calls `prepare_head` and `post_init`, as [`PublishedHeadMixin`] does.
     """
 
     model: nn.Module
@@ -64,8 +64,10 @@ class MaskedDiffusionHead(AdapterLoadingMixin):
     def shift_hidden_states(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """States `[B, L, D]` such that state `i` predicts token `i`."""
-        return hidden_states
+        """States `[B, L, D]` such that state `i` predicts token `i`: one to the right with `reads_previous_state`."""
+        return (
+            shift_states(hidden_states, attention_mask, position_ids) if self.reads_previous_state else hidden_states
+        )
 
     def align(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """`shift_hidden_states` by the name that decoders published by 0.1 know our models by."""

@@ -3,7 +3,6 @@ LLaDA2 (arXiv 2512.15745, 2602.08676) as the difference to transformers' GLM-4-M
 weights, and one matrix for queries, keys and values.
 """
 
-from torch import nn
 from transformers import Glm4MoeModel, Glm4MoePreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -14,6 +13,7 @@ from transformers.core_model_loading import Split, WeightConverter, WeightRenami
 from hf_latent.generation.mixin import DiffusionGenerationMixin
 from hf_latent.modeling.block_diffusion.configuration_llada2 import Llada2Config
 from hf_latent.modeling.block_diffusion.modeling_block_causal import BlockCausalHead
+from hf_latent.modeling.published_model import PublishedDecoderMixin, PublishedHeadMixin
 from hf_latent.modeling.stock_experts import StockExpertsMixin
 
 # Reversible: saving writes the original names back. `overwrite` because a checkpoint folder that carries this file
@@ -37,33 +37,21 @@ register_checkpoint_conversion_mapping(
 )
 
 
-class Llada2Model(StockExpertsMixin, Glm4MoeModel):
+class Llada2Model(PublishedDecoderMixin, StockExpertsMixin, Glm4MoeModel):
     """Identical to `Glm4MoeModel` except that without a mask it sees everything; the head makes block-causal ones."""
 
     config: Llada2Config
     _keys_to_ignore_on_load_unexpected: list[str] = []  # not layers 46 and 92, which GLM's checkpoints have on top
 
-    def __init__(self, config: Llada2Config) -> None:
-        super().__init__(config)
-        # Without `padding_idx`: where padding is end-of-text, too, its row would start at zero and stay there.
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.post_init()
 
-
-class Llada2ForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, StockExpertsMixin, Glm4MoePreTrainedModel):
+class Llada2ForMaskedDiffusion(
+    PublishedHeadMixin, BlockCausalHead, DiffusionGenerationMixin, StockExpertsMixin, Glm4MoePreTrainedModel
+):
     """LLaDA2 with its head. Position `i` of the logits predicts token `i`: nothing is shifted."""
 
     config: Llada2Config
+    decoder_class = Llada2Model
     _keys_to_ignore_on_load_unexpected: list[str] = []
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-
-    def __init__(self, config: Llada2Config) -> None:
-        super().__init__(config)
-        self.model = Llada2Model(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.prepare_head()
-        self.post_init()
 
 
 __all__ = ["Llada2ForMaskedDiffusion", "Llada2Model"]

@@ -15,7 +15,7 @@ from hf_latent.modeling.block_diffusion.modeling_block_causal import BlockCausal
 from hf_latent.modeling.latent_token.configuration_latent_token import LatentTokenConfig
 from hf_latent.modeling.latent_token.modeling_latent_token_base import LatentTokenPreTrainedModel
 from hf_latent.modeling.latent_token.modeling_latent_token_causal import LatentTokenForCausalLM
-from hf_latent.modeling.masked_diffusion import is_prepared_mask, position_ids_from_mask, shift_states
+from hf_latent.modeling.masked_diffusion import is_prepared_mask, position_ids_from_mask
 
 
 class LatentTokenForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, LatentTokenPreTrainedModel):
@@ -179,14 +179,6 @@ class LatentTokenForMaskedDiffusion(BlockCausalHead, DiffusionGenerationMixin, L
         clean = exists & ~queried
         seen = canvas_visibility(clean, queried, stream_order(clean, reveal_order), query_group, position_ids)
         return position_ids, self.semi_causal_masks()(seen, seen, columns[None], self.dtype)
-
-    def shift_hidden_states(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The states one to the right with `shift_logits`, else as they are."""
-        if not self.config.shift_logits:
-            return hidden_states
-        return shift_states(hidden_states, attention_mask, position_ids)
 
     def default_position_ids(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Positions `[B, L]` that padding on the left does not move: absolute embeddings would notice."""

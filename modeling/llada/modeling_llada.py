@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from hf_latent.generation.mixin import DiffusionGenerationMixin
 from hf_latent.modeling.llada.configuration_llada import LladaConfig
 from hf_latent.modeling.masked_diffusion import MaskedDiffusionHead
+from hf_latent.modeling.published_model import PublishedDecoderMixin, PublishedHeadMixin
 
 BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
@@ -53,15 +54,13 @@ class LladaRMSNorm(LlamaRMSNorm):
         return super().forward(hidden_states) + self.bias
 
 
-class LladaModel(LlamaModel):
+class LladaModel(PublishedDecoderMixin, LlamaModel):
     """Identical to `LlamaModel` except that the configuration makes attention bidirectional and may add biases."""
 
     config: LladaConfig
 
     def __init__(self, config: LladaConfig) -> None:
         super().__init__(config)
-        # Without `padding_idx`: padding and end-of-text share an id, whose row would start at zero and stay there.
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.include_qkv_bias and not config.include_bias:
             for layer in self.layers:
                 for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
@@ -80,20 +79,16 @@ class LladaModel(LlamaModel):
             init.zeros_(module.bias)
 
 
-class LladaForMaskedDiffusion(MaskedDiffusionHead, DiffusionGenerationMixin, LlamaPreTrainedModel):
+class LladaForMaskedDiffusion(PublishedHeadMixin, MaskedDiffusionHead, DiffusionGenerationMixin, LlamaPreTrainedModel):
     """LLaDA with its head. Position `i` of the logits predicts token `i`: nothing is shifted."""
 
     config: LladaConfig
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
+    decoder_class = LladaModel
 
-    def __init__(self, config: LladaConfig) -> None:
-        super().__init__(config)
-        self.model = LladaModel(config)
-        head_bias = config.include_bias and not config.tie_word_embeddings
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=head_bias)
-        self.prepare_head()
-        self.post_init()
+    @staticmethod
+    def has_head_bias(config: LladaConfig) -> bool:
+        """With `include_bias`, unless the head is tied."""
+        return config.include_bias and not config.tie_word_embeddings
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Logits of hidden states `[..., hidden_size]`, scaled where `scale_logits` says so."""
