@@ -311,7 +311,7 @@ MISTAKES = [
     ("app --threads 0 --no-browser", "--threads.*0"),
     ("app --port 99999999 --no-browser", "--port|port"),
     ("app --host 'no host' --no-browser", "no host"),
-    ("app --export-space T/text.txt", "--export-space.*must be a folder, got .*text.txt"),
+    ("app --export-space T/text.txt", "--export-space.*must be a folder, .*got .*text.txt"),
     ("app --export-space T/text.txt/space", "--export-space.*text.txt is a file"),
 ]
 
