@@ -15,9 +15,9 @@ import argparse
 import statistics
 
 import torch
-from bare_forwards import Stopwatch
 from generation_overhead import build_model
-from report import describe_run, timed, write_result
+from parts.bare_forwards import Stopwatch
+from parts.report import describe_run, timed, write_result
 
 NEW_TOKENS, BLOCK_LENGTH, NUM_FORWARDS = 64, 32, 16
 # (model, prompt tokens, rows): 8 million parameters, where the fixed cost of a forward counts, and SmolLM2's shape.

@@ -24,25 +24,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from report import describe_run, timed, write_result
+from parts.report import describe_run, timed, write_result
+from parts.shapes import SHAPES
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from hf_latent import LatentTokenConfig
 from hf_latent.generation.arguments.cache_argument import CACHE_NAME
 from hf_latent.generation.model_calls.exact_cache import ColumnCache
 
-SHAPES = {
-    "8M": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8},
-    "31M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
-    "SmolLM2-135M": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49_152,
-    },
-}
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 PROMPT_LENGTH = 64
 # Blocks of the published families, and steps of a block: one token a step, and four.

@@ -13,42 +13,45 @@ Prints a table, then the same content as one JSON line. Times are medians of wal
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
-from report import describe_run, timed, write_result
+from parts.report import describe_run, write_result
+from parts.trainer_steps import (
+    BATCH_SIZE,
+    LENGTH,
+    PROMPT_LENGTH,
+    SIZES,
+    TrainerStep,
+    make_rows,
+    median_seconds,
+    optimizing,
+    special_ids,
+    take_turns,
+)
 
 from hf_latent import LatentTokenConfig, LatentTokenForMaskedDiffusion
 from hf_latent.generation.model_calls.block_causal_masks import noisy_and_clean_visibility
-from hf_latent.tasks import sudoku_tokenizer
-from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 from hf_latent.training.masked_diffusion.block_inputs import BlockRows
 
-BATCH_SIZE, LENGTH, PROMPT_LENGTH, VOCAB_SIZE = 8, 256, 64, 49_152
+VOCAB_SIZE = 49_152
 KINDS = ("trainer", "bare", "all columns", "bidirectional")
 
 
 def build_model(attention: str, block_size: int | None) -> LatentTokenForMaskedDiffusion:
     torch.manual_seed(0)
-    text = {"model_type": "llama", "vocab_size": VOCAB_SIZE, "hidden_size": 256, "intermediate_size": 1024}
-    text |= {"num_hidden_layers": 8, "num_attention_heads": 8}
-    special = {"mask_token_id": VOCAB_SIZE - 1, "eos_token_id": VOCAB_SIZE - 2, "pad_token_id": VOCAB_SIZE - 2}
-    kind = {"attention": attention, "block_size": block_size}
-    return LatentTokenForMaskedDiffusion(LatentTokenConfig(text_config=text, **special, **kind)).train()
+    text = {"model_type": "llama", "vocab_size": VOCAB_SIZE, **SIZES}
+    fields = {"attention": attention, "block_size": block_size, **special_ids(VOCAB_SIZE)}
+    return LatentTokenForMaskedDiffusion(LatentTokenConfig(text_config=text, **fields)).train()
 
 
 def build_steps(block_size: int) -> dict[str, Callable[[], None]]:
     """A step of each kind."""
-    ids = torch.randint(0, VOCAB_SIZE - 2, (BATCH_SIZE, LENGTH), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :PROMPT_LENGTH] = -100
-    rows = [{"input_ids": i, "labels": k} for i, k in zip(ids.tolist(), labels.tolist(), strict=True)]
+    ids, rows = make_rows(VOCAB_SIZE)
     blocks, bidirectional = build_model("block_causal", block_size), build_model("bidirectional", None)
-    trainer, seen = trainer_step(blocks, rows)
+    trainer = TrainerStep(blocks, rows)
     masked = torch.zeros_like(ids, dtype=torch.bool)
     masked[:, PROMPT_LENGTH:] = torch.arange(LENGTH - PROMPT_LENGTH) % 2 == 0  # half, as the trainer on average
     everything = BlockRows(
@@ -66,77 +69,38 @@ def build_steps(block_size: int) -> dict[str, Callable[[], None]]:
         "position_ids": everything.position_ids.repeat(1, 2),
         "attention_mask": blocks.block_causal_masks()(visible, visible, columns, torch.float32),
     }
+    given = dict(trainer.seen)
+    at, targets = given.pop("logits_to_keep"), given.pop("targets")
     return {
         "trainer": trainer,
-        "bare": bare_step(blocks, seen["given"], seen["at"], seen["targets"]),
+        "bare": bare_step(blocks, given, at, targets),
         "all columns": bare_step(blocks, whole, masked.nonzero(as_tuple=True), ids[masked]),
-        "bidirectional": trainer_step(bidirectional, rows)[0],
+        "bidirectional": TrainerStep(bidirectional, rows),
     }
-
-
-def trainer_step(
-    model: LatentTokenForMaskedDiffusion, rows: list[dict[str, Any]]
-) -> tuple[Callable[[], None], dict[str, Any]]:
-    """A step of the trainer, and what it gives the model."""
-    tokenizer = sudoku_tokenizer(4)  # for padding, of which there is none
-    tokenizer.mask_token = None
-    with tempfile.TemporaryDirectory() as folder:
-        args = MaskedDiffusionConfig(folder, use_cpu=True, report_to="none", max_length=LENGTH, disable_tqdm=True)
-        trainer = MaskedDiffusionTrainer(
-            model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-        )
-    trainer.model.train()
-    batch = trainer.data_collator([{**row, "example_id": i} for i, row in enumerate(rows)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    seen: dict[str, Any] = {}
-
-    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        given = {name: kwargs[name] for name in kwargs if name not in ("logits_to_keep", "targets")}
-        seen.update(given=given, at=kwargs["logits_to_keep"], targets=kwargs["targets"])
-
-    hook = model.register_forward_pre_hook(note, with_kwargs=True)
-    with torch.no_grad():
-        trainer.compute_loss(model, dict(batch))
-    hook.remove()
-
-    def step() -> None:
-        trainer.compute_loss(model, dict(batch)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, seen
 
 
 def bare_step(
     model: LatentTokenForMaskedDiffusion, given: dict[str, Any], at: Any, targets: torch.Tensor
 ) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    finish = optimizing(model)
 
     def step() -> None:
         states = model.model(**given, use_cache=False).last_hidden_state
-        F.cross_entropy(model.lm_head(states[at]), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        finish(F.cross_entropy(model.lm_head(states[at]), targets))
 
     return step
 
 
 def compare(block_size: int, repeats: int) -> dict[str, Any]:
     """Median seconds of each kind, in turns, and the ratios of turns."""
-    steps = build_steps(block_size)
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for repeat in range(repeats + 1):
-        for kind in list(KINDS)[:: 1 if repeat % 2 else -1]:
-            seconds = timed(steps[kind])
-            if repeat:  # the first turn warms up
-                times[kind].append(seconds)
+    times = take_turns(build_steps(block_size), repeats)
     ratios = {
         other: statistics.median(a / b for a, b in zip(times["trainer"], times[other], strict=True))
         for other in KINDS[1:]
     }
     return {
         "block_size": block_size,
-        "seconds": {kind: round(statistics.median(values), 4) for kind, values in times.items()},
+        "seconds": median_seconds(times),
         **{f"trainer_over_{other.replace(' ', '_')}": round(ratio, 3) for other, ratio in ratios.items()},
     }
 

@@ -24,26 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bare_forwards import Stopwatch
 from matplotlib.figure import Figure
-from report import describe_run, timed, write_result
+from parts.bare_forwards import Stopwatch
+from parts.report import describe_run, timed, write_result
+from parts.shapes import SHAPES
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
 PROMPT_LENGTH, NEW_TOKENS, BLOCK_LENGTH = 64, 128, 32
-# 8 and 31 million parameters, where every millisecond counts, and the smallest checkpoint that people start from.
-SHAPES = {
-    "8M": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8},
-    "31M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
-    "SmolLM2-135M": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49_152,
-    },
-}
 MAX_STEPS = {"8M": 64, "31M": 32, "SmolLM2-135M": 16}  # steps of a run
 LIMIT = 1.03  # what is wanted; what is above it is named in the picture
 BESIDE: dict[str, Any] = {"xytext": (5, 2), "rotation": 25, "textcoords": "offset points", "fontsize": 8}

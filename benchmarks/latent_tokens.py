@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from report import describe_run, timed, write_result
+from parts.report import describe_run, timed, write_result
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from hf_latent import LatentTokenConfig, get_task

@@ -16,72 +16,45 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
-from report import describe_run, write_result
+from parts.report import describe_run, write_result
+from parts.trainer_steps import (
+    BATCH_SIZE,
+    LENGTH,
+    PROMPT_LENGTH,
+    SIZES,
+    TrainerStep,
+    make_rows,
+    median_seconds,
+    special_ids,
+    take_turns,
+)
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
-from hf_latent.tasks import sudoku_tokenizer
-from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
-BATCH_SIZE, LENGTH, PROMPT_LENGTH = 8, 256, 64
 KINDS = ("trainer", "bare", "all logits")
 
 
 def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
     torch.manual_seed(0)
-    special = {"mask_token_id": vocab_size - 1, "eos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 2}
-    config = LladaConfig(
-        vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        **special,
-    )
+    config = LladaConfig(vocab_size=vocab_size, **SIZES, **special_ids(vocab_size))
     return LladaForMaskedDiffusion(config).train()
 
 
 def build_steps(vocab_size: int) -> dict[str, Callable[[], None]]:
     """A step of each kind, on a model and an optimizer that they share."""
     model = build_model(vocab_size)
-    ids = torch.randint(0, vocab_size - 2, (BATCH_SIZE, LENGTH), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :PROMPT_LENGTH] = -100
-    rows = [{"input_ids": i, "labels": k} for i, k in zip(ids.tolist(), labels.tolist(), strict=True)]
-    tokenizer = sudoku_tokenizer(4)  # for padding, of which there is none
-    tokenizer.mask_token = None
-    with tempfile.TemporaryDirectory() as folder:
-        args = MaskedDiffusionConfig(folder, use_cpu=True, report_to="none", max_length=LENGTH, disable_tqdm=True)
-        trainer = MaskedDiffusionTrainer(
-            model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-        )
-    trainer.model.train()
-    batch = trainer.data_collator([{**row, "example_id": i} for i, row in enumerate(rows)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    seen: dict[str, Any] = {}
-    hook = model.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    with torch.no_grad():
-        trainer.compute_loss(model, dict(batch))
-    hook.remove()
+    ids, rows = make_rows(vocab_size)
+    trainer = TrainerStep(model, rows)
+    seen, finish = trainer.seen, trainer.finish
     noisy, masked = seen["input_ids"], seen["logits_to_keep"]
     attention = seen["attention_mask"]
     weights = torch.rand(BATCH_SIZE, LENGTH) + 0.5
-
-    def finish(loss: torch.Tensor) -> None:
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def ours() -> None:
-        finish(trainer.compute_loss(model, dict(batch)))
 
     def bare() -> None:
         logits = model(noisy, attention_mask=attention, logits_to_keep=masked).logits
@@ -92,26 +65,18 @@ def build_steps(vocab_size: int) -> dict[str, Callable[[], None]]:
         nll = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
         finish((nll * weights * masked).sum() / masked.sum())
 
-    return dict(zip(KINDS, (ours, bare, all_logits), strict=True))
+    return dict(zip(KINDS, (trainer, bare, all_logits), strict=True))
 
 
 def compare(vocab_size: int, repeats: int) -> dict[str, Any]:
     """Median seconds of each kind, in turns, and the ratios of turns."""
-    steps = build_steps(vocab_size)
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for repeat in range(repeats + 1):
-        order = list(KINDS)[:: 1 if repeat % 2 else -1]
-        for kind in order:
-            start = time.perf_counter()
-            steps[kind]()
-            if repeat:  # the first turn warms up
-                times[kind].append(time.perf_counter() - start)
+    times = take_turns(build_steps(vocab_size), repeats)
     ratios = {
         other: statistics.median(a / b for a, b in zip(times[other], times["trainer"], strict=True))
         for other in ("bare", "all logits")
     }
     return {
-        "seconds": {kind: round(statistics.median(values), 4) for kind, values in times.items()},
+        "seconds": median_seconds(times),
         "trainer_over_bare": round(1 / ratios["bare"], 3),
         "all_logits_over_trainer": round(ratios["all logits"], 3),
     }

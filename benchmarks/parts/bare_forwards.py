@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import torch
-from report import timed
+from parts.report import timed
 
 from hf_latent.generation.model_calls.block_cache import BlockCache
 
