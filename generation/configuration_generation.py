@@ -53,7 +53,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             sub-blocks); must divide the block's length. `None` writes a block as a whole.
         decoding (`str`, *optional*, defaults to `"low_confidence"`):
             Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
-            `confidence_threshold`, `entropy_bound`, `entropy_sum`, `med`, `med_left_to_right`.
+            `confidence_threshold`, `klass`, `entropy_bound`, `entropy_sum`, `med`, `med_left_to_right`.
         max_denoising_steps (`int`, *optional*):
             Most forwards of a row, shared evenly among its blocks; those that only refine count, too. Rules by
             schedule spread the tokens over what refinement leaves of them; rules by the belief commit all that is left
@@ -77,7 +77,14 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         min_tokens_per_step (`int`, *optional*):
             Least tokens that a rule by the belief commits at once in a row, as far as its block has them open; 1 if
             not given (LLaDA2.1's `num_to_transfer`).
-        confidence_threshold (`float`, *optional*, defaults to 0.9): probability, for `confidence_threshold`.
+        confidence_threshold (`float`, *optional*, defaults to 0.9):
+            probability, for `confidence_threshold` and `klass`.
+        stability_kl (`float`, *optional*, defaults to 0.015):
+            nats, for `klass` (KLASS, arXiv 2511.05664): a position is written once KL(belief || that of the forward
+            before) was below this in each of the last `stability_steps` forwards and it is more probable than
+            `confidence_threshold`; where there is none, the most probable one. A belief is compared within its block.
+            0 writes one token per forward.
+        stability_steps (`int`, *optional*, defaults to 2): forwards, for `klass`.
         entropy_threshold (`float`, *optional*, defaults to 0.2): nats, lambda of `med` and `med_left_to_right`.
         entropy_bound (`float`, *optional*, defaults to 0.1): nats, for `entropy_bound` and `entropy_sum`.
         temperature (`float`, *optional*):
@@ -155,6 +162,8 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         "max_tokens_per_step": None,
         "min_tokens_per_step": None,
         "confidence_threshold": 0.9,
+        "stability_kl": 0.015,
+        "stability_steps": 2,
         "entropy_threshold": 0.2,
         "entropy_bound": 0.1,
         "latent_refinement": False,
@@ -229,11 +238,12 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             check_choice("block_cache", self.block_cache, BLOCK_CACHES)
         for name in ("refinement_top_p", "refinement_ratio"):
             check_number(name, getattr(self, name), 0.0, 1.0)
-        for name in ("refinement_kl", "stop_kl"):
+        for name in ("refinement_kl", "stop_kl", "stability_kl"):
             check_number(name, getattr(self, name), 0.0)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
         check_number("editing_threshold", self.editing_threshold, 0.0, 1.0, optional=True)
         check_integer("max_post_steps", self.max_post_steps, low=0, optional=False)
+        check_integer("stability_steps", self.stability_steps, low=1, optional=False)
         check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)
         check_integer("cache_refresh_interval", self.cache_refresh_interval, low=1)
         check_integer("min_new_tokens", self.min_new_tokens, low=0)

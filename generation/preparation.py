@@ -211,6 +211,7 @@ def make_belief_reader(
             f"`suppress_tokens` leaves no token but the end of the sequence, which `min_new_tokens`="
             f"{config.min_new_tokens} forbids: leave one of the two out."
         )
+    rule = RULES[config.decoding]
     return BeliefReader(
         mask_token_id=mask_token_id,
         temperature=config.effective_temperature,
@@ -218,10 +219,10 @@ def make_belief_reader(
         filters=filters,
         suppressed=tensor("suppress_tokens"),
         deferred=tensor("deferred_tokens"),
-        reads=RULES[config.decoding].reads,
+        reads=rule.reads,
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
-        with_distribution=config.latent_refinement,
+        with_distribution=config.latent_refinement or rule.reads_stability,
         with_odds=config.editing_threshold is not None,
         ends=torch.tensor(ends, device=find_device(model)) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
@@ -246,6 +247,8 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         pace_to_schedule=config.pace_to_schedule,
         max_tokens_per_step=config.max_tokens_per_step,
         seed=seed,
+        stability_kl=config.stability_kl,
+        stability_steps=config.stability_steps,
         eos_token_ids=torch.tensor(eos_token_ids, device=find_device(model)) if ends and eos_token_ids else None,
         fill_token_id=find_fill_token_id(model, config),
         refinement=_refinement(config) if config.latent_refinement else None,

@@ -1,6 +1,5 @@
 """
-Latent refinement (LRD, arXiv 2510.11052): what open positions look like to the next forward, and how much the belief
-still moves.
+Latent refinement (LRD, arXiv 2510.11052): what open positions look like to the next forward.
 
 `N` predicted positions of a forward, `V` vocabulary, `D` width, `A` rows, `L` columns.
 """
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_latent.generation.beliefs.distribution import Distribution, concatenate, kl_divergence
+from hf_latent.generation.beliefs.distribution import Distribution, concatenate
+from hf_latent.generation.beliefs.memory import BeliefMemory
 from hf_latent.generation.beliefs.nucleus import expected_embedding
 
 
@@ -46,24 +46,23 @@ class RefinementSettings:
         return self.mixes and self.max_steps > 0
 
 
-class RefinementState:
+class RefinementState(BeliefMemory):
     """
-    The beliefs of a forward as the next one needs them: distributions of the positions that were read, and their mixed
-    embeddings. What is made of them is done a few positions at a time.
+    The beliefs of a forward, and their mixed embeddings, which are made a few positions at a time.
+
+    Args:
+        embed: the model's input embeddings.
+        stability_kl: see `BeliefMemory`.
     """
 
-    def __init__(self, embed: nn.Module, mask_token_id: int, settings: RefinementSettings) -> None:
+    def __init__(
+        self, embed: nn.Module, mask_token_id: int, settings: RefinementSettings, stability_kl: float | None = None
+    ) -> None:
+        super().__init__(stability_kl)
         self.embed, self.mask_token_id, self.settings = embed, mask_token_id, settings
         self._mask: torch.Tensor | None = None  # (1, D)
-        self._slot: torch.Tensor | None = None  # (A, L): index of a position in the following, -1 without
-        self._score: torch.Tensor | None = None  # (N, V)
-        self._log_normalizer: torch.Tensor | None = None  # (N,)
+        self._parts: list[torch.Tensor] = []  # of `_mixed`, while it is made
         self._mixed: torch.Tensor | None = None  # (N, D)
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows."""
-        if self._slot is not None:
-            self._slot = self._slot[rows]
 
     def update(
         self,
@@ -72,42 +71,18 @@ class RefinementState:
         keep: torch.Tensor | None,
         shape: torch.Size,
     ) -> torch.Tensor:
-        """
-        KL(now || forward before) in nats at each position, `(N,)`; nan where nothing is remembered of it.
-
-        Args:
-            indices: rows and columns `(N,)` of the positions on a canvas of `shape`.
-            now: their distributions; scores are kept.
-            keep: `(N,)` bool, positions whose beliefs are remembered in place of all that were; None: all.
-        """
+        """As in `BeliefMemory`; from then on `embeddings` are those of `now`."""
         if self._mask is None:
             self._mask = self.embed(torch.full((1,), self.mask_token_id, device=indices[0].device)).float()
-        slots = None  # (N,): where the belief of each position is remembered; -1 for none
-        if self._slot is not None and self._score is not None and len(self._score) > 0:
-            slots = self._slot[indices]
-        divergences, mixed, start = [], [], 0
-        # What is read of a belief is float32, whatever the model's own forward is cast to.
-        with torch.autocast(indices[0].device.type, enabled=False):
-            for part in now.split():
-                positions = slice(start, start := start + len(part))
-                divergences.append(self._divergence(part, None if slots is None else slots[positions]))
-                if self.settings.mixes:
-                    mixed.append(mix_embeddings(part, self.embed, self._mask, self.settings))
-        number = torch.arange(len(now), device=indices[0].device)
-        if keep is not None:
-            number = number.where(keep, -1)
-        self._slot = torch.full(shape, -1, dtype=torch.long, device=indices[0].device).index_put_(indices, number)
-        self._score, self._log_normalizer = now.score, now.log_normalizer
-        self._mixed = concatenate(mixed) if mixed else None
-        return concatenate(divergences)
+        self._parts = []
+        kl = super().update(indices, now, keep, shape)
+        self._mixed = concatenate(self._parts) if self._parts else None
+        return kl
 
-    def _divergence(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
-        if slots is None or self._score is None or self._log_normalizer is None:
-            return torch.full((len(now),), float("nan"), device=now.score.device)
-        known = slots.clamp(min=0)
-        return kl_divergence(now, _pick(self._score, known), self._log_normalizer[known]).masked_fill(
-            slots < 0, float("nan")
-        )
+    def _read_part(self, now: Distribution) -> None:
+        if self.settings.mixes:
+            assert self._mask is not None
+            self._parts.append(mix_embeddings(now, self.embed, self._mask, self.settings))
 
     @property
     def mixes(self) -> bool:
@@ -146,16 +121,6 @@ def mix_embeddings(
     """
     alpha = settings.ratio - now.entropy * (settings.ratio / math.log(now.p.shape[-1]))
     return torch.lerp(mask, expected_embedding(now, embed, settings.top_p), alpha[:, None])
-
-
-def _pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`values[index]` `(N, V)`; on a CPU a view if the indices are a run, as where nothing was written in between."""
-    if index.is_cpu and len(index) > 0:
-        numbers = index.tolist()
-        run = range(numbers[0], numbers[0] + len(numbers))
-        if numbers == list(run):
-            return values[run.start : run.stop]
-    return values[index]
 
 
 __all__ = ["RefinementSettings", "RefinementState", "mix_embeddings"]

@@ -26,11 +26,14 @@ class RuleInputs(NamedTuple):
         statistic (`torch.FloatTensor` of shape `(B, L)`, *optional*):
             what the rule `reads`, looked at where `masked`; confidence and margin as log odds in nats.
         threshold (`float`, *optional*): the rule's own knob, named by `knob`.
+        stable (`torch.BoolTensor` of shape `(B, L)`, *optional*):
+            where the belief has rested for long enough; for a rule that `reads_stability`.
     """
 
     masked: torch.Tensor
     statistic: torch.Tensor | None
     threshold: float | None
+    stable: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class CommitRule:
         decide (callable): `RuleInputs` to `(score, eligible)`.
         knob (`str`, *optional*): generation-config field that becomes `RuleInputs.threshold`.
         adaptive (`bool`): whether the belief says how many are committed (`False`: the schedule does).
+        reads_stability (`bool`): whether it looks at `RuleInputs.stable`.
     """
 
     name: str
@@ -51,6 +55,7 @@ class CommitRule:
     decide: Callable[[RuleInputs], tuple[torch.Tensor, torch.Tensor]]
     knob: str | None = None
     adaptive: bool = False
+    reads_stability: bool = False
 
 
 def ranks(score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
@@ -133,6 +138,18 @@ def confidence_threshold(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor
     return inputs.statistic, inputs.statistic >= log_odds(inputs.threshold)
 
 
+def klass(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    All with confidence above the threshold, a probability, whose belief has rested (KLASS, arXiv 2511.05664).
+
+    What is ready goes before what is not, however confident: the most confident goes alone where nothing is ready.
+    """
+    assert inputs.stable is not None
+    ready = inputs.masked & inputs.stable & (inputs.statistic > log_odds(inputs.threshold))
+    rank = ranks(inputs.statistic, inputs.masked)
+    return torch.where(ready, rank.shape[-1] - rank, -rank).float(), ready
+
+
 def log_odds(probability: float) -> float:
     """log(p / (1 - p)) in nats: what a probability is as a statistic."""
     if not 0 < probability < 1:
@@ -194,6 +211,7 @@ RULES: dict[str, CommitRule] = {
         CommitRule("margin", "margin", by_statistic),
         CommitRule("left_to_right", None, left_to_right),
         CommitRule("confidence_threshold", "confidence", confidence_threshold, "confidence_threshold", True),
+        CommitRule("klass", "confidence", klass, "confidence_threshold", True, reads_stability=True),
         CommitRule("entropy_bound", "entropy", entropy_bound, "entropy_bound", True),
         CommitRule("entropy_sum", "entropy", entropy_sum, "entropy_bound", True),
         CommitRule("med", "entropy", med, "entropy_threshold", True),

@@ -3,6 +3,7 @@
 import torch
 
 from hf_latent.generation.beliefs.belief import Belief, BeliefReader
+from hf_latent.generation.beliefs.memory import BeliefMemory
 from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, choose_eligible, defer, per_row
 from hf_latent.generation.loop.editing import Revision, choose_revision
@@ -49,9 +50,8 @@ def denoise(
     """
     progress = Progress.of(canvas)
     rows = initial_rows(canvas, settings)
-    refinement_state = None
-    if settings.refinement is not None:
-        refinement_state = RefinementState(predictor.embed, read_belief.mask_token_id, settings.refinement)
+    memory = _make_memory(predictor, read_belief, settings)
+    refinement_state = memory if isinstance(memory, RefinementState) else None
     while True:
         # 1.
         plan = plan_step(canvas, rows, predictor, settings)
@@ -64,8 +64,8 @@ def denoise(
             canvas, plan = canvas.select(keep), plan.select(kept, keep)
             rows.select(kept, keep)
             predictor.select(keep, kept)
-            if refinement_state is not None:
-                refinement_state.select(keep)
+            if memory is not None:
+                memory.select(keep)
         selected = plan.selected
         # 2.
         indices = true_indices(plan.to_predict, sum(plan.num_to_predict))
@@ -79,10 +79,13 @@ def denoise(
         belief = _read_belief(canvas, rows, indices, logits, read_belief, settings)
         rows.check_scores(indices, belief.normalizer, greedy=read_belief.temperature == 0)
         decisions = StepDecisions()
-        if refinement_state is not None:
-            decisions = refine_or_stop(rows, plan, indices, belief, refinement_state, settings, progress)
+        if memory is not None:
+            assert belief.distribution is not None
+            kl = memory.update(indices, belief.distribution, plan.in_block(indices), selected.shape)
+            if settings.refinement is not None:
+                decisions = refine_or_stop(rows, plan, indices, kl, settings, progress)
         # 4.
-        commit = _choose_commits(canvas, rows, plan, indices, belief, settings)
+        commit = _choose_commits(canvas, rows, plan, indices, belief, memory, settings)
         if decisions.refined is not None:
             commit = commit & ~decisions.refined[:, None]
         if decisions.stopped is not None:
@@ -123,6 +126,14 @@ def denoise(
             on_step(progress)
 
 
+def _make_memory(predictor: Predictor, read_belief: BeliefReader, settings: DenoisingSettings) -> BeliefMemory | None:
+    """What is remembered between forwards: for latent refinement, for a rule that looks at how long beliefs rest."""
+    limit = settings.stability_kl if settings.rule.reads_stability else None
+    if settings.refinement is not None:
+        return RefinementState(predictor.embed, read_belief.mask_token_id, settings.refinement, limit)
+    return None if limit is None else BeliefMemory(limit)
+
+
 def _read_belief(
     canvas: Canvas,
     rows: ActiveRows,
@@ -151,17 +162,21 @@ def _choose_commits(
     plan: StepPlan,
     indices: tuple[torch.Tensor, torch.Tensor],
     belief: Belief,
+    memory: BeliefMemory | None,
     settings: DenoisingSettings,
 ) -> torch.Tensor:
     selected, rule = plan.selected, settings.rule
-    statistic = None
+    statistic = stable = None
+    if rule.reads_stability:
+        assert memory is not None
+        stable = memory.stable_for(settings.stability_steps)
     if rule.reads == "noise":
         statistic = uniform(
             settings.seed, RULE_STREAM, canvas.row[:, None], rows.noise_step[:, None], canvas.position_ids
         )
     elif belief.statistic is not None:
         statistic = belief.statistic.new_zeros(selected.shape).masked_scatter_(plan.to_predict, belief.statistic)
-    score, eligible = rule.decide(RuleInputs(selected, statistic, settings.threshold))
+    score, eligible = rule.decide(RuleInputs(selected, statistic, settings.threshold, stable))
     if belief.deferred is not None:
         deferred = torch.zeros_like(selected).masked_scatter_(plan.to_predict, belief.deferred)
         score, eligible = defer(score, eligible, deferred)

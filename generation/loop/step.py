@@ -20,6 +20,10 @@ class StepPlan(NamedTuple):
     num_to_predict: list[int]  # how many positions are predicted
     host_values: list[list[int]]  # those of `Predictor.host_values`, if it gives any
 
+    def in_block(self, indices: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:
+        """Which of the predicted positions `indices` `(N,)` are `selected`; None: all."""
+        return None if self.selected is self.to_predict else self.selected[indices]
+
     def select(self, numbers: list[int], rows: torch.Tensor) -> "StepPlan":
         """These rows, given on the host and on the device."""
         num_masked, num_to_predict, *host_values = (

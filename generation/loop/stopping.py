@@ -3,7 +3,6 @@
 import torch
 
 from hf_latent.generation.beliefs.belief import Belief
-from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.loop.step import StepPlan
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.progress import Progress
@@ -15,8 +14,7 @@ def refine_or_stop(
     rows: ActiveRows,
     plan: StepPlan,
     indices: tuple[torch.Tensor, torch.Tensor],
-    belief: Belief,
-    refinement_state: RefinementState,
+    kl: torch.Tensor,
     settings: DenoisingSettings,
     progress: Progress,
 ) -> StepDecisions:
@@ -26,11 +24,13 @@ def refine_or_stop(
     A row leaves its first phase with the forward that shows the belief at rest, or with the last of its block's share
     of `max_denoising_steps`, and commits by that belief. In the second phase, a belief that rests although tokens
     were committed since the forward before is final.
+
+    Args:
+        kl: `(N,)` nats, that of `BeliefMemory.update`.
     """
     knobs = settings.refinement
-    assert knobs is not None and belief.distribution is not None
-    in_block = None if plan.selected is plan.to_predict else plan.selected[indices]
-    kl = refinement_state.update(indices, belief.distribution, in_block, plan.to_predict.shape)
+    assert knobs is not None
+    in_block = plan.in_block(indices)
     unknown = kl.isnan() if in_block is None else kl.isnan() | ~in_block
     zeros = torch.zeros(len(plan.to_predict), device=kl.device)
     total = zeros.index_add(0, indices[0], kl.masked_fill(unknown, 0.0))

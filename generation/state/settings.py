@@ -33,6 +33,8 @@ class DenoisingSettings:
     seed: int
     eos_token_ids: torch.Tensor | None
     fill_token_id: int
+    stability_kl: float = 0.0
+    stability_steps: int = 1
     refinement: RefinementSettings | None = None
     steps_per_block: int | None = None
     min_tokens_per_step: int = 1

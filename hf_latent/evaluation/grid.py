@@ -15,6 +15,7 @@ from hf_latent.generation.configuration_generation import DiffusionGenerationCon
 MOST_VALUES = 1000
 OWN_KNOBS = {rule.knob for rule in RULES.values() if rule.knob is not None}
 ADAPTIVE_KNOBS = {"max_tokens_per_step", "pace_to_schedule"}  # read by rules by the belief only
+STABILITY_KNOBS = {"stability_kl", "stability_steps"}  # read by rules that look at how long a belief rests
 SCHEDULE_KNOBS = {"denoising_schedule", "schedule_epsilon"}  # read by rules by schedule only
 
 
@@ -98,6 +99,7 @@ def build_grid(
             raise ValueError(f"`decoding` must be one of {sorted(RULES)}, got {name!r}.")
         rule = RULES[name]
         foreign = (OWN_KNOBS - {rule.knob}) | (SCHEDULE_KNOBS if rule.adaptive else ADAPTIVE_KNOBS)
+        foreign |= set() if rule.reads_stability else STABILITY_KNOBS
         read = {knob: values for knob, values in knobs.items() if knob not in foreign}
         used |= read.keys()
         own = {} if rule.knob is None else {rule.knob: [getattr(config, rule.knob)]}

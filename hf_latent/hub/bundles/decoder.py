@@ -27,6 +27,7 @@ LLADA = "Nie et al., *Large Language Diffusion Models*, [arXiv 2502.09992](https
 DREAM = "Ye et al., *Dream 7B*, [arXiv 2508.15487](https://arxiv.org/abs/2508.15487)"
 MARGIN = "Kim et al., *Train for the Worst, Plan for the Best*, [arXiv 2502.06768](https://arxiv.org/abs/2502.06768)"
 FAST_DLLM = "Wu et al., *Fast-dLLM*, [arXiv 2505.22618](https://arxiv.org/abs/2505.22618)"
+KLASS = "*KLASS*, [arXiv 2511.05664](https://arxiv.org/abs/2511.05664)"
 EB_SAMPLER = "Ben-Hamu et al., *EB-Sampler*, [arXiv 2505.24857](https://arxiv.org/abs/2505.24857)"
 SDAR = "*SDAR*, [arXiv 2510.06303](https://arxiv.org/abs/2510.06303)"
 MED = "Horvitz et al., *No Compute Left Behind*, [arXiv 2510.19990](https://arxiv.org/abs/2510.19990)"
@@ -60,6 +61,8 @@ class Decoder:
         """The decoder's own knobs with their defaults."""
         knob = RULES[self.decoding].knob
         names = [] if knob is None else [knob]
+        if RULES[self.decoding].reads_stability:
+            names += ["stability_kl", "stability_steps"]
         if self.refines:
             names += ["refinement_top_p", "refinement_ratio", "refinement_steps", "refinement_kl", "stop_kl"]
         return {name: DiffusionGenerationConfig.own_defaults[name] for name in names}
@@ -90,6 +93,12 @@ DECODERS: dict[str, Decoder] = {
         "Writes, at every forward, all positions whose token has at least a probability of `confidence_threshold`.",
         (FAST_DLLM,),
         "confidence_threshold",
+    ),
+    "klass": Decoder(
+        "Writes, at every forward, all positions whose token has a probability above `confidence_threshold` and whose "
+        "prediction has moved by less than `stability_kl` nats in each of the last `stability_steps` forwards.",
+        (KLASS,),
+        "klass",
     ),
     "entropy_bound": Decoder(
         "Writes, at every forward, the positions of lowest entropy for as long as a bound on their mutual information "
@@ -134,6 +143,8 @@ MEANINGS = {
     "decoding": "commit rule; what makes this the decoder it is",
     "latent_refinement": "whether open positions show a mixture; what makes this the decoder it is",
     "confidence_threshold": "probability from which a token is written",
+    "stability_kl": "nats; change of a prediction below which it rests",
+    "stability_steps": "forwards for which a prediction must have rested",
     "entropy_threshold": "nats, below which a token is written",
     "entropy_bound": "nats; 0 writes one token per forward",
     "refinement_top_p": "nucleus of the prediction that is mixed in",

@@ -31,7 +31,7 @@ def test_what_is_deferred_comes_last_and_alone(decoding: str) -> None:
     deferred = torch.tensor([[True, False, True, False]])
     statistic = torch.tensor([[0.1, 0.2, 0.1, 0.3]])
     threshold = UNBOUNDED.get(RULES[decoding].knob or "")
-    score, eligible = defer(*RULES[decoding].decide(RuleInputs(masked, statistic, threshold)), deferred)
+    score, eligible = defer(*RULES[decoding].decide(RuleInputs(masked, statistic, threshold, masked)), deferred)
     assert not (eligible & deferred).any()
     assert choose_eligible(score, eligible, deferred).tolist() == [[True, False, False, False]]
     one = choose_eligible(score, torch.zeros_like(eligible), masked)
