@@ -125,6 +125,46 @@ def run_python() -> Callable[..., str]:
     return run
 
 
+# Begins a program that is not to find hf_latent, as it is for most who load a checkpoint.
+_NOT_INSTALLED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_latent":
+            raise ModuleNotFoundError("hf_latent is not installed here")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="session")
+def run_stranger() -> Callable[..., subprocess.CompletedProcess]:
+    """
+    `run_stranger(program, folder, *arguments, blocked=True, **environment)` runs `program` in `folder`, with caches
+    there, in a process of its own that cannot import hf_latent (can, unless `blocked`) and has to succeed. An empty
+    variable is none.
+    """
+
+    def run(
+        program: str, folder: Path, *arguments: str, blocked: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess:
+        (folder / "stranger.py").write_text((_NOT_INSTALLED if blocked else "") + program)
+        own = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HOME": str(folder / "home"), "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(
+            [sys.executable, "stranger.py", *arguments],
+            cwd=folder,
+            env={name: value for name, value in (os.environ | own | environment).items() if value},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done
+
+    return run
+
+
 # Tiny models and tokenizers that many tests build.
 _LLADA: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 

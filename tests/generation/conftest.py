@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
+from transformers.generation.streamers import BaseStreamer
 
 from hf_latent import DreamConfig, DreamForMaskedDiffusion, LladaConfig, LladaForMaskedDiffusion
 
@@ -76,6 +77,29 @@ def tokenizer(make_words: Callable) -> PreTrainedTokenizerFast:
     tokenizer = make_words(EOS, model_input_names=["input_ids", "attention_mask"])
     tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}"
     return tokenizer
+
+
+class Recorder(BaseStreamer):
+    """What was sent as final, and how often a draft was."""
+
+    def __init__(self) -> None:
+        self.final: list[int] = []
+        self.drafts = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        self.final += value.flatten().tolist()
+
+    def put_draft(self, value: torch.Tensor) -> None:
+        self.drafts += 1
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def make_recorder() -> Callable[[], Recorder]:
+    """`make_recorder()`: a streamer with `final`, the ids that were sent for good, and `drafts`, how many came."""
+    return Recorder
 
 
 # Rows of unequal length in one batch, and what each of them must come to: what it is alone.

@@ -51,10 +51,10 @@ LLADA: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "weight_tying": False,
 }
-DREAM: dict[str, Any] = {
+# What all families on Qwen2 and Qwen3 say.
+QWEN_SHARED: dict[str, Any] = {
     "bos_token_id": PAD,
     "eos_token_id": PAD,
-    "full_attn_mask": True,
     "hidden_act": "silu",
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -67,32 +67,11 @@ DREAM: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 1000.0,
     "tie_word_embeddings": False,
-    "use_mrope": False,
     "use_sliding_window": False,
     "vocab_size": VOCAB_SIZE,
 }
-
-QWEN: dict[str, Any] = {
-    "attention_dropout": 0.0,
-    "bos_token_id": PAD,
-    "eos_token_id": PAD,
-    "hidden_act": "silu",
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 48,
-    "mask_token_id": MASK,
-    "max_position_embeddings": 64,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": PAD,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 1000.0,
-    "tie_word_embeddings": False,
-    "use_sliding_window": False,
-    "vocab_size": VOCAB_SIZE,
-}
+DREAM = QWEN_SHARED | {"full_attn_mask": True, "use_mrope": False}
+QWEN = QWEN_SHARED | {"attention_dropout": 0.0, "initializer_range": 0.02, "rope_scaling": None}
 SDAR = QWEN | {"attention_bias": False, "block_size": 4, "head_dim": 16}
 EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "output_router_logits": False}
 SDAR_MOE = SDAR | EXPERTS | {"decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": 8}
@@ -238,6 +217,12 @@ def build() -> Callable[[str], PreTrainedModel]:
 @pytest.fixture
 def model(case: Case) -> PreTrainedModel:
     return case.model()
+
+
+@pytest.fixture
+def expected(folder: Path) -> dict[str, torch.Tensor]:
+    """What the reference computes with the published checkpoint in `folder`, which a file of tests says itself."""
+    return load_file(folder / "expected_logits.safetensors")
 
 
 @pytest.fixture

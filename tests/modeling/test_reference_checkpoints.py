@@ -29,11 +29,6 @@ def folder(request: pytest.FixtureRequest, fixtures_dir: Path) -> Path:
     return fixtures_dir / request.param
 
 
-@pytest.fixture
-def expected(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "expected_logits.safetensors")
-
-
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM])
 def test_a_published_folder_loads_without_its_code(folder, auto_class):
     """Its `auto_map` names files that are not there: ours is taken, and nobody is asked to trust anything."""

@@ -1,9 +1,7 @@
 """Folders of every family carry their code: where hf_latent is not installed they load, compute and are saved."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,6 @@ FAMILIES = ("sdar", "sdar-moe", "fast-dllm", "llada2", "llada-moe", "illada")
 # Runs in a process of its own: loads each folder, computes, saves it again.
 STRANGER = """
 import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_latent":
-            raise ModuleNotFoundError("hf_latent is not installed here")
-sys.meta_path.insert(0, Blocker())
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM
@@ -39,23 +32,12 @@ save_file({name: value.contiguous() for name, value in found.items()}, "logits.s
 
 
 @pytest.fixture(scope="module")
-def visited(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def visited(build: Any, run_stranger: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one of each family, where a stranger has been."""
     root = tmp_path_factory.mktemp("families")
     for name in FAMILIES:
         build(name).save_pretrained(root / name)
-    (root / "stranger.py").write_text(STRANGER)
-    paths = {"HF_MODULES_CACHE": str(root / "modules"), "HF_HOME": str(root / "home"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "stranger.py", *FAMILIES],
-        cwd=root,
-        env=os.environ | paths,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_stranger(STRANGER, root, *FAMILIES)
     return root
 
 

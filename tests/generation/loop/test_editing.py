@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from transformers.generation.streamers import BaseStreamer
 
 EOS, PAD, MASK = 45, 46, 47
 PLAIN: dict[str, Any] = {"return_dict_in_generate": True, "eos_token_id": None}
@@ -164,26 +163,11 @@ def test_a_row_ends_only_with_a_block_that_is_settled(llada: torch.nn.Module) ->
         assert ended.num_forward_passes.item() > written_by.index(True)
 
 
-def test_what_is_streamed_as_final_is_what_is_returned(llada: torch.nn.Module) -> None:
+def test_what_is_streamed_as_final_is_what_is_returned(llada: torch.nn.Module, make_recorder: Callable) -> None:
     """A written block is a draft as long as it is edited."""
-
-    class Recorder(BaseStreamer):
-        def __init__(self) -> None:
-            self.final: list[int] = []
-            self.drafts = 0
-
-        def put(self, value: torch.Tensor) -> None:
-            self.final += value.flatten().tolist()
-
-        def put_draft(self, value: torch.Tensor) -> None:
-            self.drafts += 1
-
-        def end(self) -> None:
-            pass
-
     for kinds in ({"editing_threshold": 0.2}, {"editing_threshold": 0.0, "max_post_steps": 2}, {"eos_token_id": 13}):
         knobs = {"max_new_tokens": 12, "block_length": 4, "eos_token_id": None, "editing_threshold": 0.3} | kinds
-        recorder = Recorder()
+        recorder = make_recorder()
         out = llada.generate(torch.tensor([[1, 2, 3, 4]]), streamer=recorder, **knobs)
         assert recorder.final == out[0].tolist()
         assert recorder.drafts > 0

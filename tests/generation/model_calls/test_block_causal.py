@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.generation.streamers import BaseStreamer
 
 MASK, EOS, PAD = 63, 61, 62
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -202,28 +201,13 @@ def test_infilling_reads_what_is_before_and_within_the_block(model: Any, data: s
         assert torch.equal(longer.sequences[:, :blocks], out.sequences[:, :blocks])
 
 
-class Recorder(BaseStreamer):
-    """What was sent as final, and how often a draft was."""
-
-    def __init__(self) -> None:
-        self.final: list[int] = []
-        self.drafts = 0
-
-    def put(self, value: torch.Tensor) -> None:
-        self.final += value.flatten().tolist()
-
-    def put_draft(self, value: torch.Tensor) -> None:
-        self.drafts += 1
-
-    def end(self) -> None:
-        pass
-
-
 @pytest.mark.parametrize("extra", EXTRAS[::2], ids=str)
 @pytest.mark.parametrize("number", [3, 8, 11])
-def test_streaming_sends_what_is_returned(model: Any, extra: dict[str, Any], number: int) -> None:
+def test_streaming_sends_what_is_returned(
+    model: Any, make_recorder: Callable, extra: dict[str, Any], number: int
+) -> None:
     """Not what completes the last block beyond it."""
-    recorder = Recorder()
+    recorder = make_recorder()
     knobs = KNOBS | {"decoding": "med", "entropy_threshold": 2.0, "max_new_tokens": number, "seed": 1} | extra
     out = model.generate(torch.tensor([[5, 6, 7, 8, 9]]), streamer=recorder, output_history=True, **knobs)
     assert recorder.final == out.sequences[0].tolist()

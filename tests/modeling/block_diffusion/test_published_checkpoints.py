@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import hf_latent
@@ -28,11 +27,6 @@ ATTENTIONS = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.fixture(params=list(FAMILIES))
 def folder(request: pytest.FixtureRequest, fixtures_dir: Path) -> Path:
     return fixtures_dir / request.param
-
-
-@pytest.fixture
-def expected(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "expected_logits.safetensors")
 
 
 def load(folder: Path, attention: str = "sdpa") -> Any:

@@ -1,9 +1,6 @@
 """Semi-causal models in any order: their forward, what becomes of a checkpoint, and which decoders can be one."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,11 +132,6 @@ def texts(model: Any, order: str) -> list[list[list[int]]]:
 
 STRANGER = """
 import json, sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_latent":
-            raise ModuleNotFoundError("hf_latent is not installed here")
-sys.meta_path.insert(0, Blocker())
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 result = {}
@@ -150,7 +142,9 @@ print(json.dumps(result))
 """
 
 
-def test_a_stranger_generates_with_every_number(make_latent_token: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_stranger_generates_with_every_number(
+    make_latent_token: Callable[..., Any], run_stranger: Callable, tmp_path: Path
+) -> None:
     """Both classes, saved as users save, in a process that cannot import hf_latent."""
     import inspect
 
@@ -158,17 +152,8 @@ def test_a_stranger_generates_with_every_number(make_latent_token: Callable[...,
     for order, model in models.items():
         model.save_pretrained(tmp_path / order)
     source = "from typing import Any\nPAD = 62\n" + inspect.getsource(texts)
-    (tmp_path / "stranger.py").write_text(STRANGER.replace("result = {}", "import torch\n" + source + "result = {}"))
-    paths = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HOME": str(tmp_path / "home"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "stranger.py", json.dumps({order: str(tmp_path / order) for order in ORDERS})],
-        cwd=tmp_path,
-        env=os.environ | paths,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    program = STRANGER.replace("result = {}", "import torch\n" + source + "result = {}")
+    done = run_stranger(program, tmp_path, json.dumps({order: str(tmp_path / order) for order in ORDERS}))
     result = json.loads(done.stdout.splitlines()[-1])
     for order, model in models.items():
         names, ids = result[order]

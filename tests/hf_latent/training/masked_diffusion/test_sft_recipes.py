@@ -63,6 +63,13 @@ def byte_tokenizer(end: int, **special: str) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Where the checkpoint is to lie that a recipe starts from; its weights are the same in every run."""
+    torch.manual_seed(0)
+    return tmp_path / "base"
+
+
+@pytest.fixture
 def questions(tmp_path: Path) -> list[str]:
     rows = [{"question": f"What is {i} + {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(12)]
     path = tmp_path / "questions.jsonl"
@@ -78,7 +85,6 @@ def run(recipe: str, folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def random_base(recipe: str, folder: Path) -> None:
-    torch.manual_seed(0)
     special = {"vocab_size": VOCABULARY, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS}
     if recipe.startswith("llada"):
         LladaForMaskedDiffusion(LladaConfig(**special, **SIZES)).save_pretrained(folder)
@@ -90,9 +96,8 @@ def random_base(recipe: str, folder: Path) -> None:
 @pytest.mark.parametrize("source", ["random weights", "fixture"])
 @pytest.mark.parametrize("recipe", list(FIXTURES))
 def test_one_recipe_trains_an_adapter_on_either_layout(
-    recipe: str, source: str, tmp_path: Path, questions: list[str], request: pytest.FixtureRequest
+    recipe: str, source: str, base: Path, tmp_path: Path, questions: list[str], request: pytest.FixtureRequest
 ) -> None:
-    base = tmp_path / "base"
     if source == "fixture":
         shutil.copytree(request.getfixturevalue("fixtures_dir") / FIXTURES[recipe], base)
     else:
@@ -110,11 +115,10 @@ def test_one_recipe_trains_an_adapter_on_either_layout(
 
 @pytest.mark.parametrize("recipe", ["masked_diffusion/smollm2_gsm8k.yaml", "masked_diffusion/smollm2_gsm8k_lora.yaml"])
 def test_an_autoregressive_model_becomes_a_masked_diffusion_model(
-    recipe: str, tmp_path: Path, questions: list[str]
+    recipe: str, base: Path, tmp_path: Path, questions: list[str]
 ) -> None:
     """All weights: a checkpoint of its own. LoRA: an adapter for the backbone, the mask token's row with it."""
-    torch.manual_seed(0)
-    base, out = tmp_path / "base", tmp_path / "out"
+    out = tmp_path / "out"
     tied = {"tie_word_embeddings": True, "eos_token_id": EOS, "bos_token_id": None, "pad_token_id": EOS}
     LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **SIZES, **tied)).save_pretrained(base)
     byte_tokenizer(EOS).save_pretrained(base)
@@ -136,11 +140,10 @@ def test_an_autoregressive_model_becomes_a_masked_diffusion_model(
 
 @pytest.mark.parametrize("recipe", ["sdar_gsm8k_lora", "qwen2_gsm8k"])
 def test_block_diffusion_recipes_train_a_checkpoint_of_the_family_or_a_decoder(
-    recipe: str, tmp_path: Path, questions: list[str]
+    recipe: str, base: Path, tmp_path: Path, questions: list[str]
 ) -> None:
     """LoRA on a model whose attention is block-causal already, and an autoregressive one that becomes such."""
-    torch.manual_seed(0)
-    base, out = tmp_path / "base", tmp_path / "out"
+    out = tmp_path / "out"
     special = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": EOS, "num_key_value_heads": 2}
     if recipe.startswith("sdar"):
         config = SdarConfig(mask_token_id=MASK, head_dim=8, **special, **SIZES)
@@ -158,10 +161,10 @@ def test_block_diffusion_recipes_train_a_checkpoint_of_the_family_or_a_decoder(
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=4).shape == (1, 6)
 
 
-def test_columns_that_are_not_there_are_named(tmp_path: Path, questions: list[str]) -> None:
-    random_base("llada", tmp_path / "base")
-    byte_tokenizer(EOS, mask_token=f"<unused{MASK}>").save_pretrained(tmp_path / "base")
-    arguments = ["--model_name_or_path", str(tmp_path / "base"), *questions, "--completion_column", "solution"]
+def test_columns_that_are_not_there_are_named(base: Path, tmp_path: Path, questions: list[str]) -> None:
+    random_base("llada", base)
+    byte_tokenizer(EOS, mask_token=f"<unused{MASK}>").save_pretrained(base)
+    arguments = ["--model_name_or_path", str(base), *questions, "--completion_column", "solution"]
     with pytest.raises(ValueError, match=r"no column \['solution'\]; it has \['question', 'answer'\]"):
         run("masked_diffusion/llada_gsm8k_lora.yaml", tmp_path / "out", *arguments)
 
