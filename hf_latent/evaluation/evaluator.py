@@ -10,8 +10,16 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_latent.data.identity import identify, record_or_check
+from hf_latent.evaluation.comparison.compare import compare
 from hf_latent.evaluation.metrics import Metric, Settings
-from hf_latent.evaluation.reports.report import describe_settings, model_label, put_entry, read_entries, write_report
+from hf_latent.evaluation.reports.report import (
+    describe_settings,
+    model_label,
+    put_comparisons,
+    put_entry,
+    read_entries,
+    write_report,
+)
 from hf_latent.evaluation.sharded_runs import (
     Shard,
     collect,
@@ -76,7 +84,8 @@ class Evaluator:
         key = run_key(self.identity, metric, settings)
         store = store_of(self.folder, key, self.shard)
         missing = count_missing(metric, store, self.shard)
-        title = f"{metric.name} {describe_settings(settings)}"
+        worded = {} if metric.wording is None else {"wording": metric.wording.name}
+        title = " ".join([metric.name, *worded.values(), describe_settings(settings)])
         with self._bar(title, missing) as advance:
             run(
                 metric,
@@ -92,10 +101,9 @@ class Evaluator:
         if not self.is_main:
             return None
         summary = collect(metric, settings, store)
-        about = {"identity": metric.identity, "source": metric.source}
-        return self.put(
-            {"task": metric.name, "measure": metric.kind, "settings": settings, **summary, "run": key, **about}
-        )
+        about = {"task": metric.name, "measure": metric.kind, **worded, "settings": settings}
+        origin = {"examples": metric.question_digest, "identity": metric.identity, "source": metric.source}
+        return self.put({**about, **summary, "run": key, **origin})
 
     def put(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Write an entry into the results file, with the header."""
@@ -107,7 +115,9 @@ class Evaluator:
         """Write table and plots of everything in the results file."""
         if not (self.is_main and self.entries):
             return []
-        self.entries = read_entries(self.folder / "results.json")  # another evaluation may have added to it
+        path = self.folder / "results.json"
+        self.entries = read_entries(path)  # another evaluation may have added to it
+        put_comparisons(path, compare(self.entries))
         return write_report(self.folder, self.entries)
 
     @contextmanager

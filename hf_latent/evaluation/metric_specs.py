@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hf_latent.evaluation.solving.local_files import (
     find_field,
 )
 from hf_latent.evaluation.solving.solving import Layout
+from hf_latent.evaluation.solving.wordings import Wording
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
 from hf_latent.tasks.loading import EXAMPLES, TASKS
 
@@ -52,6 +53,7 @@ class MetricOptions:
         use_template: whether tasks of this library that reason in place do so.
         separator: between a context and each of its choices.
         add_eos: whether scored completions end with the end-of-sequence token.
+        wording: how the questions are asked, around what `prompt` gives; as they stand if None.
     """
 
     limit: int | None = None
@@ -68,6 +70,7 @@ class MetricOptions:
     use_template: bool = True
     separator: str = " "
     add_eos: bool = True
+    wording: Wording | None = None
 
     def __post_init__(self) -> None:
         if self.answer_filter not in ANSWER_FILTERS:
@@ -105,10 +108,25 @@ def build_metric(spec: str, options: MetricOptions, about: Mapping[str, Any] | N
     """
     source, kind = split_spec(spec)
     if is_local_file(source):
-        return _file_metric(Path(source), kind, options)
-    task, kwargs, options_of_task = _find_task(source, about or {})
+        return _worded(_file_metric(Path(source), kind, options), options.wording)
+    return _worded(_task_metric(source, kind, options, about or {}), options.wording)
+
+
+def _worded(metric: ExactMatch | Likelihood | Choice, wording: Wording | None) -> Metric:
+    """The metric with its questions asked in one way; `ValueError` where there are none, or none that are texts."""
+    if wording is None:
+        return metric
+    if isinstance(metric, Likelihood) and not all("prompt" in row for row in metric.rows):
+        raise ValueError(f"`templates` word questions, and {metric.name} has texts without any.")
+    worded = replace(metric, wording=wording)
+    len(worded.examples)  # asks every question
+    return worded
+
+
+def _task_metric(source: str, kind: str, options: MetricOptions, about: Mapping[str, Any]) -> ExactMatch | Likelihood:
+    task, kwargs, options_of_task = _find_task(source, about)
     if kind == "choice":
-        raise ValueError(f"`tasks`: {source} has no choices, got {spec!r}; `choice` is for files.")
+        raise ValueError(f"`tasks`: {source} has no choices, got '{source}:{kind}'; `choice` is for files.")
     found = task.generate(options.limit or DEFAULT_NUM, options.task_seed, split="test", **kwargs)
     problems = [problem | task.format(problem) for problem in found]
     identity = {"version": task.version}
@@ -147,7 +165,7 @@ def _find_task(source: str, about: Mapping[str, Any]) -> tuple[Task, dict[str, A
     return get_task(source, **options), {}, options
 
 
-def _file_metric(path: Path, kind: str, options: MetricOptions) -> Metric:
+def _file_metric(path: Path, kind: str, options: MetricOptions) -> ExactMatch | Likelihood | Choice:
     rows = read_rows(path, options.limit)
     known = dict.fromkeys(rows.columns)
     origin: dict[str, Any] = {"file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -163,7 +181,7 @@ def _file_metric(path: Path, kind: str, options: MetricOptions) -> Metric:
         pairs = [{"prompt": prompt, "completion": completion} for prompt, completion in sides]
         return Likelihood(path.name, pairs, chat=options.chat, add_eos=options.add_eos, source=origin)
     for number, text in enumerate(prompts):
-        if not text and options.template is None and not options.chat:
+        if not text and options.template is None and not options.chat and options.wording is None:
             raise ValueError(
                 f"{rows.location(number)}: the prompt is empty, and there is no template to fill in behind it."
             )

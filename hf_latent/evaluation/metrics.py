@@ -8,16 +8,18 @@ alone) and records into a summary. Who runs it, and where records are kept, is `
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_latent.evaluation.reports.records import digest
 from hf_latent.evaluation.scoring.encoding import encode_example
 from hf_latent.evaluation.scoring.likelihood import LikelihoodResult, LogLikelihood, log_likelihood, score_texts
 from hf_latent.evaluation.solving.puzzles import DecodingResult
 from hf_latent.evaluation.solving.solving import Layout, Solved, solve
+from hf_latent.evaluation.solving.wordings import Wording
 
 Record = dict[str, Any]
 Settings = dict[str, Any]
@@ -44,6 +46,18 @@ class Metric(Protocol):
     @property
     def source(self) -> dict[str, Any]:
         """Where the examples come from (JSON), for the reader of results."""
+
+    @property
+    def wording(self) -> Wording | None:
+        """How the questions are asked, where that is one way of several."""
+
+    @property
+    def questions(self) -> Sequence[Any]:
+        """As they stand, texts or conversations."""
+
+    @property
+    def question_digest(self) -> str:
+        """Of all questions and answers, however they are asked."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,11 +95,13 @@ class _Described(ABC):
         name: of the task.
         about: of the task, what its records depend on beside the examples: version, filter (JSON).
         source: where the examples come from (JSON), for the reader of results.
+        wording: how the questions are asked; as they stand if None.
     """
 
     name: str
     about: dict[str, Any] = field(default_factory=dict, kw_only=True)
     source: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    wording: Wording | None = field(default=None, kw_only=True)
     kind = ""
     decodes = False
 
@@ -93,9 +109,32 @@ class _Described(ABC):
     def _layout(self) -> dict[str, Any]:
         """How texts are put together (JSON)."""
 
+    @abstractmethod
+    def _asked(self, ask: Callable[[Any], Any]) -> list[Any]:
+        """The examples (JSON), with `ask` of each question in its place."""
+
+    def ask(self, question: Any) -> Any:
+        """A question as the model reads it."""
+        return question if self.wording is None else self.wording.ask(question)
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        return self._asked(self.ask)
+
+    @property
+    def questions(self) -> Sequence[Any]:
+        found: list[Any] = []
+        self._asked(found.append)
+        return found
+
+    @property
+    def question_digest(self) -> str:
+        return digest(self._asked(lambda question: question))
+
     @property
     def identity(self) -> dict[str, Any]:
-        return {"task": self.name, "measure": self.kind, "layout": self._layout(), **self.about}
+        worded = {} if self.wording is None else {"template": self.wording.template}
+        return {"task": self.name, "measure": self.kind, "layout": self._layout(), **worded, **self.about}
 
 
 @dataclass(frozen=True)
@@ -108,7 +147,7 @@ class ExactMatch(_Described):
         references: what the judge compares with, one a prompt (JSON).
         judge: whether the text written for the example of this number is right.
         layout: see `Layout`.
-        name, about, source: see `_Described`.
+        name, about, source, wording: see `_Described`.
     """
 
     prompts: Sequence[Any]
@@ -121,9 +160,8 @@ class ExactMatch(_Described):
     def _layout(self) -> dict[str, Any]:
         return asdict(self.layout)
 
-    @property
-    def examples(self) -> Sequence[Any]:
-        return list(zip(self.prompts, self.references, strict=True))
+    def _asked(self, ask: Callable[[Any], Any]) -> list[Any]:
+        return [(ask(prompt), reference) for prompt, reference in zip(self.prompts, self.references, strict=True)]
 
     def records(
         self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
@@ -131,7 +169,7 @@ class ExactMatch(_Described):
         solved = solve(
             model,
             tokenizer,
-            [self.prompts[number] for number in numbers],
+            [self.ask(self.prompts[number]) for number in numbers],
             lambda place, text: self.judge(numbers[place], text),
             layout=self.layout,
             batch_size=batch_size,
@@ -146,7 +184,8 @@ class ExactMatch(_Described):
         result = DecodingResult.from_solved(settings, [Solved(**with_nan(record, unknown)) for record in records])
         values = result.to_dict()
         values.pop("settings")
-        return {"metric": "accuracy", "value": values["accuracy"], **values}
+        right = marks(record["correct"] for record in records)
+        return {"metric": "accuracy", "value": values["accuracy"], **values, "correct": right}
 
 
 @dataclass(frozen=True)
@@ -158,7 +197,7 @@ class Likelihood(_Described):
         rows: `{"prompt", "completion"}`, `{"text"}` or `{"input_ids", "labels"}`.
         chat: whether prompts given as text go through the chat template.
         add_eos: whether completions end with the end-of-sequence token.
-        name, about, source: see `_Described`.
+        name, about, source, wording: see `_Described`.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -169,19 +208,19 @@ class Likelihood(_Described):
     def _layout(self) -> dict[str, Any]:
         return {"chat": self.chat, "add_eos": self.add_eos}
 
-    @property
-    def examples(self) -> Sequence[Any]:
-        return self.rows
+    def _asked(self, ask: Callable[[Any], Any]) -> list[Any]:
+        return [{**row, "prompt": ask(row["prompt"])} if "prompt" in row else row for row in self.rows]
 
     def records(
         self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
     ) -> Iterator[list[Record]]:
         at_once = max(1, batch_size // settings["num_samples"])
         options = {"chat": self.chat, "add_eos": self.add_eos}
+        rows = self.examples
         for first in range(0, len(numbers), at_once):
             some = numbers[first : first + at_once]
             start = time.perf_counter()
-            texts = [encode_example(self.rows[number], number, tokenizer, **options) for number in some]
+            texts = [encode_example(rows[number], number, tokenizer, **options) for number in some]
             scores = score_texts(model, texts, batch_size=batch_size, **settings)
             seconds = (time.perf_counter() - start) / len(some)
             yield [without_nan(asdict(score) | {"seconds": seconds}) for score in scores]
@@ -207,7 +246,7 @@ class Choice(_Described):
         choices: the continuations of each.
         answers: index of the right one.
         chat: whether contexts given as text go through the chat template.
-        name, about, source: see `_Described`.
+        name, about, source, wording: see `_Described`.
     """
 
     contexts: Sequence[Any]
@@ -219,9 +258,9 @@ class Choice(_Described):
     def _layout(self) -> dict[str, Any]:
         return {"chat": self.chat}
 
-    @property
-    def examples(self) -> Sequence[Any]:
-        return list(zip(self.contexts, self.choices, self.answers, strict=True))
+    def _asked(self, ask: Callable[[Any], Any]) -> list[Any]:
+        examples = zip(self.contexts, self.choices, self.answers, strict=True)
+        return [(ask(context), choices, answer) for context, choices, answer in examples]
 
     def records(
         self, model: Model, tokenizer: Tokenizer, numbers: Sequence[int], settings: Settings, batch_size: int
@@ -231,7 +270,7 @@ class Choice(_Described):
         for first in range(0, len(numbers), at_once):
             some = numbers[first : first + at_once]
             start = time.perf_counter()
-            pairs = [(self.contexts[number], choice) for number in some for choice in self.choices[number]]
+            pairs = [(self.ask(self.contexts[number]), choice) for number in some for choice in self.choices[number]]
             contexts, continuations = zip(*pairs, strict=True)
             scores = iter(
                 log_likelihood(
@@ -262,7 +301,13 @@ class Choice(_Described):
             share = sum(record[f"correct{suffix}"] for record in records) / num
             values |= {f"accuracy{suffix}": share, f"standard_error{suffix}": math.sqrt(share * (1 - share) / num)}
         values |= {name: settings[name] for name in SAMPLE_KNOBS}
+        values["correct"] = marks(record["correct"] for record in records)
         return values | {"value": values["accuracy"], "seconds": math.fsum(record["seconds"] for record in records)}
 
 
-__all__ = ["Choice", "ExactMatch", "Likelihood", "Metric", "without_nan"]
+def marks(correct: Iterable[bool]) -> str:
+    """`[True, False]` to `"10"`: which examples are right, in order, as a results file keeps it."""
+    return "".join("1" if right else "0" for right in correct)
+
+
+__all__ = ["Choice", "ExactMatch", "Likelihood", "Metric", "marks", "without_nan"]

@@ -24,6 +24,9 @@ class Measured(Protocol):
     def seconds_per_example(self) -> float: ...
 
 
+Scatter = Callable[[Any], Sequence[float]]
+
+
 def rule_of(result: Measured) -> str:
     """The line a result is on if nothing else is said: its commit rule."""
     return str(result.settings.get("decoding", "default"))
@@ -35,9 +38,15 @@ def plot_accuracy_over_forwards(
     title: str = "",
     group: Callable[[Measured], str] = rule_of,
     unit: str = "puzzle",
+    scatter: Scatter | None = None,
 ) -> Path:
-    """Draw the results, one line a `group`, with one standard error, forwards on a logarithmic axis."""
-    return _plot(results, path, title, group, unit, lambda result: result.forwards_per_example, "forwards")
+    """
+    Draw the results, one line a `group`, with one standard error, forwards on a logarithmic axis.
+
+    Args:
+        scatter: accuracies that a result is the mean of, drawn as dots.
+    """
+    return _plot(results, path, title, group, unit, lambda result: result.forwards_per_example, "forwards", scatter)
 
 
 def plot_accuracy_over_seconds(
@@ -46,9 +55,15 @@ def plot_accuracy_over_seconds(
     title: str = "",
     group: Callable[[Measured], str] = rule_of,
     unit: str = "puzzle",
+    scatter: Scatter | None = None,
 ) -> Path:
-    """Draw the results, one line a `group`, with one standard error, wall time in batches on a logarithmic axis."""
-    return _plot(results, path, title, group, unit, lambda result: result.seconds_per_example, "seconds")
+    """
+    Draw the results, one line a `group`, with one standard error, wall time in batches on a logarithmic axis.
+
+    Args:
+        scatter: accuracies that a result is the mean of, drawn as dots.
+    """
+    return _plot(results, path, title, group, unit, lambda result: result.seconds_per_example, "seconds", scatter)
 
 
 def _plot(
@@ -59,6 +74,7 @@ def _plot(
     unit: str,
     cost: Callable[[Measured], float],
     name_of_cost: str,
+    scatter: Scatter | None,
 ) -> Path:
     figure = Figure(figsize=(8.5, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -66,7 +82,7 @@ def _plot(
     markers = "osD^v<>P*Xhd8p"
     for number, name in enumerate(names):
         points = sorted((result for result in results if group(result) == name), key=cost)
-        axis.errorbar(
+        drawn = axis.errorbar(
             [cost(p) for p in points],
             [100 * p.accuracy for p in points],
             yerr=[100 * p.standard_error for p in points],
@@ -76,6 +92,9 @@ def _plot(
             capsize=2,
             label=name,
         )
+        dots = [(cost(p), 100 * value) for p in points for value in (scatter(p) if scatter is not None else ())]
+        if dots:
+            axis.plot(*zip(*dots, strict=True), ".", color=drawn.lines[0].get_color(), alpha=0.4, markersize=4)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axis.set(xlabel=f"{name_of_cost} per {unit}", ylabel=f"{unit}s solved, %", title=title)

@@ -1,6 +1,7 @@
 """`hf-latent eval`"""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,6 +115,14 @@ def evaluate(
         str | None,
         option("Prompt with {field}s of a row instead of the question alone; \\n is a new line.", FILES_PANEL),
     ] = None,
+    templates: Annotated[
+        Path | None,
+        option(
+            "File of several wordings: a template with {question} in it a line (\\n is a new line), or rows with "
+            "template and name (.jsonl, .csv). Every task is asked in each; mean, spread, changes of rank.",
+            FILES_PANEL,
+        ),
+    ] = None,
     answer_filter: Annotated[
         str,
         option(
@@ -165,6 +174,7 @@ def evaluate(
     from hf_latent.data.output_folders import check_output_folder
     from hf_latent.evaluation.metric_specs import MetricOptions, build_metric
     from hf_latent.evaluation.reports.report import model_label
+    from hf_latent.evaluation.solving.wordings import read_wordings
 
     given["output"] = output or Path("eval") / model_label({"name": model, "adapter": adapter})
     written = {"files": ("results.json", "results.md"), "folders": ("models", "records")}
@@ -178,8 +188,12 @@ def evaluate(
         template=read_template(model, given),
         use_template=template,
     )
-    metrics = [build_metric(spec, options, about) for spec in specs if not spec.startswith(HARNESS)]
+    wordings = read_wordings(templates) if templates is not None else [None]
+    worded = [replace(options, wording=wording) for wording in wordings]
+    metrics = [build_metric(spec, o, about) for spec in specs if not spec.startswith(HARNESS) for o in worded]
     harness = [spec.removeprefix(HARNESS) for spec in specs if spec.startswith(HARNESS)]
+    if templates is not None and harness:
+        raise ValueError(f"`--templates` word tasks and files; {HARNESS}{harness[0]} has prompts of its own.")
     knobs = read_knobs({name: given[name] for name in DECODER_KNOBS}, set_ or [])
     evaluator = open_evaluator(given)
     entries = run_all(evaluator, metrics, harness, knobs, given)
@@ -282,9 +296,13 @@ def run_all(
     from hf_latent.evaluation.reports.report import table
     from hf_latent.evaluation.scoring.estimators import check_estimator
     from hf_latent.evaluation.sharded_runs import settings_of
+    from hf_latent.evaluation.solving.wordings import check_spelling
 
     samples = {name: given[name] for name in ("estimator", "num_samples")}
     check_estimator(**samples)
+    for metric in metrics:
+        if metric.wording is not None:
+            check_spelling(metric.wording, metric.questions[0], evaluator.tokenizer)
     decodings = None if given["decoding"] is None else [name.strip() for name in given["decoding"].split(",")]
     if (decodings or knobs) and not harness and not any(metric.decodes for metric in metrics):
         raise ValueError("decoders were given, but nothing of `--tasks` generates.")
@@ -323,6 +341,7 @@ def report(evaluator: "Evaluator", entries: list[dict[str, Any]], card: Path | N
         from hf_latent.hub.cards.results import put_results
 
         stems = {plot_stem(entry["task"], label) for entry in entries for label in (None, model_label(entry["model"]))}
+        stems |= {f"{stem}_wordings" for stem in stems}
         plots = [path for path in paths if path.suffix == ".png" and path.name.partition("_accuracy_over")[0] in stems]
         typer.echo(put_results(card, entries, plots))
         typer.echo(refresh_card(card))
@@ -334,9 +353,12 @@ def say_end(evaluator: "Evaluator", entries: list[dict[str, Any]], card: Path | 
     """Everything that was measured as a table, where it lies, and what can be done next."""
     import shlex
 
-    from hf_latent.evaluation.reports.report import table
+    from hf_latent.evaluation.comparison.compare import compare
+    from hf_latent.evaluation.reports.report import show_comparisons, table
 
     typer.echo(f"\n{table(entries)}\n")
+    if compared := show_comparisons(compare(entries)):
+        typer.echo(f"{compared}\n")
     typer.echo(f"Results, settings and a record of every example are in {evaluator.folder}.")
     name = shlex.quote(str(evaluator.header["model"]["name"]))
     typer.echo(

@@ -103,9 +103,10 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 
 def _from_entry(entry: Mapping[str, Any], file: str) -> Evaluation:
     seconds = entry["seconds"] / entry["num_examples"] if "seconds" in entry else entry.get("seconds_per_request")
+    settings = entry["settings"] | ({"wording": entry["wording"]} if "wording" in entry else {})
     return Evaluation(
         task=entry["task"],
-        decoding=describe_settings(entry["settings"]) or "as the model's own settings say",
+        decoding=describe_settings(settings) or "as the model's own settings say",
         metric=entry["metric"],
         value=entry["value"],
         standard_error=entry.get("standard_error"),
@@ -114,7 +115,7 @@ def _from_entry(entry: Mapping[str, Any], file: str) -> Evaluation:
         tokens_per_forward=entry.get("tokens_per_forward"),
         seconds=seconds,
         command=entry["command"],
-        settings=entry["settings"],
+        settings=settings,
         file=file,
     )
 
@@ -159,7 +160,8 @@ def put_results(folder: Path, entries: Sequence[Mapping[str, Any]], plots: Seque
     """Put entries of `hf-latent eval`, and its plots, into the folder of a model; those of other commands stay."""
     path = folder / EVAL_RESULTS
     for entry in entries:
-        put_entry(path, without_folders(dict(entry)))
+        shown = {name: value for name, value in entry.items() if name != "correct"}  # which examples: of no use there
+        put_entry(path, without_folders(shown))
     for plot in plots:
         shutil.copy2(plot, folder / plot.name)
     return path
