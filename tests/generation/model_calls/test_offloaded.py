@@ -66,15 +66,17 @@ def test_latent_diffusion_writes_the_same_from_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", ["bidirectional", "semi_causal", "left_to_right"])
+@pytest.mark.parametrize("kind", ["bidirectional", "block_causal", "semi_causal", "left_to_right"])
 def test_latent_tokens_write_the_same_from_the_disk(tmp_path: Path, kind: str, tied: bool) -> None:
     """Refinement, groups, drafts: whatever reads the embeddings or the head outside of a forward."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     sizes |= {"num_hidden_layers": 1, "initializer_range": 0.3}
     text = LlamaConfig(**sizes, tie_word_embeddings=tied, eos_token_id=None, pad_token_id=61)
-    fields = {"attention": "bidirectional" if kind == "bidirectional" else "semi_causal", "tie_word_embeddings": tied}
+    fields: dict[str, Any] = {"attention": "semi_causal" if kind == "left_to_right" else kind}
     fields |= {"order": "left_to_right"} if kind == "left_to_right" else {}
+    fields |= {"block_size": 4} if kind == "block_causal" else {}
+    fields["tie_word_embeddings"] = tied
     cls = LatentTokenForCausalLM if kind == "left_to_right" else LatentTokenForMaskedDiffusion
     config = LatentTokenConfig(
         text_config=text, mask_token_id=63, shift_logits=kind != "semi_causal", pad_token_id=61, **fields
@@ -87,6 +89,8 @@ def test_latent_tokens_write_the_same_from_the_disk(tmp_path: Path, kind: str, t
     ]
     if kind == "bidirectional":
         calls.append({"block_length": 3, "cfg_scale": 1.0, "block_cache": "dual"})
+    elif kind == "block_causal":
+        calls.append({"block_length": 4, "cfg_scale": 1.0})
     elif kind == "semi_causal":
         calls.append({"num_latent_tokens": 2, "num_candidates": 4, "seed": 1, "temperature": 0.7})
     else:
