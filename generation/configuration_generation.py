@@ -53,7 +53,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             sub-blocks); must divide the block's length. `None` writes a block as a whole.
         decoding (`str`, *optional*, defaults to `"low_confidence"`):
             Commit rule. By schedule: `low_confidence`, `random`, `entropy`, `margin`, `left_to_right`. By the belief:
-            `confidence_threshold`, `klass`, `entropy_bound`, `entropy_sum`, `med`, `med_left_to_right`.
+            `confidence_threshold`, `wide_in`, `klass`, `entropy_bound`, `entropy_sum`, `med`, `med_left_to_right`.
         max_denoising_steps (`int`, *optional*):
             Most forwards of a row, shared evenly among its blocks; those that only refine count, too. Rules by
             schedule spread the tokens over what refinement leaves of them; rules by the belief commit all that is left
@@ -78,7 +78,8 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             Least tokens that a rule by the belief commits at once in a row, as far as its block has them open; 1 if
             not given (LLaDA2.1's `num_to_transfer`).
         confidence_threshold (`float`, *optional*, defaults to 0.9):
-            probability, for `confidence_threshold` and `klass`.
+            probability, for `confidence_threshold`, `wide_in` (WINO's draft: at most 0.7 of what is open, no fewer
+            than 5 and no more than 20 tokens) and `klass`.
         stability_kl (`float`, *optional*, defaults to 0.015):
             nats, for `klass` (KLASS, arXiv 2511.05664): a position is written once KL(belief || that of the forward
             before) was below this in each of the last `stability_steps` forwards and it is more probable than
@@ -112,6 +113,12 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             With `editing_threshold`: most forwards of a block in which nothing is open any more, on top of any number
             of steps. There is at least one, to see whether the block is settled, unless this is 0, and more as long
             as they edit.
+        verification_threshold (`float`, *optional*):
+            Probability (WINO, arXiv 2507.18578). Written tokens of the block (never given ones) become masks again
+            where the model, not seeing them, finds them less probable than this: the least probable first, and fewer
+            than the forward before has committed, so that no more forwards are needed than one token at each would
+            take. A row then ends with a whole block only. The forward reads as many positions more as the block has.
+            Published with `decoding="wide_in"`, 0.9. `None` verifies nothing.
         early_exit_threshold (`float`, *optional*):
             nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
             leaves its reasoning as it is. `None` and 0 never exit.
@@ -174,6 +181,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         "stop_kl": 0.1,
         "editing_threshold": None,
         "max_post_steps": 16,
+        "verification_threshold": None,
         "early_exit_threshold": None,
         "answer_entropy_reduction": "sum",
         "block_cache": None,
@@ -242,6 +250,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             check_number(name, getattr(self, name), 0.0)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
         check_number("editing_threshold", self.editing_threshold, 0.0, 1.0, optional=True)
+        check_number("verification_threshold", self.verification_threshold, 0.0, 1.0, optional=True)
         check_integer("max_post_steps", self.max_post_steps, low=0, optional=False)
         check_integer("stability_steps", self.stability_steps, low=1, optional=False)
         check_integer("refinement_steps", self.refinement_steps, low=0, optional=False)

@@ -221,6 +221,7 @@ def _make_output(
         answer_entropy=torch.stack(progress.answer_entropy, -1) if answers else None,
         exit_step=progress.exit_step if answers else None,
         num_edits=progress.num_edits,
+        num_remasked=progress.num_remasked,
         history=histories[0],
         candidate_history=histories[1],
         confidence_history=histories[2],

@@ -42,6 +42,9 @@ class DiffusionGenerateOutput(ModelOutput):
         num_edits (`torch.LongTensor` of shape `(B,)`, *optional*):
             With `editing_threshold`: how often a written token was replaced. `commit_step` and `commit_entropy` are
             those of its first.
+        num_remasked (`torch.LongTensor` of shape `(B,)`, *optional*):
+            With `verification_threshold`: how often a written token became a mask again. `commit_step` and
+            `commit_entropy` are those of its last.
         history (`tuple[torch.LongTensor]`, *optional*):
             The canvas `(B, L)` after every forward, masks included; with `output_history=True`, like the next two.
         candidate_history (`tuple[torch.LongTensor]`, *optional*):
@@ -66,6 +69,7 @@ class DiffusionGenerateOutput(ModelOutput):
     answer_entropy: torch.FloatTensor | None = None
     exit_step: torch.LongTensor | None = None
     num_edits: torch.LongTensor | None = None
+    num_remasked: torch.LongTensor | None = None
     history: tuple[torch.LongTensor, ...] | None = None
     candidate_history: tuple[torch.LongTensor, ...] | None = None
     confidence_history: tuple[torch.FloatTensor, ...] | None = None

@@ -15,6 +15,7 @@ from transformers.generation import (
 from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length, is_block_causal
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
+from hf_latent.generation.arguments.revision_knobs import check_verification
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
 from hf_latent.generation.beliefs.belief import BeliefReader
 from hf_latent.generation.beliefs.refinement import RefinementSettings
@@ -56,6 +57,7 @@ def resolve_config(
     config.use_cache = use_cache
     config.refuse_unsupported()
     check_block_knobs(model, config, RULES[config.decoding].adaptive)
+    check_verification(model, config)
     is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
     if config.num_return_sequences not in (None, 1) and not is_random:
         raise ValueError(
@@ -137,6 +139,7 @@ def make_predictor(
         block_cache=config.block_cache,
         cache_refresh_interval=config.cache_refresh_interval,
         append_blocks=config.append_blocks,
+        verifies=config.verification_threshold is not None,
     )
     if getattr(model.config, "is_semi_causal", False):
         latent = config.num_latent_tokens
@@ -257,6 +260,7 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         block_length=config.sub_block_length or find_block_length(model, config) or 0,
         editing_threshold=config.editing_threshold,
         max_post_steps=config.max_post_steps,
+        verification_threshold=config.verification_threshold,
         early_exit_threshold=config.early_exit_threshold,
         answer_reduction=config.answer_entropy_reduction,
         with_statistics=bool(config.return_dict_in_generate),

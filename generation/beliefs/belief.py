@@ -115,11 +115,7 @@ class BeliefReader:
             noise: `(N,)` uniform numbers, for sampling.
             offset: `(N,)` int64, tokens between the row's first writable position and this one; for `ends_later`.
         """
-        logits = logits.float()
-        self._suppress(logits, offset)
-        if self.processors:
-            logits = self.processors(canvas_ids, logits)
-            self._suppress(logits, offset)  # one that writes all scores anew does not bring them back
+        logits = self._process(logits, canvas_ids, offset)
         greedy = self.temperature == 0
         tempered = logits if greedy else logits / self.temperature
         best = token = distribution = likeliest = None
@@ -153,6 +149,34 @@ class BeliefReader:
         statistic = self._statistic(logits, token, entropy, deferred)
         odds = statistic if self.with_odds and shares_odds else odds
         return Belief(token, statistic, entropy, confidence, distribution, likeliest, normalizer, deferred, odds)
+
+    def read_odds(
+        self,
+        logits: torch.Tensor,
+        token: torch.Tensor,
+        canvas_ids: torch.Tensor | None,
+        offset: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Log odds in nats `(N,)` of given tokens `(N,)` under `(N, V)` logits, which are overwritten, after processors
+        and filters; a deferred token counts as what it is. See `__call__` for the rest.
+        """
+        logits = self._process(logits, canvas_ids, offset)
+        if self.filters:
+            greedy = self.temperature == 0
+            filtered = self.filters(canvas_ids, logits if greedy else logits / self.temperature)
+            logits = logits.masked_fill(filtered == float("-inf"), float("-inf"))
+        return confidence_log_odds(logits, token)
+
+    def _process(
+        self, logits: torch.Tensor, canvas_ids: torch.Tensor | None, offset: torch.Tensor | None
+    ) -> torch.Tensor:
+        logits = logits.float()
+        self._suppress(logits, offset)
+        if self.processors:
+            logits = self.processors(canvas_ids, logits)
+            self._suppress(logits, offset)  # one that writes all scores anew does not bring them back
+        return logits
 
     @property
     def _may_shift(self) -> bool:

@@ -74,9 +74,8 @@ class RefinementState(BeliefMemory):
         """As in `BeliefMemory`; from then on `embeddings` are those of `now`."""
         if self._mask is None:
             self._mask = self.embed(torch.full((1,), self.mask_token_id, device=indices[0].device)).float()
-        self._parts = []
         kl = super().update(indices, now, keep, shape)
-        self._mixed = concatenate(self._parts) if self._parts else None
+        self._mixed, self._parts = concatenate(self._parts) if self._parts else None, []
         return kl
 
     def _read_part(self, now: Distribution) -> None:

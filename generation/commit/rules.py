@@ -150,6 +150,16 @@ def klass(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(ready, rank.shape[-1] - rank, -rank).float(), ready
 
 
+def wide_in(inputs: RuleInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    All with confidence above the threshold, a probability, but of n open ones at most 0.7 n, no fewer than 5 and no
+    more than 20: the draft of WINO (arXiv 2507.18578), which is to be verified.
+    """
+    most = (inputs.masked.sum(-1, keepdim=True) * 7 // 10).clamp(min=5, max=20)
+    sure = inputs.statistic > log_odds(inputs.threshold)
+    return inputs.statistic, sure & (ranks(inputs.statistic, inputs.masked) < most)
+
+
 def log_odds(probability: float) -> float:
     """log(p / (1 - p)) in nats: what a probability is as a statistic."""
     if not 0 < probability < 1:
@@ -211,6 +221,7 @@ RULES: dict[str, CommitRule] = {
         CommitRule("margin", "margin", by_statistic),
         CommitRule("left_to_right", None, left_to_right),
         CommitRule("confidence_threshold", "confidence", confidence_threshold, "confidence_threshold", True),
+        CommitRule("wide_in", "confidence", wide_in, "confidence_threshold", True),
         CommitRule("klass", "confidence", klass, "confidence_threshold", True, reads_stability=True),
         CommitRule("entropy_bound", "entropy", entropy_bound, "entropy_bound", True),
         CommitRule("entropy_sum", "entropy", entropy_sum, "entropy_bound", True),

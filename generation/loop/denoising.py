@@ -8,6 +8,7 @@ from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.commit.rules import RuleInputs, choose, choose_best, choose_eligible, defer, per_row
 from hf_latent.generation.loop.editing import Revision, choose_revision
 from hf_latent.generation.loop.quotas import bounds, quotas
+from hf_latent.generation.loop.reading import read_predicted, read_written
 from hf_latent.generation.loop.step import StepPlan, plan_step, true_indices
 from hf_latent.generation.loop.stopping import (
     find_complete,
@@ -16,6 +17,7 @@ from hf_latent.generation.loop.stopping import (
     finish_early,
     refine_or_stop,
 )
+from hf_latent.generation.loop.verification import choose_remasked
 from hf_latent.generation.model_calls.predictor import ForwardRequest, Predictor
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.noise import uniform
@@ -23,7 +25,7 @@ from hf_latent.generation.state.progress import OnStep, Progress
 from hf_latent.generation.state.rows import ActiveRows, StepDecisions, initial_rows
 from hf_latent.generation.state.settings import DenoisingSettings
 
-CANDIDATE_STREAM, RULE_STREAM = 0, 1
+RULE_STREAM = 1
 
 
 @torch.no_grad()
@@ -39,7 +41,7 @@ def denoise(
 
     1. Move rows whose block is written to their next block; drop rows that are done, they cost nothing any more.
     2. Predict the masked positions of every row's current block, and of its answer, in one forward; with editing, the
-       written ones of the block, too.
+       written ones of the block, too; with verification, what it would predict in place of those.
     3. Read the belief. With latent refinement, see whether it still moves: hold rows, or stop their block.
     4. Choose what to commit; leave the reasoning of rows whose answer is decided; choose what to revise of what was
        written; write both.
@@ -69,14 +71,26 @@ def denoise(
         selected = plan.selected
         # 2.
         indices = true_indices(plan.to_predict, sum(plan.num_to_predict))
+        verified = odds = None
+        if plan.verified is not None and any(plan.num_verified):
+            verified = true_indices(plan.verified, sum(plan.num_verified))
         logits = predictor(
             canvas,
             ForwardRequest(
-                indices, plan.to_predict, rows.blocks, plan.num_to_predict, plan.host_values, refinement_state
+                indices,
+                plan.to_predict,
+                rows.blocks,
+                plan.num_to_predict,
+                plan.host_values,
+                refinement_state,
+                verified,
             ),
         )
         # 3.
-        belief = _read_belief(canvas, rows, indices, logits, read_belief, settings)
+        if verified is not None:
+            odds = read_written(canvas, verified, logits[len(indices[0]) :], read_belief)
+            logits = logits[: len(indices[0])]
+        belief = read_predicted(canvas, rows, indices, logits, read_belief, settings)
         rows.check_scores(indices, belief.normalizer, greedy=read_belief.temperature == 0)
         decisions = StepDecisions()
         if memory is not None:
@@ -101,10 +115,13 @@ def denoise(
                 by_rule = by_rule if others is None else by_rule & ~others[:, None]
             progress.count_choices(rows.batch_index, selected, by_rule)
         revision = choose_revision(canvas, rows, plan, indices, belief, commit, settings)
+        if settings.verifies:
+            revision = choose_remasked(canvas, rows, plan, verified, odds, commit, decisions, settings)
         if revision is not None:
-            decisions = decisions._replace(edited=revision.replaced.any(-1))
-            progress.count_edits(rows.batch_index, revision.replaced)
+            decisions = _count_revision(rows, revision, decisions, progress)
         _write(canvas, rows, commit, revision, plan.to_predict, indices, belief, decisions.stopped, progress)
+        if revision is not None and revision.remasked is not None:
+            _remask(canvas, rows, revision.remasked, read_belief.mask_token_id, progress)
         if settings.with_commits or on_step is not None:
             _record_commits(rows, commit, plan.to_predict, belief, progress)
         if decisions.finished is not None:
@@ -116,6 +133,8 @@ def denoise(
         complete = None if revision is not None else find_complete(canvas, rows)
         if complete is not None:
             decisions = decisions.finish(complete)
+        if settings.verifies:
+            rows.num_committed = commit.sum(-1)
         rows.advance(decisions)
         progress.set_rows("masked", rows.batch_index, canvas.masked)
         if on_step is not None:
@@ -132,28 +151,6 @@ def _make_memory(predictor: Predictor, read_belief: BeliefReader, settings: Deno
     if settings.refinement is not None:
         return RefinementState(predictor.embed, read_belief.mask_token_id, settings.refinement, limit)
     return None if limit is None else BeliefMemory(limit)
-
-
-def _read_belief(
-    canvas: Canvas,
-    rows: ActiveRows,
-    indices: tuple[torch.Tensor, torch.Tensor],
-    logits: torch.Tensor,
-    read_belief: BeliefReader,
-    settings: DenoisingSettings,
-) -> Belief:
-    row_index, _ = indices
-    noise = seen = offset = None
-    if read_belief.temperature > 0:
-        position = canvas.position_ids[indices]
-        noise = uniform(settings.seed, CANDIDATE_STREAM, canvas.row[row_index], rows.noise_step[row_index], position)
-    if read_belief.reads_canvas:
-        # Padding looks unwritten: a penalty on tokens in the text would count it otherwise.
-        seen = canvas.ids.masked_fill(~canvas.valid, read_belief.mask_token_id)[row_index]
-    if read_belief.ends_later:
-        first = torch.where(canvas.writable, canvas.position_ids, canvas.ids.shape[1]).amin(-1)
-        offset = canvas.position_ids[indices] - first[row_index]
-    return read_belief(logits, seen, noise, offset)
 
 
 def _choose_commits(
@@ -204,13 +201,32 @@ def _write(
     if stopped is not None and belief.most_likely is not None:
         chosen = torch.where(stopped[indices[0]], belief.most_likely, chosen)
     changed = commit
-    if revision is not None:
+    if revision is not None and revision.replaced is not None:
         if belief.most_likely is not None:
             chosen = torch.where(revision.replaced[indices], belief.most_likely, chosen)
         changed = commit | revision.replaced
     canvas.ids = torch.where(changed, canvas.ids.masked_scatter(to_predict, chosen), canvas.ids)
     canvas.masked = canvas.masked ^ commit  # only what is masked is committed
     progress.set_rows("ids", rows.batch_index, canvas.ids)
+
+
+def _count_revision(
+    rows: ActiveRows, revision: Revision, decisions: StepDecisions, progress: Progress
+) -> StepDecisions:
+    """The decisions of a step, with what it takes back, which is counted."""
+    for name, changed in (("edited", revision.replaced), ("remasked", revision.remasked)):
+        if changed is not None:
+            decisions = decisions._replace(**{name: changed.any(-1)})
+            progress.count_revised("num_edits" if name == "edited" else "num_remasked", rows.batch_index, changed)
+    return decisions
+
+
+def _remask(canvas: Canvas, rows: ActiveRows, remasked: torch.Tensor, mask_token_id: int, progress: Progress) -> None:
+    """Leave written positions `(A, L)` as if they had never been written."""
+    canvas.ids = canvas.ids.masked_fill(remasked, mask_token_id)
+    canvas.masked = canvas.masked | remasked
+    progress.set_rows("ids", rows.batch_index, canvas.ids)
+    progress.forget_commits(rows.batch_index, remasked)
 
 
 def _record_commits(

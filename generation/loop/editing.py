@@ -21,12 +21,14 @@ class Revision(NamedTuple):
     What is done to written tokens of the rows' blocks.
 
     Args:
-        replaced (`torch.BoolTensor` of shape `(A, L)`): they become the likeliest tokens of the belief.
         settled (`torch.BoolTensor` of shape `(A,)`): rows whose block is final with this step.
+        replaced (`torch.BoolTensor` of shape `(A, L)`, *optional*): they become the likeliest tokens of the belief.
+        remasked (`torch.BoolTensor` of shape `(A, L)`, *optional*): they become masks.
     """
 
-    replaced: torch.Tensor
     settled: torch.Tensor
+    replaced: torch.Tensor | None = None
+    remasked: torch.Tensor | None = None
 
 
 def choose_revision(
@@ -59,7 +61,7 @@ def choose_revision(
     last = [most == 0 if row.num_masked > 0 else row.num_post + 1 >= most for row in rows.states]
     post = [row.num_masked == 0 for row in rows.states]
     final, is_post = (torch.tensor(flags, device=still_open.device) for flags in (last, post))
-    return Revision(replaced, ~still_open & (final | (is_post & ~replaced.any(-1))))
+    return Revision(~still_open & (final | (is_post & ~replaced.any(-1))), replaced)
 
 
 __all__ = ["Revision", "choose_revision"]

@@ -111,10 +111,7 @@ def finish_at_eos(
     canvas.ids = canvas.ids.masked_fill(behind, settings.fill_token_id)
     canvas.masked = canvas.masked & ~behind
     progress.set_rows("ids", rows.batch_index, canvas.ids)
-    for name, nothing in (("commit_step", -1), ("commit_entropy", float("nan"))):
-        progress.set_rows(
-            name, rows.batch_index, progress.get_rows(name, rows.batch_index).masked_fill(behind, nothing)
-        )
+    progress.forget_commits(rows.batch_index, behind)
     return ends.any(-1)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_latent.generation.beliefs.refinement import RefinementState
 from hf_latent.generation.model_calls.block_cache import BlockCache, BlockCacheName, QueryWindow, query_window_mask
+from hf_latent.generation.model_calls.shadows import Shadows, find_shadow_masks
 from hf_latent.generation.model_calls.sliding_windows import SlidingWindowMasks
 from hf_latent.generation.state.canvas import Canvas
 from hf_latent.generation.state.rows import ActiveRows
@@ -31,6 +32,7 @@ class PredictorSettings:
         block_cache: None reads every position at every forward.
         cache_refresh_interval: forwards after which a row's cache is filled anew; None: once a block.
         append_blocks: whether blocks behind the one a row is at do not exist for it yet.
+        verifies: whether forwards are asked for the shadows of written positions.
     """
 
     mask_token_id: int
@@ -38,6 +40,7 @@ class PredictorSettings:
     block_cache: BlockCacheName | None = None
     cache_refresh_interval: int | None = None
     append_blocks: bool = False
+    verifies: bool = False
 
 
 class ForwardRequest(NamedTuple):
@@ -51,6 +54,7 @@ class ForwardRequest(NamedTuple):
         num_to_predict: how many positions are predicted of each row.
         host_values: those of `Predictor.host_values`, if it gives any.
         refinement_state: latent refinement's, if it is on.
+        verified: rows and columns `(M,)` of written positions of the blocks whose shadows are read, too, if any are.
     """
 
     indices: tuple[torch.Tensor, torch.Tensor]
@@ -59,6 +63,7 @@ class ForwardRequest(NamedTuple):
     num_to_predict: list[int]
     host_values: Sequence[list[int]] = ()
     refinement_state: RefinementState | None = None
+    verified: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Predictor:
@@ -84,6 +89,7 @@ class Predictor:
         self._window_masks: SlidingWindowMasks | None = None  # where windows are read of layers that see windows
         if self.cache is not None:
             self._window_masks = self._check_cache()
+        self._shadow_masks = find_shadow_masks(model, self.takes_logits_to_keep) if settings.verifies else None
 
     def _check_cache(self) -> SlidingWindowMasks:
         """Raise `ValueError` for a model that cannot read a window against what is cached of all other positions."""
@@ -144,7 +150,7 @@ class Predictor:
             )
             window = QueryWindow.of(positions & exists, canvas.position_ids)
         hides_columns = canvas.padded or min(ends) < max(ends)
-        view = _CanvasView(canvas, request.blocks, max(ends), exists, hides_columns, window, None)
+        view = _CanvasView(canvas, request.blocks, max(ends), exists, hides_columns, window, None, None)
         if window is None or self._window_masks is None or not self._window_masks.needed(canvas.ids.shape[1]):
             return view
         return replace(view, masks=self._mask(view, None, window))
@@ -169,11 +175,28 @@ class Predictor:
         return None
 
     def __call__(self, canvas: Canvas, request: ForwardRequest) -> torch.Tensor:
-        """Logits `(N, V)`."""
+        """Logits `(N, V)`; with shadows `(N + M, V)`, theirs last."""
         view = self._canvas_view(canvas, request)
+        if request.verified is not None:
+            return self._forward_shadowed(view, request, request.verified)
         if self.cache is None:
             return self._forward_guided(view, request.indices, request.refinement_state, None, None)
         return self._forward_cached(view, request)
+
+    def _forward_shadowed(
+        self, view: "_CanvasView", request: ForwardRequest, verified: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        assert self._shadow_masks is not None
+        shadows = view.shadows
+        if shadows is None:  # the same at every forward of a block
+            in_block = view.canvas.block_index == torch.tensor(view.blocks, device=view.exists.device)[:, None]
+            columns = [view.cut(x) for x in (in_block & view.canvas.writable, view.exists, view.canvas.position_ids)]
+            shadows = self._shadow_masks(*columns, self.num_copies, self.model.dtype)
+            view = self._view = replace(view, shadows=shadows)
+        shadow_index = view.length + shadows.window.index_in_window[verified]
+        pairs = zip(request.indices, (verified[0], shadow_index), strict=True)
+        row_index, column_index = (torch.cat(pair) for pair in pairs)
+        return self._forward_guided(view, (row_index, column_index), request.refinement_state, None, None, shadows)
 
     def _forward_cached(self, view: "_CanvasView", request: ForwardRequest) -> torch.Tensor:
         """A forward of everything for the rows whose cache is stale, and one of their windows for the others."""
@@ -223,9 +246,10 @@ class Predictor:
         refinement_state: RefinementState | None,
         rows: torch.Tensor | None,
         window: QueryWindow | None,
+        shadows: Shadows | None = None,
     ) -> torch.Tensor:
         """Logits of `indices`, all within `rows` (None: every row), of a forward of a `window` (None: all)."""
-        inputs = self._inputs(view, refinement_state, rows, window)
+        inputs = self._inputs(view, refinement_state, rows, window, shadows)
         row_index, column_index = self._locate(view, indices, rows, window)
         if self.num_copies == 2:
             num_rows = len(view.canvas.ids) if rows is None else len(rows)
@@ -246,6 +270,7 @@ class Predictor:
         refinement_state: RefinementState | None,
         rows: torch.Tensor | None,
         window: QueryWindow | None,
+        shadows: Shadows | None,
     ) -> dict[str, Any]:
         """What the model is given: ids or embeddings, where they stand, and what they may see."""
         canvas = view.canvas
@@ -257,8 +282,15 @@ class Predictor:
             name = "inputs_embeds"
             contents = [refinement_state.embeddings(ids, view.cut(canvas.masked)) for ids in contents]
         contents = [_take(content, rows, window) for content in contents]
+        if shadows is not None:
+            masks = torch.full((1, 1), self.settings.mask_token_id, device=canvas.ids.device)
+            extra = masks if name == "input_ids" else self.embed(masks)
+            size = len(canvas.ids), shadows.count, *extra.shape[2:]
+            contents = [torch.cat([content, extra.expand(size).to(content.dtype)], 1) for content in contents]
         with torch.autocast(canvas.ids.device.type, enabled=False):  # which joins no other half precision than its own
             inputs: dict[str, Any] = {name: contents[0] if len(contents) == 1 else torch.cat(contents)}
+        if shadows is not None:
+            return inputs | {"position_ids": shadows.position_ids, "attention_mask": shadows.masks}
         if window is not None:
             inputs["position_ids"] = self._copy_for_guidance(window.position_ids)
         elif view.hides_columns:
@@ -332,6 +364,7 @@ class _CanvasView:
     hides_columns: bool  # whether any of the columns is
     window: QueryWindow | None  # what is read while the block's cache is filled
     masks: Any  # of that window, where layers see windows of their own; else None
+    shadows: Shadows | None  # of the blocks, once they were read
 
     def cut(self, values: torch.Tensor) -> torch.Tensor:
         """The columns of `(A, L)` that are there."""

@@ -21,7 +21,7 @@ class Progress:
         masked: `(B, L)` bool, positions still to be written.
         current_block_end: `(B,)` int64, first column behind the block that the row is at.
         block_is_final: `(B,)` bool, whether nothing of that block will change any more; kept for whoever watches.
-        num_edits: `(B,)` int64, tokens that were replaced, if any may be.
+        num_edits, num_remasked: `(B,)` int64, tokens that were replaced, or became masks again, if any may.
         choices: `(B, 4)` float32: forwards that committed by the rule, those of them that took the left-most mask,
             tokens committed by the rule, sum of their distances to the left-most mask. See `leftmost_statistics`.
         belief_kl, answer_entropy: one `(B,)` float32 a forward; nan for rows without.
@@ -39,6 +39,7 @@ class Progress:
     block_is_final: torch.Tensor
     choices: torch.Tensor
     num_edits: torch.Tensor | None = None
+    num_remasked: torch.Tensor | None = None
     belief_kl: list[torch.Tensor] = field(default_factory=list)
     answer_entropy: list[torch.Tensor] = field(default_factory=list)
     candidate: torch.Tensor | None = None
@@ -87,11 +88,16 @@ class Progress:
         self.commit_step = self.commit_step.masked_fill(positions, -1)
         self.commit_entropy = self.commit_entropy.masked_fill(positions, float("nan"))
 
-    def count_edits(self, rows: torch.Tensor, replaced: torch.Tensor) -> None:
-        """Tokens `(A, L)` of the batch's `rows` were replaced."""
-        if self.num_edits is None:
-            self.num_edits = torch.zeros(len(self.ids), dtype=torch.long, device=replaced.device)
-        self.set_rows("num_edits", rows, self.get_rows("num_edits", rows) + replaced.sum(-1))
+    def forget_commits(self, rows: torch.Tensor, positions: torch.Tensor) -> None:
+        """Forget when and how surely `positions` `(A, L)`, bool, of the batch's `rows` were written."""
+        for name, nothing in (("commit_step", -1), ("commit_entropy", float("nan"))):
+            self.set_rows(name, rows, self.get_rows(name, rows).masked_fill(positions, nothing))
+
+    def count_revised(self, name: str, rows: torch.Tensor, revised: torch.Tensor) -> None:
+        """Add tokens `(A, L)`, bool, of the batch's `rows` to `num_edits` or `num_remasked`."""
+        if getattr(self, name) is None:
+            setattr(self, name, torch.zeros(len(self.ids), dtype=torch.long, device=revised.device))
+        self.set_rows(name, rows, self.get_rows(name, rows) + revised.sum(-1))
 
     def append_trace(self, values: list[torch.Tensor], rows: torch.Tensor, now: torch.Tensor) -> None:
         """Append `now` `(A,)` of the batch's `rows` to one of the traces."""

@@ -37,6 +37,7 @@ class RowState:
         committed: whether the last forward of the block committed something.
         num_post: forwards of the block in which nothing was open any more.
         edited: whether the last forward replaced a token.
+        remasked: whether the last forward made a mask of a token.
     """
 
     num_blocks: int
@@ -50,6 +51,7 @@ class RowState:
     committed: bool = False
     num_post: int = 0
     edited: bool = False
+    remasked: bool = False
 
     @property
     def is_last_step(self) -> bool:
@@ -65,10 +67,10 @@ class RowState:
         """Whether nothing is left to be written."""
         return self.block >= self.num_blocks
 
-    def record_forward(self, refined: bool, stopped: bool, finished: bool, edited: bool) -> None:
+    def record_forward(self, refined: bool, stopped: bool, finished: bool, edited: bool, remasked: bool) -> None:
         """Count a forward of which `StepDecisions` say this."""
         self.num_post += self.num_masked == 0
-        self.edited = edited
+        self.edited, self.remasked = edited, remasked
         self.num_refined += refined
         if refined and self.num_steps > 1:  # `refine_or_stop` leaves the last to commit
             self.num_steps -= 1
@@ -81,7 +83,8 @@ class RowState:
         """Say how many positions of the block are masked; once between two forwards."""
         if self.step == self.num_refined == 0:
             self.num_masked_at_start = num_masked
-        self.committed, self.num_masked = num_masked < self.num_masked, num_masked
+        # What takes tokens back has committed others, maybe as many.
+        self.committed, self.num_masked = self.remasked or num_masked < self.num_masked, num_masked
 
     def enter_next_block(self, settings: DenoisingSettings) -> None:
         """Start anew, behind the block that is written."""
@@ -114,12 +117,14 @@ class StepDecisions(NamedTuple):
         stopped: its block was committed as a whole.
         finished: the row ended, or left its reasoning with its answer.
         edited: a token of its block was replaced.
+        remasked: a token of its block became a mask.
     """
 
     refined: torch.Tensor | None = None
     stopped: torch.Tensor | None = None
     finished: torch.Tensor | None = None
     edited: torch.Tensor | None = None
+    remasked: torch.Tensor | None = None
 
     def finish(self, rows: torch.Tensor) -> "StepDecisions":
         """These, and that `rows` `(A,)` have finished."""
@@ -140,6 +145,7 @@ class ActiveRows:
         num_forwards: forwards so far, the same for all.
         num_refinement_passes (`torch.LongTensor` of shape `(A,)`, *optional*):
             those of them that only refined; None while there is none.
+        num_committed (`torch.LongTensor` of shape `(A,)`): positions that the last forward committed.
         decisions: of the last forward, not yet recorded in `states`.
         invalid_columns (`torch.LongTensor` of shape `(A,)`, *optional*):
             of the last forward, the first column at which no token could be chosen, `L` without; not yet looked at.
@@ -149,6 +155,7 @@ class ActiveRows:
     states: list[RowState]
     batch_index: torch.Tensor
     in_current_block: torch.Tensor
+    num_committed: torch.Tensor
     num_forwards: int = 0
     num_refinement_passes: torch.Tensor | None = None
     decisions: StepDecisions | None = None
@@ -172,6 +179,7 @@ class ActiveRows:
         """Keep these rows, given on the host and on the device; their forwards are recorded."""
         self.states = [self.states[i] for i in numbers]
         self.batch_index, self.in_current_block = self.batch_index[rows], self.in_current_block[rows]
+        self.num_committed = self.num_committed[rows]
         self.num_refinement_passes = None if self.num_refinement_passes is None else self.num_refinement_passes[rows]
 
     def advance(self, decisions: StepDecisions) -> None:
@@ -228,7 +236,8 @@ def initial_rows(canvas: Canvas, settings: DenoisingSettings) -> ActiveRows:
         RowState(count, _share_of_steps(0, count, settings), settings.refines) for count in canvas.num_blocks.tolist()
     ]
     batch_index = torch.arange(len(states), device=canvas.ids.device)
-    return ActiveRows(states, batch_index, block_columns(canvas, [0] * len(states)))
+    num_committed = torch.zeros_like(batch_index)
+    return ActiveRows(states, batch_index, block_columns(canvas, [0] * len(states)), num_committed)
 
 
 def block_columns(canvas: Canvas, blocks: list[int]) -> torch.Tensor:

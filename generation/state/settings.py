@@ -41,6 +41,7 @@ class DenoisingSettings:
     block_length: int = 0
     editing_threshold: float | None = None
     max_post_steps: int = 0
+    verification_threshold: float | None = None
     early_exit_threshold: float | None = None
     answer_reduction: AnswerReduction = "sum"
     with_statistics: bool = True
@@ -55,6 +56,11 @@ class DenoisingSettings:
     def edits(self) -> bool:
         """Whether written tokens may become others."""
         return self.editing_threshold is not None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether written tokens may become masks again."""
+        return self.verification_threshold is not None
 
     @property
     def bounds_adaptive_rules(self) -> bool:

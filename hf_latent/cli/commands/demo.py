@@ -23,6 +23,7 @@ DECODERS: list[dict[str, Any]] = [
     {"decoding": "entropy"},
     {"decoding": "med_left_to_right", "entropy_threshold": None},
     {"decoding": "confidence_threshold", "confidence_threshold": 0.99},
+    {"decoding": "wide_in", "confidence_threshold": 0.9},
     {"decoding": "klass", "confidence_threshold": 0.9},
     {"decoding": "entropy_bound", "entropy_bound": 0.01},
     {"decoding": "entropy_sum", "entropy_bound": 0.01},

@@ -86,7 +86,9 @@ def evaluate(
     ] = None,
     entropy_threshold: Annotated[Knob, decoder_option("Nats, for med and med_left_to_right.")] = None,
     entropy_bound: Annotated[Knob, decoder_option("Nats, for entropy_bound.")] = None,
-    confidence_threshold: Annotated[Knob, decoder_option("Probability, for confidence_threshold and klass.")] = None,
+    confidence_threshold: Annotated[
+        Knob, decoder_option("Probability, for confidence_threshold, wide_in and klass.")
+    ] = None,
     max_tokens_per_step: Annotated[Knob, decoder_option("Most tokens a forward writes, for these rules.")] = None,
     max_denoising_steps: Annotated[Knob, decoder_option("Forwards.")] = None,
     block_length: Annotated[Knob, decoder_option("Tokens of a block.")] = None,

@@ -27,6 +27,7 @@ LLADA = "Nie et al., *Large Language Diffusion Models*, [arXiv 2502.09992](https
 DREAM = "Ye et al., *Dream 7B*, [arXiv 2508.15487](https://arxiv.org/abs/2508.15487)"
 MARGIN = "Kim et al., *Train for the Worst, Plan for the Best*, [arXiv 2502.06768](https://arxiv.org/abs/2502.06768)"
 FAST_DLLM = "Wu et al., *Fast-dLLM*, [arXiv 2505.22618](https://arxiv.org/abs/2505.22618)"
+WINO = "*WINO*, [arXiv 2507.18578](https://arxiv.org/abs/2507.18578)"
 KLASS = "*KLASS*, [arXiv 2511.05664](https://arxiv.org/abs/2511.05664)"
 EB_SAMPLER = "Ben-Hamu et al., *EB-Sampler*, [arXiv 2505.24857](https://arxiv.org/abs/2505.24857)"
 SDAR = "*SDAR*, [arXiv 2510.06303](https://arxiv.org/abs/2510.06303)"
@@ -93,6 +94,12 @@ DECODERS: dict[str, Decoder] = {
         "Writes, at every forward, all positions whose token has at least a probability of `confidence_threshold`.",
         (FAST_DLLM,),
         "confidence_threshold",
+    ),
+    "wide_in": Decoder(
+        "Writes, at every forward, up to twenty positions whose token has a probability above `confidence_threshold`; "
+        "with `verification_threshold`, takes back what the model would not write again.",
+        (WINO,),
+        "wide_in",
     ),
     "klass": Decoder(
         "Writes, at every forward, all positions whose token has a probability above `confidence_threshold` and whose "

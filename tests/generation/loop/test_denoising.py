@@ -64,11 +64,12 @@ def decode_plainly(
                 score[i] = {
                     "low_confidence": best,
                     "confidence_threshold": best,
+                    "wide_in": best,
                     "margin": best - second,
                     "left_to_right": -i,
                     "med_left_to_right": -i,
                 }.get(decoding, -entropy[i])
-                if decoding == "confidence_threshold":
+                if decoding in ("confidence_threshold", "wide_in"):
                     eligible[i] = best >= KNOBS["confidence_threshold"]
                     gap = min(gap, abs(best - KNOBS["confidence_threshold"]))
                 elif decoding.startswith("med"):
@@ -91,6 +92,8 @@ def decode_plainly(
                     # Not ahead of an even schedule; what a step leaves may be made up for later.
                     allowed = len(block) if step >= share - 1 else len(block) // share * (step + 1)
                     ceiling = max(1, min(ceiling, allowed - (len(block) - len(left))))
+                if decoding == "wide_in":
+                    ceiling = min(ceiling, max(int(0.7 * len(left)), 5), 20)
                 for i in order[:ceiling]:
                     if decoding == "entropy_bound":
                         gap = min(gap, abs(total - KNOBS["entropy_bound"]))
@@ -243,6 +246,7 @@ def test_a_model_that_likes_the_mask_best_writes_no_mask(make_model: Callable, d
     ("decoding", "knob", "value"),
     [
         ("confidence_threshold", "confidence_threshold", 1.0),
+        ("wide_in", "confidence_threshold", 1.0),
         ("klass", "stability_kl", 0.0),
         ("entropy_bound", "entropy_bound", 0.0),
         ("entropy_sum", "entropy_bound", 0.0),
