@@ -105,6 +105,10 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             nats; mean KL between two forwards below which a block starts to commit.
         stop_kl (`float`, *optional*, defaults to 0.1):
             nats; below it after a commit, the rest of the block is committed by argmax. 0 never stops.
+        rejection_js (`float`, *optional*):
+            nats. With latent refinement: an open position looks like a plain mask to a forward if its belief at the
+            last one and the one before are further apart than this by Jensen-Shannon divergence, which is at most
+            log 2 (ReMix, arXiv 2602.22868: 0.3). `None` rejects nothing.
         editing_threshold (`float`, *optional*):
             Probability. At every forward, written tokens of the block (never given ones) become the token that the
             model now finds likeliest, where that is another and more probable than this (LLaDA2.1, arXiv 2602.08676).
@@ -179,6 +183,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         "refinement_steps": 20,
         "refinement_kl": 0.1,
         "stop_kl": 0.1,
+        "rejection_js": None,
         "editing_threshold": None,
         "max_post_steps": 16,
         "verification_threshold": None,
@@ -249,6 +254,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         for name in ("refinement_kl", "stop_kl", "stability_kl"):
             check_number(name, getattr(self, name), 0.0)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
+        check_number("rejection_js", self.rejection_js, 0.0, optional=True)
         check_number("editing_threshold", self.editing_threshold, 0.0, 1.0, optional=True)
         check_number("verification_threshold", self.verification_threshold, 0.0, 1.0, optional=True)
         check_integer("max_post_steps", self.max_post_steps, low=0, optional=False)

@@ -13,9 +13,9 @@ from transformers.generation import (
 )
 
 from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length, is_block_causal
+from hf_latent.generation.arguments.decoder_knobs import check_rejection, check_verification
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
-from hf_latent.generation.arguments.revision_knobs import check_verification
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
 from hf_latent.generation.beliefs.belief import BeliefReader
 from hf_latent.generation.beliefs.refinement import RefinementSettings
@@ -58,6 +58,7 @@ def resolve_config(
     config.refuse_unsupported()
     check_block_knobs(model, config, RULES[config.decoding].adaptive)
     check_verification(model, config)
+    check_rejection(config)
     is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
     if config.num_return_sequences not in (None, 1) and not is_random:
         raise ValueError(
@@ -275,6 +276,7 @@ def _refinement(config: DiffusionGenerationConfig) -> RefinementSettings:
         max_steps=config.refinement_steps,
         refinement_kl=config.refinement_kl,
         stop_kl=config.stop_kl,
+        rejection_js=config.rejection_js,
     )
 
 

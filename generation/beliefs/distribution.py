@@ -96,6 +96,17 @@ def kl_divergence(now: Distribution, score: torch.Tensor, log_normalizer: torch.
     return (now.mean_score - cross + (log_normalizer - now.log_normalizer)).clamp_(min=0.0)
 
 
+def js_divergence(now: Distribution, score: torch.Tensor, log_normalizer: torch.Tensor) -> torch.Tensor:
+    """
+    Jensen-Shannon divergence in nats `(N,)`, at most log 2, of `now` and another of this score `(N, V)` and
+    log_normalizer `(N,)`: the entropy of their mean less the mean of their entropies.
+    """
+    p = (score - log_normalizer[:, None]).exp_()
+    entropy = log_normalizer - torch.linalg.vecdot(p, score)
+    mean = p.add_(now.p).mul_(0.5)
+    return (-torch.special.xlogy(mean, mean).sum(-1) - 0.5 * (entropy + now.entropy)).clamp_(min=0.0)
+
+
 def _log_normalizer(p: torch.Tensor) -> torch.Tensor:
     # The score of the most likely token is 0: its probability is 1 / total.
     return p.amax(-1).log_().neg_()
@@ -119,4 +130,4 @@ def _rows(values: torch.Tensor, num_elements: int) -> int:
     return max(1, (num_elements if values.is_cpu else ELEMENTS_ELSEWHERE) // values.shape[-1])
 
 
-__all__ = ["Distribution", "concatenate", "distribution_of", "entropy_of", "kl_divergence"]
+__all__ = ["Distribution", "concatenate", "distribution_of", "entropy_of", "js_divergence", "kl_divergence"]

@@ -4,6 +4,8 @@ The beliefs of a forward as the next one needs them: how far each position has m
 `N` predicted positions of a forward, `V` vocabulary, `A` rows, `L` columns.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from hf_latent.generation.beliefs.distribution import Distribution, concatenate, kl_divergence
@@ -52,8 +54,7 @@ class BeliefMemory:
         with torch.autocast(indices[0].device.type, enabled=False):
             for part in now.split():
                 positions = slice(start, start := start + len(part))
-                divergences.append(self._divergence(part, None if slots is None else slots[positions]))
-                self._read_part(part)
+                divergences.append(self._read_part(part, None if slots is None else slots[positions]))
         number = torch.arange(len(now), device=indices[0].device)
         if keep is not None:
             number = number.where(keep, -1)
@@ -64,14 +65,21 @@ class BeliefMemory:
             self._count_stable(indices, kl, self.stability_kl)
         return kl
 
-    def _read_part(self, now: Distribution) -> None:
-        """What else is made of a few positions' beliefs while they are at hand: here nothing."""
+    def _read_part(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
+        """What `update` returns of a few positions; what else is made of their beliefs is made while they are here."""
+        return self._compare(kl_divergence, now, slots)
 
-    def _divergence(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
+    def _compare(
+        self,
+        divergence: Callable[[Distribution, torch.Tensor, torch.Tensor], torch.Tensor],
+        now: Distribution,
+        slots: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """A `divergence` of `kl_divergence`'s kind from what is remembered at `slots`; nan where nothing is."""
         if slots is None or self._score is None or self._log_normalizer is None:
             return torch.full((len(now),), float("nan"), device=now.score.device)
         known = slots.clamp(min=0)
-        return kl_divergence(now, _pick(self._score, known), self._log_normalizer[known]).masked_fill(
+        return divergence(now, _pick(self._score, known), self._log_normalizer[known]).masked_fill(
             slots < 0, float("nan")
         )
 

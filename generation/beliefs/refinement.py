@@ -1,5 +1,6 @@
 """
-Latent refinement (LRD, arXiv 2510.11052): what open positions look like to the next forward.
+Latent refinement (LRD, arXiv 2510.11052): what open positions look like to the next forward; and the rejection of
+ReMix (arXiv 2602.22868): where the belief has jumped, like masks.
 
 `N` predicted positions of a forward, `V` vocabulary, `D` width, `A` rows, `L` columns.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hf_latent.generation.beliefs.distribution import Distribution, concatenate
+from hf_latent.generation.beliefs.distribution import Distribution, concatenate, js_divergence
 from hf_latent.generation.beliefs.memory import BeliefMemory
 from hf_latent.generation.beliefs.nucleus import expected_embedding
 
@@ -27,6 +28,7 @@ class RefinementSettings:
         max_steps: T_refine, forwards that commit nothing at the start of a block.
         refinement_kl: tau_refine in nats, below which the first phase ends.
         stop_kl: tau_decode in nats, below which the rest of a block is committed at once.
+        rejection_js: nats, above which a position whose belief has moved is not mixed; None mixes every one.
     """
 
     top_p: float
@@ -34,6 +36,7 @@ class RefinementSettings:
     max_steps: int
     refinement_kl: float
     stop_kl: float
+    rejection_js: float | None = None
 
     @property
     def mixes(self) -> bool:
@@ -63,6 +66,8 @@ class RefinementState(BeliefMemory):
         self._mask: torch.Tensor | None = None  # (1, D)
         self._parts: list[torch.Tensor] = []  # of `_mixed`, while it is made
         self._mixed: torch.Tensor | None = None  # (N, D)
+        self._rejected_parts: list[torch.Tensor] = []
+        self._rejected: torch.Tensor | None = None  # (N,) bool: those of them that look like masks all the same
 
     def update(
         self,
@@ -76,12 +81,18 @@ class RefinementState(BeliefMemory):
             self._mask = self.embed(torch.full((1,), self.mask_token_id, device=indices[0].device)).float()
         kl = super().update(indices, now, keep, shape)
         self._mixed, self._parts = concatenate(self._parts) if self._parts else None, []
+        self._rejected = concatenate(self._rejected_parts) if self._rejected_parts else None
+        self._rejected_parts = []
         return kl
 
-    def _read_part(self, now: Distribution) -> None:
+    def _read_part(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
         if self.settings.mixes:
             assert self._mask is not None
             self._parts.append(mix_embeddings(now, self.embed, self._mask, self.settings))
+            if self.settings.rejection_js is not None:
+                # nan is above no limit: a belief that is the first of its position is taken.
+                self._rejected_parts.append(self._compare(js_divergence, now, slots) > self.settings.rejection_js)
+        return super()._read_part(now, slots)
 
     @property
     def mixes(self) -> bool:
@@ -105,7 +116,10 @@ class RefinementState(BeliefMemory):
         else:
             slot = self._slot if self._slot.shape == ids.shape else self._slot[:, : ids.shape[1]]
         mixed = self._mixed[slot.clamp(min=0)].to(plain.dtype)
-        return torch.where((masked & (slot >= 0))[..., None], mixed, plain)
+        is_mixed = masked & (slot >= 0)
+        if self._rejected is not None:
+            is_mixed = is_mixed & ~self._rejected[slot.clamp(min=0)]
+        return torch.where(is_mixed[..., None], mixed, plain)
 
 
 def mix_embeddings(

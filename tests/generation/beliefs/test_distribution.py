@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from hf_latent.generation.beliefs.distribution import Distribution, distribution_of, entropy_of, kl_divergence
+from hf_latent.generation.beliefs.distribution import (
+    Distribution,
+    distribution_of,
+    entropy_of,
+    js_divergence,
+    kl_divergence,
+)
 from hf_latent.generation.beliefs.top_k import block_maxima
 
 SPREADS = [0.1, 10.0, 1000.0]
@@ -61,6 +67,16 @@ def test_the_divergence_is_that_of_double_precision(spread: float) -> None:
 def test_nothing_diverges_from_itself() -> None:
     now = read(random_logits(3.0, SIZES[0]))
     assert kl_divergence(now, now.score, now.log_normalizer).tolist() == [0.0] * 5
+    assert js_divergence(now, now.score, now.log_normalizer).tolist() == pytest.approx([0.0] * 5, abs=2e-6)
+
+
+def test_the_symmetric_divergence_is_bounded_by_two_that_have_nothing_in_common() -> None:
+    """By hand: of (1/2, 1/2, 0) and (0, 1, 0) the mean is (1/4, 3/4, 0)."""
+    first, second = read(torch.tensor([[0.5, 0.5, 0.0], [1, 0, 0]]).log()), read(torch.tensor([[0.0, 1, 0]] * 2).log())
+    half = 0.25 * math.log(4) + 0.75 * math.log(4 / 3) - 0.5 * math.log(2)
+    for now, other in ((first, second), (second, first)):
+        found = js_divergence(now, other.score, other.log_normalizer)
+        assert found.tolist() == pytest.approx([half, math.log(2)], abs=1e-6)
 
 
 def test_parts_are_those_of_the_whole() -> None:

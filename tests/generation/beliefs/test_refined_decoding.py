@@ -37,12 +37,13 @@ def refine_plainly(
     mixes = knobs["refinement_top_p"] > 0 and knobs["refinement_ratio"] > 0
     for block in blocks.values():
         before: dict[int, torch.Tensor] = {}
+        rejected: set[int] = set()
         refining, held, moved = mixes and knobs["refinement_steps"] > 0, 0, False
         while left := [i for i in block if ids[i] == MASK]:
             embeddings = table[torch.tensor(ids)].clone()
             if mixes:
                 for i in left:
-                    if i in before:
+                    if i in before and i not in rejected:
                         embeddings[i] = soft_embedding(before[i], table, knobs)
                         masses = before[i].sort(descending=True).values.cumsum(-1)[:-1]
                         gap = min(gap, float((masses - knobs["refinement_top_p"]).abs().min()))
@@ -57,6 +58,10 @@ def refine_plainly(
                 each = [float((p[i][kept] * (p[i][kept] / before[i][kept]).log()).sum()) for i in left]
                 kl_divergence = sum(each) / len(each)
             trace.append(kl_divergence)
+            if before and knobs.get("rejection_js") is not None:
+                jumps = {i: jump(p[i], before[i]) for i in left}
+                gap = min([gap, *(abs(x - knobs["rejection_js"]) for x in jumps.values())])
+                rejected = {i for i in left if jumps[i] > knobs["rejection_js"]}
             for i in left:
                 best, second = p[i].topk(2).values.tolist()
                 gap = min(gap, best - second)
@@ -92,6 +97,12 @@ def refine_plainly(
     return ids, written, trace, held_in_all, gap
 
 
+def jump(p: torch.Tensor, q: torch.Tensor) -> float:
+    """Jensen-Shannon divergence."""
+    mean = (p + q) / 2
+    return sum(float((torch.special.xlogy(x, x) - torch.special.xlogy(x, mean)).sum()) / 2 for x in (p, q))
+
+
 def soft_embedding(p: torch.Tensor, table: torch.Tensor, knobs: dict) -> torch.Tensor:
     alpha = knobs["refinement_ratio"] * (1 + float(torch.special.xlogy(p, p).sum()) / math.log(len(p)))
     kept, mass = [], 0.0
@@ -112,6 +123,7 @@ refinements = st.fixed_dictionaries(
         "refinement_steps": st.sampled_from([0, 1, 4]),
         "refinement_kl": st.sampled_from([0.0, 0.05, 0.5, 5.0]),
         "stop_kl": st.sampled_from([0.0, 0.05, 0.5, 5.0]),
+        "rejection_js": st.sampled_from([None, 0.0, 0.02, 0.3]),
     }
 )
 
@@ -196,6 +208,29 @@ def test_without_mixing_and_stopping_it_is_the_plain_decoder(
         assert torch.equal(getattr(out, name).nan_to_num(-1), getattr(plain, name).nan_to_num(-1)), name
     assert out.num_refinement_passes.tolist() == [0]
     assert plain.belief_kl is None and plain.num_refinement_passes is None
+
+
+@pytest.mark.parametrize("ratio", [0.15, 1.0])
+def test_rejection_is_off_where_nothing_jumps_so_far_and_all_where_everything_does(
+    model: nn.Module, ratio: float
+) -> None:
+    """Two beliefs are log 2 apart at most; with none accepted but the first, the others are of plain masks."""
+    knobs = KNOBS | NEVER | {"refinement_ratio": ratio, "refinement_steps": 3, "latent_refinement": True}
+    knobs |= {"max_new_tokens": 6, "decoding": "entropy", "return_dict_in_generate": True}
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    plain, off, strict = (model.generate(ids, rejection_js=limit, **knobs) for limit in (None, 0.7, 0.0))
+    assert torch.equal(off.sequences, plain.sequences)
+    assert torch.equal(off.belief_kl.nan_to_num(-1), plain.belief_kl.nan_to_num(-1))
+    # The first forward and the third read masks and nothing else, the second what the first has said.
+    assert torch.equal(strict.belief_kl[:, 1], plain.belief_kl[:, 1])
+    assert not torch.equal(strict.belief_kl[:, 2], plain.belief_kl[:, 2])
+
+
+def test_rejection_needs_mixtures(llada: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"`rejection_js`=0.3 needs `latent_refinement`=True"):
+        llada.generate(torch.tensor([[1]]), max_new_tokens=2, rejection_js=0.3)
+    with pytest.raises(ValueError, match=r"`rejection_js` must be a number of at least 0.0, got -1"):
+        llada.generate(torch.tensor([[1]]), max_new_tokens=2, rejection_js=-1)
 
 
 @pytest.mark.parametrize("decoding", list(RULES))

@@ -1,4 +1,4 @@
-"""Knobs of what is taken back, refused by name where they have no meaning."""
+"""Knobs of decoders, refused by name where the model or another knob leaves them no meaning."""
 
 from typing import Any
 
@@ -28,4 +28,12 @@ def check_verification(model: PreTrainedModel, config: Any) -> None:
             raise ValueError(f"{given} does not go with `{other}`={value!r}, {why}: one of them must be None.")
 
 
-__all__ = ["check_verification"]
+def check_rejection(config: Any) -> None:
+    """Raise `ValueError` if a `DiffusionGenerationConfig` rejects mixtures that it does not make."""
+    if config.rejection_js is not None and not config.latent_refinement:
+        raise ValueError(
+            f"`rejection_js`={config.rejection_js} needs `latent_refinement`=True, whose mixtures it rejects."
+        )
+
+
+__all__ = ["check_rejection", "check_verification"]
