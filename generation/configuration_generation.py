@@ -126,6 +126,10 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         early_exit_threshold (`float`, *optional*):
             nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
             leaves its reasoning as it is. `None` and 0 never exit.
+        early_exit_final_threshold (`float`, *optional*):
+            nats. What `early_exit_threshold` moves to, in proportion to the share of the reasoning that is written
+            (after SchED, arXiv 2512.02892): above it, a row exits the more easily the more it has reasoned. `None`
+            keeps it.
         answer_entropy_reduction (`str`, *optional*, defaults to `"sum"`):
             Entropy of the answer: `"sum"` over its positions, a bound on the joint entropy, or their `"max"`.
         block_cache (`str`, *optional*):
@@ -188,6 +192,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         "max_post_steps": 16,
         "verification_threshold": None,
         "early_exit_threshold": None,
+        "early_exit_final_threshold": None,
         "answer_entropy_reduction": "sum",
         "block_cache": None,
         "cache_refresh_interval": None,
@@ -253,6 +258,7 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             check_number(name, getattr(self, name), 0.0, 1.0)
         for name in ("refinement_kl", "stop_kl", "stability_kl"):
             check_number(name, getattr(self, name), 0.0)
+        check_number("early_exit_final_threshold", self.early_exit_final_threshold, 0.0, optional=True)
         check_number("early_exit_threshold", self.early_exit_threshold, 0.0, optional=True)
         check_number("rejection_js", self.rejection_js, 0.0, optional=True)
         check_number("editing_threshold", self.editing_threshold, 0.0, 1.0, optional=True)

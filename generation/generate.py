@@ -98,12 +98,12 @@ def run_infill(
 
 def _refuse_early_exit(generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> None:
     """Raise `ValueError` if a call without an answer asks for early exit; a default of the model asks for nothing."""
-    asked = kwargs.get("early_exit_threshold", getattr(generation_config, "early_exit_threshold", None))
-    if asked is not None:
-        raise ValueError(
-            f"`early_exit_threshold`={asked!r} needs an `answer_mask` that says where the answer is: see "
-            "`ReasoningTemplate`."
-        )
+    for name in ("early_exit_threshold", "early_exit_final_threshold"):
+        asked = kwargs.get(name, getattr(generation_config, name, None))
+        if asked is not None:
+            raise ValueError(
+                f"`{name}`={asked!r} needs an `answer_mask` that says where the answer is: see `ReasoningTemplate`."
+            )
 
 
 class _Text(NamedTuple):

@@ -13,7 +13,7 @@ from transformers.generation import (
 )
 
 from hf_latent.generation.arguments.block_knobs import check_block_knobs, find_block_length, is_block_causal
-from hf_latent.generation.arguments.decoder_knobs import check_rejection, check_verification
+from hf_latent.generation.arguments.decoder_knobs import check_early_exit, check_rejection, check_verification
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
@@ -59,6 +59,7 @@ def resolve_config(
     check_block_knobs(model, config, RULES[config.decoding].adaptive)
     check_verification(model, config)
     check_rejection(config)
+    check_early_exit(config)
     is_random = config.effective_temperature > 0 or RULES[config.decoding].reads == "noise"
     if config.num_return_sequences not in (None, 1) and not is_random:
         raise ValueError(
@@ -263,6 +264,7 @@ def make_settings(model: PreTrainedModel, config: DiffusionGenerationConfig, end
         max_post_steps=config.max_post_steps,
         verification_threshold=config.verification_threshold,
         early_exit_threshold=config.early_exit_threshold,
+        early_exit_final_threshold=config.early_exit_final_threshold,
         answer_reduction=config.answer_entropy_reduction,
         with_statistics=bool(config.return_dict_in_generate),
         with_commits=bool(config.return_dict_in_generate or config.append_blocks),

@@ -1,5 +1,6 @@
 """Knobs of decoders, refused by name where the model or another knob leaves them no meaning."""
 
+import math
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -36,4 +37,14 @@ def check_rejection(config: Any) -> None:
         )
 
 
-__all__ = ["check_rejection", "check_verification"]
+def check_early_exit(config: Any) -> None:
+    """Raise `ValueError` if a `DiffusionGenerationConfig` moves a threshold that there is not, or that is infinite."""
+    first, last = config.early_exit_threshold, config.early_exit_final_threshold
+    if last is not None and (first is None or not math.isfinite(first) or not math.isfinite(last)):
+        raise ValueError(
+            f"`early_exit_final_threshold`={last} needs an `early_exit_threshold` to start from, both finite, got "
+            f"{first}."
+        )
+
+
+__all__ = ["check_early_exit", "check_rejection", "check_verification"]

@@ -62,8 +62,9 @@ def find_early_exits(
     """
     Rows `(A,)` whose answer is decided while they still reason (arXiv 2510.19990, early exit).
 
-    The sum of the entropies of the answer's open positions bounds their joint entropy from above. None if rows never
-    exit.
+    The sum of the entropies of the answer's open positions bounds their joint entropy from above. What it is compared
+    with may move with the share of the reasoning that is written (SchED, arXiv 2512.02892, its linear schedule, which
+    counts steps and reads confidence). None if rows never exit.
     """
     assert belief.entropy is not None
     entropy = torch.where((canvas.masked & canvas.answer)[indices], belief.entropy, 0.0)
@@ -76,7 +77,12 @@ def find_early_exits(
     if settings.early_exit_threshold is None:
         return None
     reasons = (canvas.masked & ~canvas.answer).any(-1)
-    exits = canvas.answer.any(-1) & reasons & (value < settings.early_exit_threshold)
+    limit: float | torch.Tensor = settings.early_exit_threshold
+    if settings.early_exit_final_threshold is not None:
+        reasoning = canvas.writable & ~canvas.answer
+        share = (reasoning & ~canvas.masked).sum(-1) / reasoning.sum(-1).clamp(min=1)
+        limit = (1 - share) * settings.early_exit_threshold + share * settings.early_exit_final_threshold
+    exits = canvas.answer.any(-1) & reasons & (value < limit)
     progress.set_rows("exit_step", rows.batch_index, torch.where(exits, rows.num_forwards, -1))
     return exits
 

@@ -43,6 +43,7 @@ class DenoisingSettings:
     max_post_steps: int = 0
     verification_threshold: float | None = None
     early_exit_threshold: float | None = None
+    early_exit_final_threshold: float | None = None
     answer_reduction: AnswerReduction = "sum"
     with_statistics: bool = True
     with_commits: bool = True

@@ -86,10 +86,18 @@ def test_the_entropy_of_the_answer_is_that_of_the_recorded_canvases(
     assert free.exit_step.tolist() == [-1]
     canvases = [ids, *(frame[0].tolist() for frame in free.history)]
     threshold = data.draw(st.sampled_from([1.0, 2.0, 3.0, 5.0]), "threshold")
-    assume(min(abs(value - threshold) for value in values) > 1e-3)
+    final = data.draw(st.sampled_from([None, 0.0, 2.0, 9.0]), "final threshold")
+    thresholds = [threshold] * len(values)
+    if final is not None:
+        size = sum(token == MASK and not flag for token, flag in zip(ids, answer, strict=True))
+        left = [
+            sum(token == MASK and not flag for token, flag in zip(canvas, answer, strict=True)) for canvas in canvases
+        ]
+        thresholds = [threshold + (final - threshold) * (1 - x / size) for x in left[:-1]]
+    assume(min(abs(value - bar) for value, bar in zip(values, thresholds, strict=True)) > 1e-3)
     reasons = [any(i == MASK and not flag for i, flag in zip(canvas, answer, strict=True)) for canvas in canvases]
-    below = [step for step, value in enumerate(values) if value < threshold and reasons[step]]
-    out = run(model, (ids, answer), early_exit_threshold=threshold, **knobs)
+    below = [step for step, value in enumerate(values) if value < thresholds[step] and reasons[step]]
+    out = run(model, (ids, answer), early_exit_threshold=threshold, early_exit_final_threshold=final, **knobs)
     if not below:
         assert out.exit_step.tolist() == [-1]
         assert torch.equal(out.sequences, free.sequences)
@@ -130,6 +138,26 @@ def test_no_threshold_and_none_that_is_met_never_exit(model: nn.Module, threshol
             assert torch.equal(out.sequences, free.sequences)
             assert torch.equal(out.commit_step, free.commit_step)
             assert (out.commit_step[0] >= 0).tolist() == [token == MASK for token in row[0]]
+
+
+@pytest.mark.parametrize(("first", "last"), [(None, 2.0), (math.inf, 2.0), (2.0, math.inf), (2.0, -1.0)])
+def test_a_threshold_moves_between_numbers(model: nn.Module, first: float | None, last: float) -> None:
+    with pytest.raises(ValueError, match=rf"`early_exit_final_threshold`(={last} needs| must be .*got {last})"):
+        run(model, ROWS[0], early_exit_threshold=first, early_exit_final_threshold=last)
+
+
+def test_a_moving_threshold_needs_an_answer(llada: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"`early_exit_final_threshold`=2.0 needs an `answer_mask`"):
+        llada.generate(torch.tensor([[1]]), max_new_tokens=2, early_exit_final_threshold=2.0)
+
+
+def test_a_threshold_that_moves_to_itself_stands_still(model: nn.Module) -> None:
+    for row in ROWS:
+        constant, moving = (
+            run(model, row, early_exit_threshold=3.0, early_exit_final_threshold=last) for last in (None, 3.0)
+        )
+        assert torch.equal(constant.sequences, moving.sequences)
+        assert torch.equal(constant.exit_step, moving.exit_step)
 
 
 @pytest.mark.parametrize("cache", [None, "prefix", "dual"])
@@ -180,6 +208,8 @@ def test_a_row_exits_by_itself_in_any_batch(model: nn.Module, decoding: str, met
         "refinement_steps": 2,
         "return_dict_in_generate": True,
     }
+    if knobs["early_exit_threshold"] is not None:
+        knobs["early_exit_final_threshold"] = data.draw(st.sampled_from([None, 6.0]), "early_exit_final_threshold")
     width = max(len(ids) for ids, _ in drawn)
     call = getattr(model, method)
     alone = [
@@ -209,6 +239,8 @@ def test_a_row_exits_by_itself_in_any_batch(model: nn.Module, decoding: str, met
             assert trace[:forwards].tolist() == pytest.approx(alone[i].answer_entropy[0].tolist(), abs=1e-4)
             assert trace[forwards:].isnan().all()
         assert MASK not in batch.sequences
+    if knobs.get("early_exit_final_threshold") is not None:
+        return  # where such a row exits is held above
     for out, (ids, flags) in zip(alone, drawn, strict=True):
         check_order(out, ids, flags, knobs["early_exit_threshold"])
 
