@@ -3,6 +3,7 @@ Configurations of published families: they read and write the field names of the
 name what those can say and a model here would not do.
 """
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers.activations import ACT2FN
@@ -10,15 +11,37 @@ from transformers.activations import ACT2FN
 from hf_latent.modeling.travel import TravellingConfigMixin
 
 
-class PublishedConfigMixin(TravellingConfigMixin):
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
+class PublishedFields:
     """
-    Configuration of a family as its checkpoints lie on the Hub. Comes first among the bases of a configuration class,
-    before the stock configuration of transformers.
+    What the configurations of all published families have beside the fields of their stock decoder's.
+
+    Args:
+        is_causal (`bool`, *optional*, defaults to `False`):
+            Without a mask a layer sees everything: the base model's forward hands this to the mask *and* to the
+            attention kernel. Not a field of the published configurations; only `False` is supported.
+        mask_token_id (`int`, *optional*):
+            Id of the token that marks a position still to be written. Needed to generate and to train.
+
+    Raises:
+        ValueError: by the family, for a value of the original configuration that is not supported here, by name.
+    """
+
+    is_causal: bool = False
+    mask_token_id: int | None = None
+
+
+class PublishedConfigMixin(PublishedFields, TravellingConfigMixin):
+    """
+    Configuration of a family as its checkpoints lie on the Hub, with the fields of [`PublishedFields`]. Comes first
+    among the bases of a configuration class, before the stock configuration of transformers. `NameConfig` is that of
+    `NameForMaskedDiffusion`.
 
     Class attributes:
-        supported_values: field to the values that are honoured; a field that is not there counts as supported.
+        supported_values: field to the values that are honoured, beside that of `is_causal`; a field that is not there
+            counts as supported.
         published_names: field of the original configuration to the one here, where they differ.
-        not_published: fields that the original configuration does not have, which are not written.
+        not_published: fields beside `is_causal` that the original configuration does not have, which are not written.
         published_mask_token_id: that of the family, where its configurations do not say it. Taken where the
             vocabulary holds it.
         rotates_partly: whether the stock attention takes a `partial_rotary_factor`; the others would ignore it.
@@ -30,9 +53,14 @@ class PublishedConfigMixin(TravellingConfigMixin):
     published_mask_token_id: ClassVar[int | None] = None
     rotates_partly: ClassVar[bool] = False
     # From the stock configuration:
-    mask_token_id: int | None
     vocab_size: int
     default_theta: float
+
+    @property
+    def auto_classes(self) -> dict[str, str]:  # type: ignore[override]
+        """The head class, whatever a user loads with: its `generate` works."""
+        name = f"{type(self).__name__.removesuffix('Config')}ForMaskedDiffusion"
+        return {"AutoModel": name, "AutoModelForCausalLM": name}
 
     def __post_init__(self, **kwargs: Any) -> None:
         for theirs, ours in self.published_names.items():
@@ -49,7 +77,7 @@ class PublishedConfigMixin(TravellingConfigMixin):
     def validate_architecture(self) -> None:
         """Refuse by name what the original configuration can say and this implementation does not do."""
         super().validate_architecture()  # type: ignore[misc]
-        refuse_unsupported(self, self.supported_values)
+        refuse_unsupported(self, {"is_causal": (False,)} | self.supported_values)
         if not self.rotates_partly:
             refuse_partial_rotation(self)
 
@@ -60,23 +88,27 @@ class PublishedConfigMixin(TravellingConfigMixin):
             fields.pop(ours, None)
             fields[theirs] = getattr(self, ours)
         write_published_rotation(fields, self.default_theta)
-        for name in self.not_published:
+        for name in ("is_causal", *self.not_published):
             fields.pop(name, None)
         fields["model_type"] = self.published_model_type or self.model_type
-        if fields.get("mask_token_id") is None:
+        if fields.get("mask_token_id") is None and self.published_mask_token_id is not None:
             fields.pop("mask_token_id", None)
         return fields
 
 
-def refuse_unsupported(config: Any, supported: dict[str, tuple[Any, ...]]) -> None:
+def refuse_values(config: Any, supported: dict[str, tuple[Any, ...]], checkpoints: str) -> None:
     """Raise `ValueError` for a field of `config` with a value that is none of those `supported`, by name."""
     for name, allowed in supported.items():
         value = getattr(config, name, allowed[0])
         if value not in allowed:
             raise ValueError(
-                f"`{name}`={value!r} is not supported for checkpoints of `model_type`={config.model_type!r}; allowed: "
-                f"{', '.join(map(repr, allowed))}."
+                f"`{name}`={value!r} is not supported for {checkpoints}; allowed: {', '.join(map(repr, allowed))}."
             )
+
+
+def refuse_unsupported(config: Any, supported: dict[str, tuple[Any, ...]]) -> None:
+    """As [`refuse_values`], and for an activation that there is not and a block of no positions."""
+    refuse_values(config, supported, f"checkpoints of `model_type`={config.model_type!r}")
     if config.hidden_act not in ACT2FN:
         raise ValueError(
             f"`hidden_act`={config.hidden_act!r} is not supported; allowed: the names of transformers' ACT2FN, e.g. "
@@ -106,4 +138,4 @@ def write_published_rotation(fields: dict[str, Any], default_theta: float) -> No
     fields["rope_scaling"] = None if rotation.get("rope_type", "default") == "default" else rotation
 
 
-__all__ = ["PublishedConfigMixin", "refuse_partial_rotation", "refuse_unsupported", "write_published_rotation"]
+__all__ = ["PublishedConfigMixin", "PublishedFields", "refuse_partial_rotation", "refuse_values"]

@@ -9,33 +9,23 @@ from hf_latent.modeling.published_config import PublishedConfigMixin
 @strict
 class FastDllmConfig(PublishedConfigMixin, Qwen2Config):
     r"""
-    Configuration of [`FastDllmForMaskedDiffusion`].
+    Configuration of [`FastDllmForMaskedDiffusion`], with the fields of [`PublishedFields`]: `mask_token_id` is 151665
+    where the configuration has none, as the published one, and the vocabulary that many.
 
     Args:
-        mask_token_id (`int`, *optional*):
-            Id of the token that marks a position still to be written. 151665 where the configuration has none, as the
-            published one, and the vocabulary that many.
         block_size (`int`, *optional*, defaults to 32):
             Positions of a block; `bd_size` in the original configuration.
         conplemenrary_mask (`bool`, *optional*, defaults to `True`):
             Field of the original configuration, spelt so: whether it was trained on masks and their complements.
-
-    Raises:
-        ValueError: for a value of the original configuration that this implementation does not support, by name.
     """
 
     model_type = "Fast_dLLM_Qwen"
     travels_with = ("hf_latent.modeling.block_diffusion.modeling_fast_dllm",)
-    auto_classes = {"AutoModel": "FastDllmForMaskedDiffusion", "AutoModelForCausalLM": "FastDllmForMaskedDiffusion"}
-    supported_values = {"is_causal": (False,), "use_sliding_window": (False,), "num_experts": (None, 0)}
+    supported_values = {"use_sliding_window": (False,), "num_experts": (None, 0)}
     attribute_map = {"bd_size": "block_size"}
     published_names = {"bd_size": "block_size"}
-    not_published = ("is_causal",)
     published_mask_token_id = 151665
 
-    # Without a mask a layer sees everything: the base model's forward hands this to the mask *and* to the kernel.
-    is_causal: bool = False
-    mask_token_id: int | None = None
     block_size: int = 32
     conplemenrary_mask: bool = True
 

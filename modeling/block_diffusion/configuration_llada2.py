@@ -13,21 +13,16 @@ class Llada2Config(PublishedConfigMixin, Glm4MoeConfig):
     r"""
     Configuration of [`Llada2ForMaskedDiffusion`], of LLaDA2.0 and 2.1. Reads and writes the field names of the
     published checkpoints (`num_experts`, `use_qkv_bias`, ...); in Python both those and transformers' names work.
+    With the fields of [`PublishedFields`]: `mask_token_id` is 156895 where the configuration has none, as the
+    published one, and the vocabulary that many.
 
     Args:
-        mask_token_id (`int`, *optional*):
-            Id of the token that marks a position still to be written. 156895 where the configuration has none, as the
-            published one, and the vocabulary that many.
         block_size (`int`, *optional*, defaults to 32):
             Positions of a block. Not a field of the published configuration.
-
-    Raises:
-        ValueError: for a value of the original configuration that this implementation does not support, by name.
     """
 
     model_type = "llada2_moe"
     travels_with = ("hf_latent.modeling.block_diffusion.modeling_llada2",)
-    auto_classes = {"AutoModel": "Llada2ForMaskedDiffusion", "AutoModelForCausalLM": "Llada2ForMaskedDiffusion"}
     published_names = {
         "num_experts": "n_routed_experts",
         "num_shared_experts": "n_shared_experts",
@@ -40,7 +35,6 @@ class Llada2Config(PublishedConfigMixin, Glm4MoeConfig):
     }
     # The published code does not read all of these; where it does not, the one value is what it does.
     supported_values = {
-        "is_causal": (False,),
         "embedding_dropout": (0.0, None),
         "output_dropout": (0.0, None),
         "moe_router_enable_expert_bias": (True,),
@@ -56,13 +50,10 @@ class Llada2Config(PublishedConfigMixin, Glm4MoeConfig):
         "using_split_qkv_in_self_attention": (False,),
         "num_mtp_layers": (0,),
     }
-    not_published = ("is_causal", "num_nextn_predict_layers", "num_mtp_layers")
+    not_published = ("num_nextn_predict_layers", "num_mtp_layers")
     published_mask_token_id = 156895
     rotates_partly = True
 
-    # Without a mask a layer sees everything: the base model's forward hands this to the mask *and* to the kernel.
-    is_causal: bool = False
-    mask_token_id: int | None = None
     block_size: int = 32
     head_dim: int | None = None
     use_qk_norm: bool = True

@@ -11,33 +11,21 @@ from hf_latent.modeling.published_config import PublishedConfigMixin
 @strict
 class IlladaConfig(PublishedConfigMixin, LlamaConfig):
     r"""
-    Configuration of [`IlladaForMaskedDiffusion`].
-
-    Args:
-        mask_token_id (`int`, *optional*):
-            Id of the token that marks a position still to be written. 5 where the configuration has none, as the
-            published one.
-
-    Raises:
-        ValueError: for a value of the original configuration that this implementation does not support, by name.
+    Configuration of [`IlladaForMaskedDiffusion`], with the fields of [`PublishedFields`]: `mask_token_id` is 5 where
+    the configuration has none, as the published one.
     """
 
     model_type = "illada"
     travels_with = ("hf_latent.modeling.llada.modeling_illada",)
-    auto_classes = {"AutoModel": "IlladaForMaskedDiffusion", "AutoModelForCausalLM": "IlladaForMaskedDiffusion"}
     # `layer_norm_eps` makes the original code use another norm.
     supported_values = {
-        "is_causal": (False,),
         "layer_norm_eps": (None,),
         "resid_pdrop": (0.0, None),
         "num_experts": (None, 0),
     }
-    not_published = ("is_causal", "pretraining_tp", "use_cache")
+    not_published = ("pretraining_tp", "use_cache")
     published_mask_token_id = 5
 
-    # Bidirectional: the base model's forward hands this to the mask *and* to the attention kernel.
-    is_causal: bool = False
-    mask_token_id: int | None = None
     tie_word_embeddings: bool = True
     use_cache: bool = False
     bos_token_id: int | None = None

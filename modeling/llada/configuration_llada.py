@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.activations import ACT2FN
 
 from hf_latent.modeling.llada.expert_fields import EXPERT_FIELDS, has_experts
-from hf_latent.modeling.published_config import refuse_partial_rotation
+from hf_latent.modeling.published_config import PublishedFields, refuse_partial_rotation, refuse_values
 from hf_latent.modeling.travel import TravellingConfigMixin
 
 # What the original configuration can say and a Llama block cannot do: the one value we honour, the rest is refused.
@@ -30,14 +30,13 @@ SIZES = ("d_model", "n_heads", "n_layers", "n_kv_heads", "mlp_hidden_size", "voc
 
 
 @strict
-class LladaConfig(TravellingConfigMixin, LlamaConfig):
+class LladaConfig(PublishedFields, TravellingConfigMixin, LlamaConfig):
     r"""
     Configuration of [`LladaForMaskedDiffusion`]. Reads and writes the field names of the published LLaDA
     checkpoints (`d_model`, `n_heads`, ...); in Python both those and transformers' names work.
+    With the fields of [`PublishedFields`].
 
     Args:
-        mask_token_id (`int`, *optional*):
-            Id of the token that marks a position still to be written. Needed to generate and to train.
         include_bias (`bool`, *optional*, defaults to `False`):
             Biases on every linear layer, the head included (unless tied).
         include_qkv_bias (`bool`, *optional*, defaults to `False`):
@@ -48,9 +47,6 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
             Divide the logits by `sqrt(hidden_size)`.
         multi_query_attention (`bool`, *optional*):
             `True` means one key/value head, `False` as many as query heads, `None` as `num_key_value_heads` says.
-
-    Raises:
-        ValueError: for a value of the original configuration that this implementation does not support, by name.
     """
 
     model_type = "llada"
@@ -71,10 +67,6 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
         "init_std": "initializer_range",
         "embedding_size": "vocab_size",
     }
-
-    # Bidirectional: the base model's forward hands this to the mask *and* to the attention kernel.
-    is_causal: bool = False
-    mask_token_id: int | None = None
 
     vocab_size: int = 126464
     hidden_size: int = 4096
@@ -179,13 +171,7 @@ class LladaConfig(TravellingConfigMixin, LlamaConfig):
         self._check_sizes()
         super().validate_architecture()
         refuse_partial_rotation(self)
-        for name, allowed in SUPPORTED_VALUES.items():
-            value = getattr(self, name, allowed[0])
-            if value not in allowed:
-                raise ValueError(
-                    f"`{name}`={value!r} is not supported for LLaDA checkpoints; allowed: "
-                    f"{', '.join(map(repr, allowed))}."
-                )
+        refuse_values(self, SUPPORTED_VALUES, "LLaDA checkpoints")
         if self.hidden_act not in ACT2FN:
             raise ValueError(
                 f"`activation_type`={self.hidden_act!r} is not supported for LLaDA checkpoints; allowed: the names "

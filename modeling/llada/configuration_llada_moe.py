@@ -13,23 +13,17 @@ from hf_latent.modeling.published_config import PublishedConfigMixin
 class LladaMoeConfig(PublishedConfigMixin, Qwen3MoeConfig):
     r"""
     Configuration of [`LladaMoeForMaskedDiffusion`]. Reads and writes the field names of the published checkpoints,
-    whose `model_type` is "llada": `AutoConfig` tells them from dense LLaDA by `num_experts`.
+    whose `model_type` is "llada": `AutoConfig` tells them from dense LLaDA by `num_experts`. With the fields of
+    [`PublishedFields`]: `mask_token_id` is 156895 where the configuration has none and the vocabulary that many.
 
     Args:
-        mask_token_id (`int`, *optional*):
-            Id of the token that marks a position still to be written. 156895 where the configuration has none and the
-            vocabulary that many.
         moe_layer_freq (`list[int]`, *optional*):
             Of each layer, whether it has experts (1) or is dense (0); not given, all have.
-
-    Raises:
-        ValueError: for a value of the original configuration that this implementation does not support, by name.
     """
 
     model_type = "llada_moe"
     published_model_type = "llada"
     travels_with = ("hf_latent.modeling.llada.modeling_llada_moe",)
-    auto_classes = {"AutoModel": "LladaMoeForMaskedDiffusion", "AutoModelForCausalLM": "LladaMoeForMaskedDiffusion"}
     published_names = {
         "num_experts": "num_local_experts",
         "expert_intermediate_size": "moe_intermediate_size",
@@ -38,7 +32,6 @@ class LladaMoeConfig(PublishedConfigMixin, Qwen3MoeConfig):
     attribute_map = dict(published_names)
     # The published code does not read all of these; where it does not, the one value is what it does.
     supported_values = {
-        "is_causal": (False,),
         "attention_bias": (False,),
         "clip_qkv": (None,),
         "decoder_sparse_step": (1,),
@@ -53,12 +46,9 @@ class LladaMoeConfig(PublishedConfigMixin, Qwen3MoeConfig):
         "shared_expert_intermediate_size": (None, 0),
         "use_sliding_window": (False,),
     }
-    not_published = ("is_causal", "decoder_sparse_step", "mlp_only_layers", "sliding_window", "use_sliding_window")
+    not_published = ("decoder_sparse_step", "mlp_only_layers", "sliding_window", "use_sliding_window")
     published_mask_token_id = 156895
 
-    # Bidirectional: the base model's forward hands this to the mask *and* to the attention kernel.
-    is_causal: bool = False
-    mask_token_id: int | None = None
     moe_layer_freq: list[int] | None = None
     norm_topk_prob: bool | None = None
     use_cache: bool = False
