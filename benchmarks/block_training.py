@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from parts.report import describe_run, write_result
 from parts.trainer_steps import (
-    BATCH_SIZE,
+    BATCH,
     LENGTH,
     PROMPT_LENGTH,
     SIZES,
     TrainerStep,
-    make_rows,
     median_seconds,
     optimizing,
     special_ids,
@@ -49,9 +48,9 @@ def build_model(attention: str, block_size: int | None) -> LatentTokenForMaskedD
 
 def build_steps(block_size: int) -> dict[str, Callable[[], None]]:
     """A step of each kind."""
-    ids, rows = make_rows(VOCAB_SIZE)
     blocks, bidirectional = build_model("block_causal", block_size), build_model("bidirectional", None)
-    trainer = TrainerStep(blocks, rows)
+    trainer = TrainerStep(blocks)
+    ids = trainer.ids
     masked = torch.zeros_like(ids, dtype=torch.bool)
     masked[:, PROMPT_LENGTH:] = torch.arange(LENGTH - PROMPT_LENGTH) % 2 == 0  # half, as the trainer on average
     everything = BlockRows(
@@ -75,7 +74,7 @@ def build_steps(block_size: int) -> dict[str, Callable[[], None]]:
         "trainer": trainer,
         "bare": bare_step(blocks, given, at, targets),
         "all columns": bare_step(blocks, whole, masked.nonzero(as_tuple=True), ids[masked]),
-        "bidirectional": TrainerStep(bidirectional, rows),
+        "bidirectional": TrainerStep(bidirectional),
     }
 
 
@@ -125,8 +124,7 @@ def main() -> None:
     command = f"python benchmarks/block_training.py --repeats {args.repeats}"
     result = {
         **describe_run(command, args.threads),
-        "shape": f"8 layers of width 256, vocabulary {VOCAB_SIZE:,}, batch {BATCH_SIZE} x {LENGTH}, of which "
-        f"{PROMPT_LENGTH} are prompt",
+        "shape": f"8 layers of width 256, vocabulary {VOCAB_SIZE:,}, {BATCH}",
         "rows": rows,
     }
     write_result(result, args.json)

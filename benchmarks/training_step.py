@@ -23,17 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from parts.report import describe_run, write_result
-from parts.trainer_steps import (
-    BATCH_SIZE,
-    LENGTH,
-    PROMPT_LENGTH,
-    SIZES,
-    TrainerStep,
-    make_rows,
-    median_seconds,
-    special_ids,
-    take_turns,
-)
+from parts.trainer_steps import BATCH, SIZES, TrainerStep, median_seconds, special_ids, take_turns
 
 from hf_latent import LladaConfig, LladaForMaskedDiffusion
 
@@ -49,12 +39,11 @@ def build_model(vocab_size: int) -> LladaForMaskedDiffusion:
 def build_steps(vocab_size: int) -> dict[str, Callable[[], None]]:
     """A step of each kind, on a model and an optimizer that they share."""
     model = build_model(vocab_size)
-    ids, rows = make_rows(vocab_size)
-    trainer = TrainerStep(model, rows)
-    seen, finish = trainer.seen, trainer.finish
+    trainer = TrainerStep(model)
+    ids, seen, finish = trainer.ids, trainer.seen, trainer.finish
     noisy, masked = seen["input_ids"], seen["logits_to_keep"]
     attention = seen["attention_mask"]
-    weights = torch.rand(BATCH_SIZE, LENGTH) + 0.5
+    weights = torch.rand(ids.shape) + 0.5
 
     def bare() -> None:
         logits = model(noisy, attention_mask=attention, logits_to_keep=masked).logits
@@ -132,7 +121,7 @@ def main() -> None:
             + " ".join(map(str, args.vocab_sizes)),
             args.threads,
         ),
-        "shape": f"8 layers of width 256, batch {BATCH_SIZE} x {LENGTH}, of which {PROMPT_LENGTH} are prompt",
+        "shape": f"8 layers of width 256, {BATCH}",
         "rows": rows,
     }
     write_result(result, args.json)

@@ -13,6 +13,7 @@ from hf_latent.tasks import sudoku_tokenizer
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
 
 BATCH_SIZE, LENGTH, PROMPT_LENGTH = 8, 256, 64
+BATCH = f"batch {BATCH_SIZE} x {LENGTH}, of which {PROMPT_LENGTH} are prompt"
 # Sizes of the models that are trained, in Llama's names.
 SIZES = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8}
 
@@ -22,24 +23,22 @@ def special_ids(vocab_size: int) -> dict[str, int]:
     return {"mask_token_id": vocab_size - 1, "eos_token_id": vocab_size - 2, "pad_token_id": vocab_size - 2}
 
 
-def make_rows(vocab_size: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """Random ids `(BATCH_SIZE, LENGTH)`, and the same as rows of a data set, with labels behind the prompt."""
-    ids = torch.randint(0, vocab_size - 2, (BATCH_SIZE, LENGTH), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[:, :PROMPT_LENGTH] = -100
-    return ids, [{"input_ids": i, "labels": k} for i, k in zip(ids.tolist(), labels.tolist(), strict=True)]
-
-
 class TrainerStep:
     """
-    Called, it makes a step of the trainer on `rows`.
+    Called, it makes a step of the trainer on random rows, with labels behind the prompt.
 
     Args:
+        ids: the rows, `(BATCH_SIZE, LENGTH)`.
         finish: backward and optimizer for a loss, with the optimizer of the step.
         seen: what the trainer gives the model.
     """
 
-    def __init__(self, model: Any, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, model: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.ids = torch.randint(0, model.config.vocab_size - 2, (BATCH_SIZE, LENGTH), generator=generator)
+        labels = self.ids.clone()
+        labels[:, :PROMPT_LENGTH] = -100
+        rows = [{"input_ids": i, "labels": k} for i, k in zip(self.ids.tolist(), labels.tolist(), strict=True)]
         tokenizer = sudoku_tokenizer(4)  # for padding, of which there is none
         tokenizer.mask_token = None
         with tempfile.TemporaryDirectory() as folder:
