@@ -21,23 +21,21 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from hf_latent import LatentTokenForMaskedDiffusion
-from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation import LikelihoodResult, evaluate_likelihood
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import MaskedDiffusionConfig, MaskedDiffusionTrainer
-from hf_latent.training.common.sources import as_prompt_completion
 from hf_latent.training.runs.studies import (
-    ask,
-    completion_text,
+    answer_questions,
     evaluate_again,
     marked,
     publish_results,
+    publishing_parser,
+    read_questions,
     read_run,
     recipe_command,
-    script_parser,
     this_command,
 )
 
@@ -110,13 +108,12 @@ def load_trained(run: Path, backbone: str, tokenizer: Any) -> Any:
 
 def answer(model: Any, tokenizer: Any, questions: list[str]) -> list[dict[str, Any]]:
     """What the model says to each question, and in how many forwards."""
-    samples = []
-    for question in questions:
-        inputs = ask(tokenizer, question)
+
+    def write(inputs: Any) -> tuple[torch.Tensor, dict[str, int]]:
         out = model.generate(**inputs, return_dict_in_generate=True, **DECODING)
-        text = completion_text(tokenizer, out.sequences[0], inputs)
-        samples.append({"question": question, "text": text, "num_forward_passes": int(out.num_forward_passes[0])})
-    return samples
+        return out.sequences[0], {"num_forward_passes": int(out.num_forward_passes[0])}
+
+    return answer_questions(tokenizer, questions, write)
 
 
 def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
@@ -144,24 +141,15 @@ def card(name: str, results: dict[str, Any], run: dict[str, Any]) -> str:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = script_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
-    parser.add_argument("--folder", type=Path, required=True, help="folder to write")
-    parser.add_argument("--backbone", required=True, help="what the run started from")
-    parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
-    parser.add_argument("--num_examples", type=int, default=96)
+    parser = publishing_parser(__doc__)
     parser.add_argument("--num_samples", type=int, default=4)
-    parser.add_argument("--num_answers", type=int, default=3)
     parser.add_argument("--peak_memory_mib", type=int, help="of a run that has not written it down")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def measure(args: argparse.Namespace, run: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
     """What is published of a run, of what it has left in `run.json` and `results.json`."""
-    tokenizer = AutoTokenizer.from_pretrained(args.run)
-    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
-    chats = as_prompt_completion(data, "question", "answer", chat=True)
+    tokenizer, questions, chats = read_questions(args.run, args.eval_file, args.num_examples)
 
     def bound(model: Any) -> dict[str, Any]:
         with torch.autocast("cpu", torch.bfloat16, enabled=run["training"]["bf16"]):
@@ -187,7 +175,7 @@ def measure(args: argparse.Namespace, run: dict[str, Any], trained: dict[str, An
         "peak_memory_mib": trained.get("peak_memory_mib") or args.peak_memory_mib,
         "eval_nll": trained["held_out"]["eval_nll"],
         "reloaded_eval_nll": again["eval_nll"],
-        "samples": answer(model.eval(), tokenizer, data["question"][: args.num_answers]),
+        "samples": answer(model.eval(), tokenizer, questions[: args.num_answers]),
     }
 
 

@@ -23,24 +23,22 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from hf_latent import LatentTokenForCausalLM
-from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation import measure_speculation
 from hf_latent.hub.cards.results import without_folders
 from hf_latent.training import LatentTokenTrainer, LatentTokenTrainingConfig
-from hf_latent.training.common.sources import as_prompt_completion
 from hf_latent.training.runs.studies import (
+    answer_questions,
     ask,
-    completion_text,
     evaluate_again,
     marked,
     publish_results,
+    publishing_parser,
     read_lines,
+    read_questions,
     read_run,
     recipe_command,
-    script_parser,
     this_command,
 )
 
@@ -234,27 +232,21 @@ def draft(model: Any, prompts: list[Any], most: int, args: argparse.Namespace) -
 
 def answer(model: Any, tokenizer: Any, questions: list[str], max_new_tokens: int) -> list[dict[str, str]]:
     """What the model says to each question without latent tokens."""
-    samples = []
-    for question in questions:
-        inputs = ask(tokenizer, question)
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_latent_tokens=0)
-        samples.append({"question": question, "text": completion_text(tokenizer, ids[0], inputs)})
-    return samples
+    knobs = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_latent_tokens": 0}
+    return answer_questions(tokenizer, questions, lambda inputs: (model.generate(**inputs, **knobs)[0], {}))
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is published of the two runs, and how the first was made."""
     (run, trained), (_, control) = read_run(args.run), read_run(args.control)
-    tokenizer = AutoTokenizer.from_pretrained(args.run)
-    data = to_dataset(read_rows(args.eval_file, args.num_examples), ("question", "answer"))
-    chats = as_prompt_completion(data, "question", "answer", chat=True)
+    tokenizer, questions, chats = read_questions(args.run, args.eval_file, args.num_examples)
     base = LatentTokenForCausalLM.from_backbone(args.backbone, tokenizer, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, args.run)
     reevaluated = {name: run["training"][name] for name in (*REEVALUATED, "num_latent_tokens")}
     again = evaluate_again(LatentTokenTrainer, LatentTokenTrainingConfig, adapted, tokenizer, chats, **reevaluated)
     model = adapted.merge_and_unload().eval()
     most = max(run["training"]["num_latent_tokens"])
-    prompts = [ask(tokenizer, question) for question in data["question"][: args.num_prompts]]
+    prompts = [ask(tokenizer, question) for question in questions[: args.num_prompts]]
     others = [read_run(other) for other in args.others]
     results = {
         "command": this_command(),
@@ -274,26 +266,19 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         "others": [{"weights": weights_of(how), "held_out": found["held_out"]} for how, found in others],
         "reloaded_text_nll": again["eval_text_nll"],
         "drafts": draft(model, prompts, most, args),
-        "samples": answer(model, tokenizer, data["question"][: args.num_answers], args.max_new_tokens),
+        "samples": answer(model, tokenizer, questions[: args.num_answers], args.max_new_tokens),
     }
     return without_folders(results | summary(results)), without_folders(run)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = script_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training with latent tokens")
+    parser = publishing_parser(__doc__)
     parser.add_argument("--control", type=Path, required=True, help="output_dir of the training without")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="output_dir of runs with another lambda")
-    parser.add_argument("--folder", type=Path, required=True, help="folder to write")
-    parser.add_argument("--backbone", required=True, help="what the runs started from")
-    parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
-    parser.add_argument("--num_examples", type=int, default=96)
     parser.add_argument("--num_prompts", type=int, default=6)
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--num_answers", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

@@ -11,6 +11,7 @@ from hf_latent.data.data_files import check_features, is_local_file, pair_text, 
 from hf_latent.data.json_files import read_json_object
 from hf_latent.evaluation.solving.local_files import ANSWER_FIELDS, QUESTION_FIELDS
 from hf_latent.tasks import ArithmeticTask, SudokuTask, Task, get_task
+from hf_latent.training.common.fields import choice
 
 # Those of the library whose texts one model continues: answer_first has an encoder's.
 TASKS = ("arithmetic", "countdown", "star_graph", "sudoku", "zebra")
@@ -28,7 +29,7 @@ class TrainArguments:
     """
 
     # Data: one of task, dataset_name, train_file
-    task: str | None = field(default=None, metadata={"help": "Task that generates its own data.", "choices": TASKS})
+    task: str | None = choice(None, TASKS, "Task that generates its own data.")
     task_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Options of `task` as `get_task` takes them (in YAML, or as JSON), e.g. num_houses: 3."},
@@ -86,23 +87,19 @@ class TrainArguments:
     shift_logits: bool = field(
         default=True, metadata={"help": "Keep the alignment of the backbone's head: a state predicts the next token."}
     )
-    attention: str = field(
-        default="bidirectional",
-        metadata={
-            "help": "How the attention of a `backbone` is opened: to all positions, or within blocks and to those "
-            "before (needs `block_size`).",
-            "choices": ["bidirectional", "block_causal"],
-        },
+    attention: str = choice(
+        "bidirectional",
+        ["bidirectional", "block_causal"],
+        "How the attention of a `backbone` is opened: to all positions, or within blocks and to those "
+        "before (needs `block_size`).",
     )
     block_size: int | None = field(
         default=None, metadata={"help": "Positions of a block of a `backbone` with `attention` block_causal."}
     )
-    order: str = field(
-        default="left_to_right",
-        metadata={
-            "help": "With `num_latent_tokens`: order in which a model made from a `backbone` writes.",
-            "choices": ["left_to_right", "any"],
-        },
+    order: str = choice(
+        "left_to_right",
+        ["left_to_right", "any"],
+        "With `num_latent_tokens`: order in which a model made from a `backbone` writes.",
     )
     model_config: dict[str, Any] | str | None = field(
         default=None,

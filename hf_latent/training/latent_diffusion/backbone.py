@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_latent.training.common.fields import choice
 from hf_latent.training.common.sources import read_mapping
 from hf_latent.training.common.token_ids import check_token_ids
 from hf_latent.training.latent_diffusion.data import TextCollator
@@ -49,12 +50,10 @@ OBJECTIVES = ("denoise", "translate")
 class BackboneArguments(PairArguments):
     """Data, model and evaluation of a plain encoder-decoder; the rest: [`~transformers.TrainingArguments`]."""
 
-    objective: str = field(
-        default="translate",
-        metadata={
-            "help": "`denoise`: restore inputs and targets from corrupted ones. `translate`: inputs to targets.",
-            "choices": list(OBJECTIVES),
-        },
+    objective: str = choice(
+        "translate",
+        OBJECTIVES,
+        "`denoise`: restore inputs and targets from corrupted ones. `translate`: inputs to targets.",
     )
     model_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Fields of a BartConfig to train from scratch (in YAML, or as JSON)."}

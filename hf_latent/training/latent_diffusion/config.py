@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from hf_latent.training.common.fields import choice
 from hf_latent.training.common.objectives import TIME_SAMPLINGS
 
 STAGES = ("autoencoder", "denoiser")
@@ -63,16 +64,11 @@ class LatentDiffusionTrainingConfig(TrainingArguments):
             Keep an exponential moving average of the denoiser, which is what is evaluated and saved at the end.
     """
 
-    stage: str = field(default="autoencoder", metadata={"help": "What is trained.", "choices": list(STAGES)})
+    stage: str = choice("autoencoder", STAGES, "What is trained.")
     noise_seed: int | None = field(default=None, metadata={"help": "Seed of all noise. Defaults to `seed`."})
-    latent_statistics: str = field(
-        default="element",
-        metadata={"help": "What shares mean and standard deviation of latents.", "choices": list(STATISTICS)},
-    )
+    latent_statistics: str = choice("element", STATISTICS, "What shares mean and standard deviation of latents.")
     encode_batch_size: int = field(default=256, metadata={"help": "Texts encoded at a time for the cache."})
-    reconstruct: str = field(
-        default="both", metadata={"help": "Texts the autoencoder reconstructs.", "choices": list(RECONSTRUCTIONS)}
-    )
+    reconstruct: str = choice("both", RECONSTRUCTIONS, "Texts the autoencoder reconstructs.")
     latent_noise: float = field(
         default=0.0, metadata={"help": "Largest standard deviation of noise on latents before they are decoded."}
     )
@@ -80,9 +76,8 @@ class LatentDiffusionTrainingConfig(TrainingArguments):
     variance_loss_weight: float = field(default=1e-3, metadata={"help": "Weight of the learned variance's term."})
     condition_dropout: float = field(default=0.1, metadata={"help": "Share of rows denoised without condition."})
     self_condition_rate: float = field(default=0.5, metadata={"help": "Share of rows that read a first estimate."})
-    time_sampling: str = field(
-        default="low_discrepancy",
-        metadata={"help": "How timesteps are spread over examples and epochs.", "choices": list(TIME_SAMPLINGS)},
+    time_sampling: str = choice(
+        "low_discrepancy", TIME_SAMPLINGS, "How timesteps are spread over examples and epochs."
     )
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the denoiser's moving average."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False."})

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.evaluation.solving.similarity import TEXT_METRICS, text_similarity
 from hf_latent.tasks.answer_first import KINDS, ORDERS, AnswerFirstTask, strip_special
+from hf_latent.training.common.fields import choice
 from hf_latent.training.latent_diffusion.data import TextCollator, tokenize_pairs
 
 
@@ -23,9 +24,7 @@ class PairArguments:
     tasks: list[str] | None = field(
         default=None, metadata={"help": f"Tasks that generate their own data, of {', '.join(KINDS)}."}
     )
-    order: str = field(
-        default="answer_first", metadata={"help": "Where the answer stands in a target.", "choices": list(ORDERS)}
-    )
+    order: str = choice("answer_first", ORDERS, "Where the answer stands in a target.")
     task_seed: int = field(default=0, metadata={"help": "Seed of the instances."})
     num_train_examples: int = field(
         default=90_000, metadata={"help": "Instances of each task to train on, or as many as there are."}
@@ -53,10 +52,7 @@ class PairArguments:
     generation_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of `generate` for that (in YAML, or as JSON)."}
     )
-    text_metric: str | None = field(
-        default=None,
-        metadata={"help": "Also compare outputs with targets by this similarity.", "choices": list(TEXT_METRICS)},
-    )
+    text_metric: str | None = choice(None, TEXT_METRICS, "Also compare outputs with targets by this similarity.")
 
     def __post_init__(self) -> None:
         given = [name for name in ("tasks", "dataset_name", "train_file") if getattr(self, name)]

@@ -18,6 +18,7 @@ from hf_latent.training.latent_tokens.objectives import (
     sample_states,
 )
 from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
+from hf_latent.training.masked_diffusion.noising import CorruptedRows
 from hf_latent.training.masked_diffusion.trainer import PARTS, MaskedDiffusionTrainer, unwrap
 from hf_latent.training.runs.loss_log import ratio
 
@@ -105,15 +106,11 @@ class LatentTokenTrainer(MaskedDiffusionTrainer):
         return supervised
 
     def _model_inputs(
-        self,
-        inputs: dict[str, torch.Tensor],
-        noisy: torch.Tensor,
-        clean: torch.Tensor,
-        attended: torch.Tensor,
-        masked: torch.Tensor,
+        self, inputs: dict[str, torch.Tensor], corrupted: CorruptedRows
     ) -> tuple[dict[str, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """In any order: who enters the text when, and who is predicted together."""
-        given, at = super()._model_inputs(inputs, noisy, clean, attended, masked)
+        given, at = super()._model_inputs(inputs, corrupted)
+        noisy, _, attended, masked = corrupted
         ids, draw = inputs["example_id"], self._draw(inputs)
         given["reveal_order"] = sample_reveal_order(ids, self._supervised(inputs), **draw)
         hidden = (noisy == self.model.config.mask_token_id) & attended & ~masked

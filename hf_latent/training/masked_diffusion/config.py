@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from hf_latent.training.common.fields import choice
 from hf_latent.training.common.objectives import LOSS_NORMALIZATIONS, LOSS_WEIGHTINGS, MASK_SCHEDULES, TIME_SAMPLINGS
 
 EOS_PADDINGS = ("none", "batch", "max_length")
@@ -84,30 +85,14 @@ class MaskedDiffusionConfig(SFTConfig):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`."}
     )
-    mask_schedule: str = field(
-        default="linear",
-        metadata={"help": "Mask probability of a time.", "choices": list(MASK_SCHEDULES)},
-    )
-    loss_weighting: str = field(
-        default="nelbo",
-        metadata={"help": "Weight of a masked token.", "choices": list(LOSS_WEIGHTINGS)},
-    )
-    loss_normalization: str = field(
-        default="token",
-        metadata={"help": "What the summed loss is averaged over.", "choices": list(LOSS_NORMALIZATIONS)},
-    )
-    time_sampling: str = field(
-        default="low_discrepancy",
-        metadata={"help": "How the times of examples and epochs are spread.", "choices": list(TIME_SAMPLINGS)},
-    )
+    mask_schedule: str = choice("linear", MASK_SCHEDULES, "Mask probability of a time.")
+    loss_weighting: str = choice("nelbo", LOSS_WEIGHTINGS, "Weight of a masked token.")
+    loss_normalization: str = choice("token", LOSS_NORMALIZATIONS, "What the summed loss is averaged over.")
+    time_sampling: str = choice("low_discrepancy", TIME_SAMPLINGS, "How the times of examples and epochs are spread.")
     time_epsilon: float = field(default=1e-3, metadata={"help": "Smallest time, in [0, 1)."})
     time_max: float = field(default=1.0, metadata={"help": "Largest time, above the smallest and at most 1."})
-    time_per: str | None = field(
-        default=None,
-        metadata={
-            "help": "What has a time of its own. Unset: a block of block-causal models, a row of others.",
-            "choices": list(TIMES_PER),
-        },
+    time_per: str | None = choice(
+        None, TIMES_PER, "What has a time of its own. Unset: a block of block-causal models, a row of others."
     )
     complementary_masks: bool = field(
         default=False, metadata={"help": "Every row twice in a step, with a mask and with its complement."}
@@ -118,10 +103,7 @@ class MaskedDiffusionConfig(SFTConfig):
     block_sizes: list[int] | None = field(
         default=None, metadata={"help": "Block sizes to draw from in training. Unset: the configuration's."}
     )
-    block_size_per: str = field(
-        default="step",
-        metadata={"help": "What draws one of `block_sizes`.", "choices": list(BLOCK_SIZES_PER)},
-    )
+    block_size_per: str = choice("step", BLOCK_SIZES_PER, "What draws one of `block_sizes`.")
     attention_annealing_steps: int = field(
         default=0, metadata={"help": "Steps over which attention is opened from causal to bidirectional. 0: open."}
     )
@@ -131,12 +113,10 @@ class MaskedDiffusionConfig(SFTConfig):
     random_length_share: float = field(
         default=0.0, metadata={"help": "Share of examples that are cut to a random length."}
     )
-    pad_completion_with_eos: str = field(
-        default="none",
-        metadata={
-            "help": "Fill rows with EOS tokens to predict: not at all, to the longest of the batch, to `max_length`.",
-            "choices": list(EOS_PADDINGS),
-        },
+    pad_completion_with_eos: str = choice(
+        "none",
+        EOS_PADDINGS,
+        "Fill rows with EOS tokens to predict: not at all, to the longest of the batch, to `max_length`.",
     )
 
     def __post_init__(self) -> None:

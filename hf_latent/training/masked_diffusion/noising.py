@@ -27,6 +27,15 @@ class NoisyRows(NamedTuple):
     bound: torch.Tensor
 
 
+class CorruptedRows(NamedTuple):
+    """Rows `[B, L]` of a batch: tokens with and without noise, which of them exist (bool) and are predicted (bool)."""
+
+    noisy: torch.Tensor
+    clean: torch.Tensor
+    attended: torch.Tensor
+    masked: torch.Tensor
+
+
 def add_noise(
     input_ids: torch.Tensor,
     supervised: torch.Tensor,
@@ -97,4 +106,4 @@ def blocks_of(position_ids: torch.Tensor, block_size: int | torch.Tensor) -> tor
     return position_ids // block_size
 
 
-__all__ = ["NoisyRows", "add_noise", "blocks_of", "twice"]
+__all__ = ["CorruptedRows", "NoisyRows", "add_noise", "blocks_of", "twice"]

@@ -46,7 +46,7 @@ from hf_latent.training.masked_diffusion.checks import (
 )
 from hf_latent.training.masked_diffusion.collator import MaskedDiffusionCollator
 from hf_latent.training.masked_diffusion.config import MaskedDiffusionConfig
-from hf_latent.training.masked_diffusion.noising import twice
+from hf_latent.training.masked_diffusion.noising import CorruptedRows, twice
 from hf_latent.training.masked_diffusion.packing import attention_bias, lay_out, pack_documents
 from hf_latent.training.runs.loss_log import ratio, without_empty
 from hf_latent.training.runs.resuming import ResumableMixin
@@ -244,7 +244,7 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
             noisy, clean = (each.masked_fill(hidden, self.model.config.mask_token_id) for each in (noisy, clean))
 
         # 2. Prediction
-        given, at = self._model_inputs(inputs, noisy, clean, attended, masked)
+        given, at = self._model_inputs(inputs, CorruptedRows(noisy, clean, attended, masked))
         score = self._score(model, given, at, inputs["labels"][masked])
 
         # 3. Score
@@ -269,16 +269,12 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
         return (loss, parts) if return_outputs else loss
 
     def _model_inputs(
-        self,
-        inputs: dict[str, torch.Tensor],
-        noisy: torch.Tensor,
-        clean: torch.Tensor,
-        attended: torch.Tensor,
-        masked: torch.Tensor,
+        self, inputs: dict[str, torch.Tensor], corrupted: CorruptedRows
     ) -> tuple[dict[str, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """What the model is given, and where in it the masked tokens are, in the order of `masked`."""
         if self._is_block_causal:
-            return self._block_causal_inputs(inputs, noisy, clean, attended, masked)
+            return self._block_causal_inputs(inputs, corrupted)
+        noisy, _, attended, masked = corrupted
         dtype = unwrap(self.model).dtype
         if "pack_row" in inputs:
             row, start = inputs["pack_row"], inputs["pack_start"]
@@ -299,14 +295,10 @@ class MaskedDiffusionTrainer(BatchNoiseMixin, SelfContainedPushMixin, ResumableM
         return given, masked
 
     def _block_causal_inputs(
-        self,
-        inputs: dict[str, torch.Tensor],
-        noisy: torch.Tensor,
-        clean: torch.Tensor,
-        attended: torch.Tensor,
-        masked: torch.Tensor,
+        self, inputs: dict[str, torch.Tensor], corrupted: CorruptedRows
     ) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
         """As [`_model_inputs`], for models that read the clean rows beside the noisy ones."""
+        noisy, clean, attended, masked = corrupted
         size = self._block_size(inputs)
         if isinstance(size, torch.Tensor):
             size = size[:, None].expand(noisy.shape)

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_latent.data.data_files import read_rows, to_dataset
 from hf_latent.data.identity import identify, record_or_check
 from hf_latent.data.json_files import read_json
 from hf_latent.hub.bundles.bundling import bundle
 from hf_latent.hub.cards.results import RUN_FILES, without_folders
 from hf_latent.modeling.atomic import replacing
+from hf_latent.training.common.sources import as_prompt_completion
 from hf_latent.training.runs.report import write_json, write_text
 
 # Command
@@ -97,15 +98,44 @@ def evaluate_again(
         return trainer.evaluate()
 
 
+def publishing_parser(doc: str | None) -> argparse.ArgumentParser:
+    """[`script_parser`] with what a script is told that publishes a fine-tuned backbone."""
+    parser = script_parser(doc)
+    parser.add_argument("--run", type=Path, required=True, help="output_dir of the training")
+    parser.add_argument("--folder", type=Path, required=True, help="folder to write")
+    parser.add_argument("--backbone", required=True, help="what the training started from")
+    parser.add_argument("--eval_file", required=True, help="JSON lines with `question` and `answer`")
+    parser.add_argument("--num_examples", type=int, default=96)
+    parser.add_argument("--num_answers", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def read_questions(run: Path, eval_file: str, number: int) -> tuple[Any, list[str], Any]:
+    """The tokenizer of a run, the first questions of a file, and these with their answers as chats to evaluate on."""
+    data = to_dataset(read_rows(eval_file, number), ("question", "answer"))
+    chats = as_prompt_completion(data, "question", "answer", chat=True)
+    return AutoTokenizer.from_pretrained(run), data["question"][:number], chats
+
+
+def answer_questions(tokenizer: Any, questions: Iterable[str], write: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """
+    Each question with the `text` that follows it, and what else `write` says of it: `write(inputs)` gives the ids of
+    what `generate` wrote of one question, and a dict.
+    """
+    samples = []
+    for question in questions:
+        inputs = ask(tokenizer, question)
+        ids, facts = write(inputs)
+        text = tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        samples.append({"question": question, "text": text, **facts})
+    return samples
+
+
 def ask(tokenizer: Any, question: str) -> Any:
     """What `generate` is given for one question under the chat template."""
     chat = [{"role": "user", "content": question}]
     return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-
-
-def completion_text(tokenizer: Any, ids: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> str:
-    """What was written behind the prompt."""
-    return tokenizer.decode(ids[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 # Results that are made once
@@ -232,9 +262,9 @@ def numbers_in(name: str) -> list[int]:
 
 
 __all__ = [
+    "answer_questions",
     "ask",
     "check_made_of",
-    "completion_text",
     "digest_file",
     "evaluate_again",
     "identify_checkpoint",
@@ -246,8 +276,10 @@ __all__ = [
     "numbers_in",
     "publish_results",
     "publish_weights",
+    "publishing_parser",
     "put_between",
     "read_lines",
+    "read_questions",
     "read_run",
     "recipe_command",
     "save_figure",

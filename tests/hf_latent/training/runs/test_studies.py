@@ -1,17 +1,22 @@
 """What publishing scripts share: the command that is shown, results that are made once, what goes into a card."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from hf_latent.training.runs.studies import (
+    answer_questions,
     make_once,
     marked,
     mean_and_error,
     numbers_in,
     put_between,
     read_lines,
+    read_questions,
     recipe_command,
     this_command,
     write_lines,
@@ -83,3 +88,21 @@ def test_lines_and_means(tmp_path: Path) -> None:
     assert (mean, error) == (pytest.approx(0.6), pytest.approx(0.1))
     assert mean_and_error([0.5]) == (0.5, None)
     assert sorted(["givens_10", "givens_9"], key=numbers_in) == ["givens_9", "givens_10"]
+
+
+def test_questions_are_asked_under_the_chat_template(make_words: Callable, tmp_path: Path) -> None:
+    """The first of the file; what is shown of an answer begins behind the prompt."""
+    tokenizer = make_words(9, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    write_lines(tmp_path / "test.jsonl", [{"question": f"w{i}", "answer": "w8"} for i in (3, 4, 5)])
+    again, questions, chats = read_questions(tmp_path, str(tmp_path / "test.jsonl"), 2)
+    assert questions == ["w3", "w4"]
+    assert [chat["completion"] for chat in chats] == [[{"role": "assistant", "content": "w8"}]] * 2
+
+    def write(inputs: Any) -> tuple[torch.Tensor, dict[str, int]]:
+        asked = inputs["input_ids"][0]
+        return torch.cat([asked, asked[1:2], torch.tensor([7])]), {"length": len(asked)}
+
+    found = answer_questions(again, questions, write)
+    assert found == [{"question": f"w{i}", "text": f"w{i} w7", "length": 3} for i in (3, 4)]
