@@ -229,14 +229,18 @@ def test_the_answer_is_in_the_window(model: nn.Module, reads: list[dict], cache:
 
 @pytest.mark.parametrize("decoding", ["low_confidence", "random", "confidence_threshold", "med", "left_to_right"])
 @pytest.mark.parametrize("cache", BLOCK_CACHES)
-@given(data=st.data())
+@given(rows=st.lists(texts, min_size=2, max_size=4), number=st.integers(3, 9), data=st.data())
 @settings(max_examples=6)
 def test_rows_in_different_blocks_do_not_disturb_each_other(
-    check_rows_alone: Callable, model: nn.Module, cache: str, decoding: str, data: st.DataObject
+    check_rows_alone: Callable,
+    model: nn.Module,
+    cache: str,
+    decoding: str,
+    rows: list[list[int]],
+    number: int,
+    data: st.DataObject,
 ) -> None:
     """Some rows refresh while others read windows of another place and width."""
-    rows = data.draw(st.lists(texts, min_size=2, max_size=4), "rows")
-    number = data.draw(st.integers(3, 9), "max_new_tokens")
     knobs = KNOBS | {
         "decoding": decoding,
         "max_new_tokens": number,
