@@ -1,5 +1,6 @@
 """Tiny random models for the tests of generation, and a tokenizer for them."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +78,21 @@ def tokenizer(make_words: Callable) -> PreTrainedTokenizerFast:
     tokenizer = make_words(EOS, model_input_names=["input_ids", "attention_mask"])
     tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }} w2 {% endfor %}"
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def write_blocks() -> Callable[..., Any]:
+    """
+    `write_blocks(model, prompt, (num_blocks, block_length), **knobs)`: what `generate` returns of one prompt, by a
+    uniform schedule and without an end, to be compared with a sampler in plain Python.
+    """
+
+    def write(model: Any, prompt: list[int], shape: tuple[int, int], **knobs: Any) -> Any:
+        blocks = {"max_new_tokens": math.prod(shape), "block_length": shape[1], "eos_token_id": None}
+        plain = {"denoising_schedule": "uniform", "pace_to_schedule": False, "return_dict_in_generate": True}
+        return model.generate(torch.tensor([prompt]), **blocks, **plain, **knobs)
+
+    return write
 
 
 class Recorder(BaseStreamer):

@@ -69,6 +69,7 @@ def decode_plainly(
 @settings(max_examples=25)
 def test_agrees_with_a_sampler_in_plain_python(
     model: torch.nn.Module,
+    write_blocks: Callable,
     prompt: list[int],
     shape: tuple[int, int],
     threshold: float,
@@ -79,18 +80,13 @@ def test_agrees_with_a_sampler_in_plain_python(
     """Ids, order and forwards; beliefs of an earlier block are no history of the next."""
     ids, commit_step, gap = decode_plainly(model, prompt, *shape, threshold, limit, num_stable, most)
     assume(gap > 1e-5)  # float32 statistics against float64
-    out = model.generate(
-        torch.tensor([prompt]),
-        max_new_tokens=math.prod(shape),
-        block_length=shape[1],
-        denoising_schedule="uniform",
-        pace_to_schedule=False,
-        confidence_threshold=threshold,
-        stability_kl=limit,
-        stability_steps=num_stable,
-        max_tokens_per_step=most,
-        **PLAIN,
-    )
+    rule = {
+        "decoding": "klass",
+        "confidence_threshold": threshold,
+        "stability_kl": limit,
+        "stability_steps": num_stable,
+    }
+    out = write_blocks(model, prompt, shape, **rule, max_tokens_per_step=most)
     assert out.sequences[0].tolist() == ids
     assert out.commit_step[0].tolist() == commit_step
     assert out.num_forward_passes.tolist() == [max(commit_step) + 1]

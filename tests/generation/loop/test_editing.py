@@ -78,6 +78,7 @@ def edit_plainly(
 @settings(max_examples=25)
 def test_the_loop_edits_and_counts_like_the_reference(
     model: torch.nn.Module,
+    write_blocks: Callable,
     prompt: list[int],
     threshold: float,
     knobs: dict,
@@ -93,20 +94,9 @@ def test_the_loop_edits_and_counts_like_the_reference(
         model, prompt, 2, 4, threshold, least, editing_threshold, max_post_steps
     )
     assume(gap > 1e-5)  # float32 statistics against float64
-    out = model.generate(
-        torch.tensor([prompt]),
-        max_new_tokens=8,
-        block_length=4,
-        decoding="confidence_threshold",
-        denoising_schedule="uniform",
-        pace_to_schedule=False,
-        confidence_threshold=threshold,
-        editing_threshold=editing_threshold,
-        max_post_steps=max_post_steps,
-        output_history=True,
-        **PLAIN,
-        **knobs,
-    )
+    rule = {"decoding": "confidence_threshold", "confidence_threshold": threshold}
+    edits_by = {"editing_threshold": editing_threshold, "max_post_steps": max_post_steps}
+    out = write_blocks(model, prompt, (2, 4), **rule, **edits_by, **knobs, output_history=True)
     assert out.sequences[0].tolist() == ids
     assert out.commit_step[0].tolist() == commit_step
     assert out.num_forward_passes.tolist() == [calls]
