@@ -47,7 +47,8 @@ def measure_with_harness(
             if done:
                 yield from done if evaluator.is_main else ()
                 continue
-            lm, results = _run_harness(evaluator, name, manager, knobs, samples, seed, key, options)
+            lm = _make_lm(evaluator, knobs, samples, seed)
+            results = _run_harness(evaluator, lm, name, manager, knobs, key, options)
             if results is not None:
                 for entry in _entries(name, lm, results):
                     source = {
@@ -95,24 +96,28 @@ def _find(
     ]
 
 
-def _run_harness(
-    evaluator: Evaluator,
-    name: str,
-    manager: Any,
-    knobs: dict[str, Any],
-    samples: dict[str, Any],
-    seed: int,
-    key: str,
-    options: dict[str, Any],
-) -> tuple[HfLatentLM, dict[str, Any] | None]:
-    """One call of the harness; its results are None but in the main process."""
-    said = {knob: value for knob, value in knobs.items() if knob in SAID_BY_TASKS}
-    if said.get("temperature"):
-        said["do_sample"] = True
+def _make_lm(evaluator: Evaluator, knobs: dict[str, Any], samples: dict[str, Any], seed: int) -> HfLatentLM:
+    """The model as the harness calls it, with the knobs that tasks do not say."""
     own = {knob: value for knob, value in knobs.items() if knob not in SAID_BY_TASKS}
     lm = HfLatentLM(evaluator.model, evaluator.tokenizer, batch_size=evaluator.batch_size, seed=seed, **samples, **own)
     lm.identity = evaluator.identity  # which it would find out by reading all weights again
-    results = simple_evaluate(
+    return lm
+
+
+def _run_harness(
+    evaluator: Evaluator,
+    lm: HfLatentLM,
+    name: str,
+    manager: Any,
+    knobs: dict[str, Any],
+    key: str,
+    options: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Results of one call of the harness; None but in the main process."""
+    said = {knob: value for knob, value in knobs.items() if knob in SAID_BY_TASKS}
+    if said.get("temperature"):
+        said["do_sample"] = True
+    return simple_evaluate(
         model=lm,
         tasks=[name],
         use_cache=str(evaluator.folder / "records" / key / "harness"),
@@ -121,7 +126,6 @@ def _run_harness(
         log_samples=False,
         **options,
     )
-    return lm, results
 
 
 def _entries(name: str, lm: HfLatentLM, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
