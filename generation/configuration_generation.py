@@ -20,6 +20,7 @@ FLAGS = (
     "output_history",
     "do_sample",
     "return_dict_in_generate",
+    "output_scores",
 )
 COUNTS = (
     "max_new_tokens",
@@ -150,6 +151,11 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         cfg_scale (`float`, *optional*, defaults to 0.0):
             Classifier-free guidance `l = l_u + (1 + cfg_scale) (l_c - l_u)`, the given tokens masked in `l_u`.
         suppress_tokens (`list[int]`, *optional*): ids that are never written.
+        bad_words_ids (`list[list[int]]`, *optional*):
+            Words that are never written, of one token each: positions are written in any order and several in one
+            forward, so whether neighbours make a longer word is known only once they are written.
+        sequence_bias (`dict[tuple[int], float]` or `list`, *optional*):
+            Nats added to the logits of tokens, `{(id,): bias}` or `[[[id], bias], ...]`; of one token each, as above.
         deferred_tokens (`list[int]`, *optional*):
             Ids whose probability counts as nothing for the rule: positions that predict them are written last in
             their block, by every rule, and none along with others but by a schedule.
@@ -159,6 +165,9 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
         seed (`int`, *optional*):
             Of all noise of a run. Drawn from torch's global generator if not given.
         output_history (`bool`, *optional*, defaults to `False`): return the canvas after every step.
+        output_scores (`bool`, *optional*):
+            Return the log-probability of each token when it was written, as `commit_log_prob` of the output; with
+            `return_dict_in_generate=True` only.
         mask_token_id (`int`, *optional*): if another than the model configuration's.
 
     Raises:

@@ -207,6 +207,7 @@ def _make_output(
     histories: list[tuple[torch.Tensor, ...] | None] = [None, None, None]
     if config.output_history:
         histories = [tuple(step[i][:, :length] for step in history) for i in range(3)]
+    log_prob = progress.commit_log_prob.masked_fill(progress.commit_step < 0, float("nan"))[:, :length]
     refines, answers = bool(progress.belief_kl), bool(progress.answer_entropy)
     return DiffusionGenerateOutput(
         sequences=progress.ids[:, :length],
@@ -214,6 +215,7 @@ def _make_output(
         tokens_per_forward=num_committed / progress.num_forward_passes.clamp(min=1),
         commit_step=progress.commit_step[:, :length],
         commit_entropy=progress.commit_entropy[:, :length],
+        commit_log_prob=log_prob if config.output_scores else None,
         leftmost_share=leftmost_share,
         leftmost_distance=leftmost_distance,
         belief_kl=torch.stack(progress.belief_kl, -1) if refines else None,

@@ -24,6 +24,12 @@ class DiffusionGenerateOutput(ModelOutput):
             0-based forward of the row after which the position was written; -1 for given, padding and open positions.
         commit_entropy (`torch.FloatTensor` of shape `(B, L)`):
             Entropy in nats of the position's distribution when it was written; nan where `commit_step` is -1.
+        commit_log_prob (`torch.FloatTensor` of shape `(B, L)`, *optional*):
+            With `output_scores=True`: log-probability in nats of the token that stands at the position, at the forward
+            that wrote it (with editing: that wrote it last), under the distribution it was drawn from: after
+            processors, temperature and filters; without sampling there is no temperature. nan where `commit_step` is
+            -1. The sum of a row is the log-probability of its draws, given which positions were written when. What
+            `compute_transition_scores` makes of `scores` in transformers, which would be `(B, V)` a forward.
         leftmost_share (`torch.FloatTensor` of shape `(B,)`):
             Share of the row's committing forwards whose tokens include the left-most mask of the block; nan without
             any. The two statistics of arXiv 2510.19990, section 3; commits of an early exit or stop do not count.
@@ -62,6 +68,7 @@ class DiffusionGenerateOutput(ModelOutput):
     tokens_per_forward: torch.FloatTensor | None = None
     commit_step: torch.LongTensor | None = None
     commit_entropy: torch.FloatTensor | None = None
+    commit_log_prob: torch.FloatTensor | None = None
     leftmost_share: torch.FloatTensor | None = None
     leftmost_distance: torch.FloatTensor | None = None
     belief_kl: torch.FloatTensor | None = None

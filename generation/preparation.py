@@ -8,6 +8,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -17,6 +18,7 @@ from hf_latent.generation.arguments.decoder_knobs import check_early_exit, check
 from hf_latent.generation.arguments.devices import find_device
 from hf_latent.generation.arguments.inputs import check_attention_mask, check_input_ids, check_token_ids, rename_cache
 from hf_latent.generation.arguments.stock_arguments import refuse_arguments
+from hf_latent.generation.arguments.token_sequences import forbidden_tokens, token_biases
 from hf_latent.generation.beliefs.belief import BeliefReader
 from hf_latent.generation.beliefs.refinement import RefinementSettings
 from hf_latent.generation.commit.rules import RULES
@@ -56,6 +58,8 @@ def resolve_config(
     # Exact caches are a matter of the call: what the model's file says of it is often left from training.
     config.use_cache = use_cache
     config.refuse_unsupported()
+    if config.output_scores and not config.return_dict_in_generate:
+        raise ValueError("`output_scores`=True needs `return_dict_in_generate=True`: it is a field of that output.")
     check_block_knobs(model, config, RULES[config.decoding].adaptive)
     check_verification(model, config)
     check_rejection(config)
@@ -190,6 +194,10 @@ def make_belief_reader(
         kind = type(logits_processor).__name__
         raise ValueError(f"`logits_processor` must be a list of logits processors, got {kind}.")
     processors = LogitsProcessorList(logits_processor or [])
+    biases = token_biases(config)
+    check_token_ids("sequence_bias", [token for (token,) in biases], model.config.vocab_size)
+    if biases:
+        processors.insert(0, SequenceBiasLogitsProcessor(biases))
     if config.repetition_penalty not in (None, 1.0):
         processors.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
     filters = LogitsProcessorList()
@@ -200,17 +208,22 @@ def make_belief_reader(
     if config.min_p:
         filters.append(MinPLogitsWarper(min_p=config.min_p))
 
-    def tensor(name: str) -> torch.Tensor | None:
-        token_ids = getattr(config, name)
-        check_token_ids(name, token_ids, model.config.vocab_size)
+    def tensor(token_ids: list[int]) -> torch.Tensor | None:
         return torch.tensor(token_ids, device=find_device(model)) if token_ids else None
+
+    bad_words = forbidden_tokens(config)
+    check_token_ids("bad_words_ids", bad_words, model.config.vocab_size)
+    for name in ("suppress_tokens", "deferred_tokens"):
+        check_token_ids(name, getattr(config, name), model.config.vocab_size)
+    suppressed = [*(config.suppress_tokens or ()), *bad_words]
 
     mask_token_id = find_mask_token_id(model, config)
     ends = token_id_list(config.eos_token_id) or token_id_list(_model_token_id(model, "eos_token_id"))
     check_token_ids("eos_token_id", ends, model.config.vocab_size)
-    never = {*(config.suppress_tokens or ()), mask_token_id}
+    never = {*suppressed, mask_token_id}
     if len(never) == model.config.vocab_size:
-        raise ValueError("`suppress_tokens` leaves no token to write: it names the whole vocabulary.")
+        names = "`suppress_tokens` leaves" if not bad_words else "`suppress_tokens` and `bad_words_ids` leave"
+        raise ValueError(f"{names} no token to write: it names the whole vocabulary.")
     if config.min_new_tokens and len({*never, *ends}) == model.config.vocab_size:
         raise ValueError(
             f"`suppress_tokens` leaves no token but the end of the sequence, which `min_new_tokens`="
@@ -222,13 +235,14 @@ def make_belief_reader(
         temperature=config.effective_temperature,
         processors=processors,
         filters=filters,
-        suppressed=tensor("suppress_tokens"),
-        deferred=tensor("deferred_tokens"),
+        suppressed=tensor(suppressed),
+        deferred=tensor(config.deferred_tokens or []),
         reads=rule.reads,
         with_entropy=bool(config.return_dict_in_generate) or has_answer,
         with_confidence=config.output_history,
         with_distribution=config.latent_refinement or rule.reads_stability,
         with_odds=config.editing_threshold is not None,
+        with_log_prob=bool(config.output_scores),
         ends=torch.tensor(ends, device=find_device(model)) if ends else None,
         min_new_tokens=config.min_new_tokens or 0,
     )

@@ -38,6 +38,8 @@ class Belief(NamedTuple):
         normalizer (`torch.FloatTensor` of shape `(N,)`):
             finite where the scores were a distribution; see `score_check`.
         deferred (`torch.BoolTensor` of shape `(N,)`, *optional*): where `token` is to be written last, if any is.
+        log_prob, most_likely_log_prob (`torch.FloatTensor` of shape `(N,)`, *optional*):
+            nats, of `token` and `most_likely` under the distribution that `token` is drawn from, if asked for.
     """
 
     token: torch.Tensor
@@ -49,6 +51,8 @@ class Belief(NamedTuple):
     normalizer: torch.Tensor | None = None
     deferred: torch.Tensor | None = None
     most_likely_odds: torch.Tensor | None = None
+    log_prob: torch.Tensor | None = None
+    most_likely_log_prob: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class BeliefReader:
         with_confidence (`bool`): whether to give the probability of the candidate whatever the rule reads.
         with_distribution (`bool`): whether to give the distribution, and the most likely token when sampling.
         with_odds (`bool`): whether to give the log odds of the likeliest token, and that token when sampling.
+        with_log_prob (`bool`): whether to give the log-probability of the candidate, after temperature and filters.
         ends (`torch.LongTensor`, *optional*): ids that are not predicted at the first `min_new_tokens` positions.
         min_new_tokens (`int`): counted from the row's first writable position.
     """
@@ -87,6 +92,7 @@ class BeliefReader:
     with_confidence: bool = False
     with_distribution: bool = False
     with_odds: bool = False
+    with_log_prob: bool = False
     ends: torch.Tensor | None = None
     min_new_tokens: int = 0
 
@@ -136,6 +142,11 @@ class BeliefReader:
             if token is None:
                 best, token = max_and_argmax(logits, None)
             normalizer = best.squeeze(-1).clone()
+        log_prob = likeliest_log_prob = None
+        if self.with_log_prob:
+            log_total = tempered.logsumexp(-1)
+            log_prob = _at(tempered, token) - log_total
+            likeliest_log_prob = None if likeliest is None else _at(tempered, likeliest) - log_total
         entropy = None
         if self.with_entropy or self.reads == "entropy":
             shared = distribution is not None and not self.filters
@@ -148,7 +159,19 @@ class BeliefReader:
             odds = self._confidence(logits.clone(), token if greedy else likeliest)
         statistic = self._statistic(logits, token, entropy, deferred)
         odds = statistic if self.with_odds and shares_odds else odds
-        return Belief(token, statistic, entropy, confidence, distribution, likeliest, normalizer, deferred, odds)
+        return Belief(
+            token,
+            statistic,
+            entropy,
+            confidence,
+            distribution,
+            likeliest,
+            normalizer,
+            deferred,
+            odds,
+            log_prob,
+            likeliest_log_prob,
+        )
 
     def read_odds(
         self,

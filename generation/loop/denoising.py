@@ -197,17 +197,23 @@ def _write(
     stopped: torch.Tensor | None,
     progress: Progress,
 ) -> None:
-    chosen = belief.token
-    if stopped is not None and belief.most_likely is not None:
-        chosen = torch.where(stopped[indices[0]], belief.most_likely, chosen)
-    changed = commit
-    if revision is not None and revision.replaced is not None:
-        if belief.most_likely is not None:
-            chosen = torch.where(revision.replaced[indices], belief.most_likely, chosen)
-        changed = commit | revision.replaced
+    chosen, log_prob = belief.token, belief.log_prob
+    replaced = None if revision is None else revision.replaced
+    takes_likeliest = []
+    if belief.most_likely is not None:
+        takes_likeliest += [] if stopped is None else [stopped[indices[0]]]
+        takes_likeliest += [] if replaced is None else [replaced[indices]]
+    for where in takes_likeliest:
+        chosen = torch.where(where, belief.most_likely, chosen)
+        log_prob = None if log_prob is None else torch.where(where, belief.most_likely_log_prob, log_prob)
+    changed = commit if replaced is None else commit | replaced
     canvas.ids = torch.where(changed, canvas.ids.masked_scatter(to_predict, chosen), canvas.ids)
     canvas.masked = canvas.masked ^ commit  # only what is masked is committed
     progress.set_rows("ids", rows.batch_index, canvas.ids)
+    if log_prob is not None:
+        known = progress.get_rows("commit_log_prob", rows.batch_index)
+        known = torch.where(changed, known.masked_scatter(to_predict, log_prob), known)
+        progress.set_rows("commit_log_prob", rows.batch_index, known)
 
 
 def _count_revision(

@@ -17,7 +17,8 @@ class Progress:
     What the loop has done. `B` rows of the whole batch, `L` canvas length. See `DiffusionGenerateOutput`.
 
     Args:
-        ids, commit_step, commit_entropy: `(B, L)`; num_forward_passes, num_refinement_passes, exit_step: `(B,)`.
+        ids, commit_step, commit_entropy, commit_log_prob: `(B, L)`, the last, if asked for, also where the position
+            has been taken back since; num_forward_passes, num_refinement_passes, exit_step: `(B,)`.
         masked: `(B, L)` bool, positions still to be written.
         current_block_end: `(B,)` int64, first column behind the block that the row is at.
         block_is_final: `(B,)` bool, whether nothing of that block will change any more; kept for whoever watches.
@@ -32,6 +33,7 @@ class Progress:
     masked: torch.Tensor
     commit_step: torch.Tensor
     commit_entropy: torch.Tensor
+    commit_log_prob: torch.Tensor
     num_forward_passes: torch.Tensor
     num_refinement_passes: torch.Tensor
     exit_step: torch.Tensor
@@ -56,6 +58,7 @@ class Progress:
             masked=canvas.masked.clone(),
             commit_step=torch.full_like(canvas.ids, -1),
             commit_entropy=torch.full(canvas.ids.shape, float("nan"), device=device),
+            commit_log_prob=torch.full(canvas.ids.shape, float("nan"), device=device),
             num_forward_passes=zeros,
             num_refinement_passes=zeros.clone(),
             exit_step=zeros - 1,
