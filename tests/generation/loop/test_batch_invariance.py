@@ -13,7 +13,7 @@ from hf_latent.generation.commit.rules import RULES
 EOS, PAD, MASK = 45, 46, 47
 BY_SCHEDULE = ("low_confidence", "random", "entropy", "margin", "left_to_right")
 ALL_RULES = tuple(RULES)
-KNOBS = {"confidence_threshold": 0.7, "entropy_threshold": 0.8, "entropy_bound": 0.6}
+KNOBS = {"confidence_threshold": 0.7, "entropy_threshold": 0.8, "entropy_bound": 0.6, "stability_kl": 0.5}
 texts = st.lists(st.integers(0, 44), min_size=1, max_size=6)
 templates = st.lists(st.one_of(st.just(MASK), st.integers(0, 44)), min_size=2, max_size=10).filter(lambda x: MASK in x)
 
@@ -28,8 +28,8 @@ def pad(rows: list[list[int]], side: str, extra: int = 0) -> tuple[torch.Tensor,
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def knobs(data: st.DataObject, decoding: str) -> dict[str, object]:
-    """Anything that may go with a rule."""
+def knobs(data: st.DataObject, decoding: str, model: torch.nn.Module) -> dict[str, object]:
+    """Anything that may go with a rule, and with the model."""
     drawn = {
         "decoding": decoding,
         "block_length": data.draw(st.none() | st.integers(1, 6), "block_length"),
@@ -52,6 +52,10 @@ def knobs(data: st.DataObject, decoding: str) -> dict[str, object]:
         "refinement_kl": data.draw(st.sampled_from([0.0, 0.1, 1.0]), "refinement_kl"),
         "stop_kl": data.draw(st.sampled_from([0.0, 0.3]), "stop_kl"),
     }
+    if drawn["latent_refinement"]:
+        drawn["rejection_js"] = data.draw(st.sampled_from([None, 0.3]), "rejection_js")
+    if drawn["block_cache"] is None and not model.reads_previous_state:
+        drawn["verification_threshold"] = data.draw(st.sampled_from([None, 0.3, 1.0]), "verification_threshold")
     return drawn | KNOBS | {"seed": 11, "return_dict_in_generate": True}
 
 
@@ -77,7 +81,7 @@ def trace(out: DiffusionGenerateOutput, row: int) -> dict[str, list]:
         for name, values in (("belief_kl", out.belief_kl), ("answer_entropy", out.answer_entropy))
         if values is not None
     }
-    names = ("leftmost_share", "leftmost_distance", "num_refinement_passes", "exit_step")
+    names = ("leftmost_share", "leftmost_distance", "num_refinement_passes", "exit_step", "num_remasked")
     return found | {
         name: pytest.approx(float(getattr(out, name)[row]), nan_ok=True)
         for name in names
@@ -96,7 +100,7 @@ def test_a_row_generates_the_same_in_any_batch(model: torch.nn.Module, decoding:
     row's count of masks rules another's, penalties count padding, noise is drawn for the batch as a whole.
     """
     rows = data.draw(st.lists(texts, min_size=2, max_size=3), "rows")
-    settings = knobs(data, decoding) | {
+    settings = knobs(data, decoding, model) | {
         "max_new_tokens": data.draw(st.integers(1, 8), "max_new_tokens"),
         "min_new_tokens": data.draw(st.sampled_from([None, 3]), "min_new_tokens"),
     }
@@ -126,7 +130,7 @@ def test_a_row_is_infilled_the_same_in_any_batch(model: torch.nn.Module, decodin
     """Masks at random places, another number in every row, none in some."""
     rows = data.draw(st.lists(st.one_of(templates, texts), min_size=2, max_size=3), "rows")
     assume(any(MASK in row for row in rows))
-    settings = knobs(data, decoding)
+    settings = knobs(data, decoding, model)
     expected = []
     for i, row in enumerate(rows):
         if MASK not in row:
@@ -135,6 +139,8 @@ def test_a_row_is_infilled_the_same_in_any_batch(model: torch.nn.Module, decodin
             nothing |= {"leftmost_share": nan, "leftmost_distance": nan}
             if settings["latent_refinement"]:
                 nothing |= {"belief_kl": [], "num_refinement_passes": 0}
+            if settings.get("verification_threshold") is not None:
+                nothing |= {"num_remasked": 0}
             expected.append({"ids": row} | nothing)
             continue
         alone = model.infill(torch.tensor([row]), row_indices=[i], **settings)
