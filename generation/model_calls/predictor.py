@@ -190,8 +190,9 @@ class Predictor:
         shadows = view.shadows
         if shadows is None:  # the same at every forward of a block
             in_block = view.canvas.block_index == torch.tensor(view.blocks, device=view.exists.device)[:, None]
-            columns = [view.cut(x) for x in (in_block & view.canvas.writable, view.exists, view.canvas.position_ids)]
-            shadows = self._shadow_masks(*columns, self.num_copies, self.model.dtype)
+            shadowed, exists = view.cut(in_block & view.canvas.writable), view.cut(view.exists)
+            places = view.cut(view.canvas.position_ids)
+            shadows = self._shadow_masks(shadowed, exists, places, self.num_copies, self.model.dtype)
             view = self._view = replace(view, shadows=shadows)
         shadow_index = view.length + shadows.window.index_in_window[verified]
         pairs = zip(request.indices, (verified[0], shadow_index), strict=True)
