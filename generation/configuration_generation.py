@@ -122,7 +122,8 @@ class DiffusionGenerationConfig(StrictGenerationConfig):
             Probability (WINO, arXiv 2507.18578). Written tokens of the block (never given ones) become masks again
             where the model, not seeing them, finds them less probable than this: the least probable first, and fewer
             than the forward before has committed, so that no more forwards are needed than one token at each would
-            take. A row then ends with a whole block only. The forward reads as many positions more as the block has.
+            take; none at a forward that commits a single token. A row then ends with a whole block only. The forward
+            reads as many positions more as the block has.
             Published with `decoding="wide_in"`, 0.9. `None` verifies nothing.
         early_exit_threshold (`float`, *optional*):
             nats. With an `answer_mask`: as soon as the entropy of the answer is below it, a row commits the answer and
