@@ -25,6 +25,7 @@ from hf_latent import ReasoningTemplate
 from hf_latent.data import identify
 from hf_latent.data.json_files import read_json
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
+from hf_latent.evaluation.reports.plots import name_lines
 from hf_latent.hub import write_card
 from hf_latent.tasks import ArithmeticTask
 from hf_latent.training.runs.report import describe_training
@@ -239,7 +240,8 @@ def main(args: argparse.Namespace) -> None:
     )
     uncached = [r for r in results if "block_cache" not in r.settings]
     title = f"{args.folder.name}, {args.num_problems} held-out problems"
-    plot_accuracy_over_forwards(uncached, args.folder / "accuracy_over_forwards.png", title, group=line_of)
+    names = name_lines(uncached, line_of)
+    plot_accuracy_over_forwards(uncached, args.folder / "accuracy_over_forwards.png", title, group=names)
     write_folder_card(args.folder, model, tokenizer, task, template, problems, args.batch_size)
 
 

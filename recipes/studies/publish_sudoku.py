@@ -23,6 +23,7 @@ import torch
 from hf_latent.data import identify
 from hf_latent.data.json_files import read_json
 from hf_latent.evaluation import DecodingResult, describe, measure_all, solve_puzzles
+from hf_latent.evaluation.reports.plots import name_lines
 from hf_latent.hub import write_card
 from hf_latent.tasks import SudokuTask
 from hf_latent.training.runs.report import describe_training, write_text
@@ -202,7 +203,7 @@ def main(args: argparse.Namespace) -> None:
     )
     add_details(args.folder / "decoding_results.json", puzzles, chosen, boards)
     title = f"{args.folder.name}, {args.num_puzzles} held-out puzzles"
-    plot_accuracy_over_forwards(results, args.folder / "accuracy_over_forwards.png", title)
+    plot_accuracy_over_forwards(results, args.folder / "accuracy_over_forwards.png", title, name_lines(results))
     recipe = f"python recipes/masked_diffusion/sudoku.py --config recipes/masked_diffusion/{args.run.name}.yaml"
     write_folder_card(args.folder, model, tokenizer, task, puzzles, chosen, recipe)
 

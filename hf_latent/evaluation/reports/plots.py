@@ -56,17 +56,19 @@ def _draw(folder: Path, stem: str, title: str, results: Sequence[Any], **options
     ]
 
 
-def name_lines(results: Sequence[Any]) -> Callable[[Any], str]:
-    """The name of a result's line: its commit rule, with the AUP of all results of that rule."""
+def name_lines(
+    results: Sequence[Any], line: Callable[[Any], str] = lambda result: line_of(result.settings)
+) -> Callable[[Any], str]:
+    """The name of a result's line, by default its commit rule, with the AUP of all results on that line."""
     best = max(result.accuracy for result in results)
     lines: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        lines.setdefault(line_of(result.settings), []).append((result.tokens_per_forward, result.accuracy))
+        lines.setdefault(line(result), []).append((result.tokens_per_forward, result.accuracy))
     names = dict(zip(lines, lines, strict=True))
     for name, points in lines.items():
         if all(rate > 0 for rate, _ in points):
             names[name] = f"{name} (AUP {accuracy_under_parallelism(points, best):.1f})"
-    return lambda result: names[line_of(result.settings)]
+    return lambda result: names[line(result)]
 
 
 __all__ = ["OverWordings", "name_lines", "plot_decoders", "plot_over_wordings"]

@@ -41,7 +41,7 @@ def read_wordings(path: str | Path) -> list[Wording]:
 
     Raises:
         ValueError: naming file and line, for a template without `{question}`, or with several, for names and templates
-            that are there twice, and for columns that mean nothing.
+            that are there twice, for names that do not fit into a table, and for columns that mean nothing.
     """
     path = Path(path)
     rows = read_rows(path) if is_local_file(path) else _read_lines(path)
@@ -54,6 +54,8 @@ def read_wordings(path: str | Path) -> list[Wording]:
             place = rows.location(number, "template")
             raise ValueError(f"{place}: must hold {PLACEHOLDER} once, it is there {count} times: {template[:80]!r}.")
         name = rows.text(number, "name") if row.get("name") is not None else str(number + 1)
+        if "|" in name or len(name.splitlines()) != 1:
+            raise ValueError(f"{rows.location(number, 'name')}: must be one line without '|', got {name!r}.")
         for known in wordings:
             if name == known.name or template == known.template:
                 what = f"name {name!r}" if name == known.name else f"template {template[:80]!r}"

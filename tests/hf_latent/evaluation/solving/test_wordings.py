@@ -35,6 +35,7 @@ def test_rows_and_lines_are_the_same_wordings(tmp_path):
         ([{"template": "{question}{question}"}], "line 1, .* 2 times"),
         ([{"text": "{question}"}], r"line 1: knows .*\['text'\]"),
         ([{"name": "a"}], "line 1: there is no 'template'"),
+        ([{"template": "{question}", "name": "a|b"}], "line 1, column 'name': must be one line .* 'a|b'"),
         ([{"template": 5}], "line 1, column 'template': must hold"),
         ([{"template": "{question}"}, {"template": "{question}"}], "line 2: the template '{question}' is there twice"),
         (
