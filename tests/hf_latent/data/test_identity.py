@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_latent import LladaForMaskedDiffusion
@@ -129,7 +130,10 @@ assert facts["code"], facts
         "model_type": "mine",
         "auto_map": {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.Mine"},
     }
+    # By the names that its code asks for: a LLaDA's own would be missed.
+    weights = {name: weight.clone() for name, weight in read(checkpoint)[0].state_dict().items()}
     (checkpoint / "config.json").write_text(json.dumps(config))
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
     run_python(script, str(checkpoint))
 
 
