@@ -140,26 +140,6 @@ def test_no_threshold_and_none_that_is_met_never_exit(model: nn.Module, threshol
             assert (out.commit_step[0] >= 0).tolist() == [token == MASK for token in row[0]]
 
 
-@pytest.mark.parametrize(("first", "last"), [(None, 2.0), (math.inf, 2.0), (2.0, math.inf), (2.0, -1.0)])
-def test_a_threshold_moves_between_numbers(model: nn.Module, first: float | None, last: float) -> None:
-    with pytest.raises(ValueError, match=rf"`early_exit_final_threshold`(={last} needs| must be .*got {last})"):
-        run(model, ROWS[0], early_exit_threshold=first, early_exit_final_threshold=last)
-
-
-def test_a_moving_threshold_needs_an_answer(llada: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"`early_exit_final_threshold`=2.0 needs an `answer_mask`"):
-        llada.generate(torch.tensor([[1]]), max_new_tokens=2, early_exit_final_threshold=2.0)
-
-
-def test_a_threshold_that_moves_to_itself_stands_still(model: nn.Module) -> None:
-    for row in ROWS:
-        constant, moving = (
-            run(model, row, early_exit_threshold=3.0, early_exit_final_threshold=last) for last in (None, 3.0)
-        )
-        assert torch.equal(constant.sequences, moving.sequences)
-        assert torch.equal(constant.exit_step, moving.exit_step)
-
-
 @pytest.mark.parametrize("cache", [None, "prefix", "dual"])
 @pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("decoding", list(RULES))
