@@ -31,6 +31,12 @@ class BeliefMemory:
         self._slot = None if self._slot is None else self._slot[rows]
         self._num_stable = None if self._num_stable is None else self._num_stable[rows]
 
+    def _begin_update(self, device: torch.device) -> None:
+        """What a subclass does before beliefs are read."""
+
+    def _end_update(self) -> None:
+        """And after."""
+
     def update(
         self,
         indices: tuple[torch.Tensor, torch.Tensor],
@@ -49,12 +55,14 @@ class BeliefMemory:
         slots = None  # (N,): where the belief of each position is remembered; -1 for none
         if self._slot is not None and self._score is not None and len(self._score) > 0:
             slots = self._slot[indices]
+        self._begin_update(indices[0].device)
         divergences, start = [], 0
         # What is read of a belief is float32, whatever the model's own forward is cast to.
         with torch.autocast(indices[0].device.type, enabled=False):
             for part in now.split():
                 positions = slice(start, start := start + len(part))
                 divergences.append(self._read_part(part, None if slots is None else slots[positions]))
+        self._end_update()
         number = torch.arange(len(now), device=indices[0].device)
         if keep is not None:
             number = number.where(keep, -1)

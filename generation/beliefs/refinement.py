@@ -69,21 +69,15 @@ class RefinementState(BeliefMemory):
         self._rejected_parts: list[torch.Tensor] = []
         self._rejected: torch.Tensor | None = None  # (N,) bool: those of them that look like masks all the same
 
-    def update(
-        self,
-        indices: tuple[torch.Tensor, torch.Tensor],
-        now: Distribution,
-        keep: torch.Tensor | None,
-        shape: torch.Size,
-    ) -> torch.Tensor:
-        """As in `BeliefMemory`; from then on `embeddings` are those of `now`."""
+    def _begin_update(self, device: torch.device) -> None:
         if self._mask is None:
-            self._mask = self.embed(torch.full((1,), self.mask_token_id, device=indices[0].device)).float()
-        kl = super().update(indices, now, keep, shape)
+            self._mask = self.embed(torch.full((1,), self.mask_token_id, device=device)).float()
+
+    def _end_update(self) -> None:
+        """From now on `embeddings` are those of the beliefs that were read."""
         self._mixed, self._parts = concatenate(self._parts) if self._parts else None, []
         self._rejected = concatenate(self._rejected_parts) if self._rejected_parts else None
         self._rejected_parts = []
-        return kl
 
     def _read_part(self, now: Distribution, slots: torch.Tensor | None) -> torch.Tensor:
         if self.settings.mixes:
