@@ -66,6 +66,11 @@ def check_method(peft_config: Any) -> None:
             f"peft's {method} is not supported by this trainer: it {why}. Use LoRA, DoRA, IA3, OFT, VeRA, LN tuning, "
             "trainable tokens or another adapter inside the layers"
         )
+    if (weight := getattr(peft_config, "orth_reg_weight", 0)) != 0:
+        raise ValueError(
+            f"peft's {method} with `orth_reg_weight`={weight} adds a term to the loss that a model computes from "
+            "`labels`, which this trainer's objective is not: set `orth_reg_weight=0`"
+        )
 
 
 def check_names(peft_config: Any, model: nn.Module) -> None:

@@ -29,6 +29,7 @@ from hf_latent.training import (
     MaskedDiffusionConfig,
     MaskedDiffusionTrainer,
 )
+from hf_latent.training.common.adapters import check_peft_config
 
 TOKENIZER = sudoku_tokenizer(4)
 MASK, EOS, PAD = TOKENIZER.mask_token_id, TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
@@ -52,7 +53,10 @@ INSIDE: dict[str, tuple[str, dict[str, Any]]] = {
     "trained-tokens": ("LoraConfig", {"r": 4, "target_modules": TARGETS, "trainable_token_indices": [MASK, 5]}),
     "saved": ("LoraConfig", {"r": 4, "target_modules": TARGETS, "modules_to_save": ["lm_head", "embed_tokens"]}),
     "tokens-alone": ("TrainableTokensConfig", {"token_indices": [MASK, 5]}),
-    "adalora": ("AdaLoraConfig", {"total_step": 9, "tinit": 1, "tfinal": 2, "target_modules": TARGETS}),
+    "adalora": (
+        "AdaLoraConfig",
+        {"total_step": 9, "tinit": 1, "tfinal": 2, "target_modules": TARGETS, "orth_reg_weight": 0.0},
+    ),
     "ia3": ("IA3Config", {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
     "ln": ("LNTuningConfig", {"target_modules": ["input_layernorm", "norm"]}),
     "vera": ("VeraConfig", {"r": 4, "target_modules": TARGETS}),
@@ -284,6 +288,14 @@ def test_weighed_adapters_generate_and_do_not_infill(ids: torch.Tensor, tmp_path
     assert torch.equal(written, best(model(canvas).logits)[:, -1])
     with pytest.raises(ValueError, match="peft's XLORA is not supported"):
         model.infill(canvas)
+
+
+def test_a_term_of_the_models_own_loss_is_refused_by_name() -> None:
+    """AdaLoRA's orthogonality is added to the loss of `labels`: without it the ranks that are cut are others."""
+    config = peft.AdaLoraConfig(task_type="CAUSAL_LM", total_step=9, tinit=1, tfinal=2, target_modules=TARGETS)
+    assert config.orth_reg_weight > 0
+    with pytest.raises(ValueError, match=r"ADALORA with `orth_reg_weight`=0\.5 adds a term .*`orth_reg_weight=0`"):
+        check_peft_config(config, build("llada"))
 
 
 TIED: dict[str, dict[str, Any]] = {
