@@ -120,10 +120,17 @@ def read_class(path: Path, name: str) -> Iterator[TrainOption]:
 
 
 def read_field(name: str, value: ast.expr | None, tree: ast.Module) -> TrainOption:
-    """A field from `name: type = field(default=..., metadata={...})` or `name: type = default`."""
+    """
+    A field from `name: type = field(default=..., metadata={...})`, `name: type = choice(default, values, help)` or
+    `name: type = default`.
+    """
     parts: dict[str, ast.expr] = {}
     metadata: dict[str, ast.expr] = {}
-    if isinstance(value, ast.Call):
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "choice":
+        given = dict(zip(("default", "choices", "help"), value.args, strict=False))
+        given |= {keyword.arg: keyword.value for keyword in value.keywords if keyword.arg}
+        parts, metadata = given, given
+    elif isinstance(value, ast.Call):
         parts = {keyword.arg: keyword.value for keyword in value.keywords if keyword.arg}
         if isinstance(described := parts.get("metadata"), ast.Dict):
             pairs = zip(described.keys, described.values, strict=True)
