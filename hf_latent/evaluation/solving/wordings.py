@@ -87,7 +87,9 @@ def check_spelling(wording: Wording, question: str, tokenizer: PreTrainedTokeniz
     try:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         is_known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids
-    except Exception:  # all that the tokenizers library raises of a vocabulary without an unknown token
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers library raises without an unknown token has no class
+            raise
         is_known = False
     if not is_known:
         raise ValueError(
